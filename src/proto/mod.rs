@@ -1,0 +1,1 @@
+//! FUSE as values: no IO, no clock, no `unsafe`.

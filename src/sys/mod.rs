@@ -1,0 +1,1 @@
+//! Every `unsafe` block: what the operating system offers, behind safe signatures.

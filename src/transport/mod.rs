@@ -1,0 +1,1 @@
+//! Carries whole messages between the kernel and the server, never reads them.

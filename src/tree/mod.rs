@@ -1,0 +1,1 @@
+//! The project: which events an operation causes, or why none do.

@@ -1,0 +1,1 @@
+//! What the mount shows, now or at a sequence.
