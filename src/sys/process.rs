@@ -1,0 +1,206 @@
+//! Processes and threads: children with a clean signal mask, namespaces, capabilities, CPUs.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use rustix::thread::{CapabilitySet, CpuSet, UnshareFlags};
+
+/// Makes the child start with no signal blocked, as programs expect, whatever this process has
+/// blocked for itself.
+pub fn unblock_signals(command: &mut Command) -> &mut Command {
+    // SAFETY: between `fork` and `exec` only async-signal-safe calls may be made. The hook makes
+    // one, `pthread_sigmask`, takes no lock and allocates nothing.
+    unsafe { command.pre_exec(super::signals::unblock_all) }
+}
+
+/// Makes the child get `SIGKILL` when the thread that starts it ends.
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    let hook = || {
+        let signal = Some(rustix::process::Signal::KILL);
+        Ok(rustix::process::set_parent_process_death_signal(signal)?)
+    };
+    // SAFETY: between `fork` and `exec` only async-signal-safe calls may be made. The hook makes
+    // one system call, `prctl`, takes no lock and allocates nothing.
+    unsafe { command.pre_exec(hook) }
+}
+
+/// Makes the child lead a session of its own: no terminal, and no signal from one.
+pub fn start_session(command: &mut Command) -> &mut Command {
+    // SAFETY: between `fork` and `exec` only async-signal-safe calls may be made. The hook makes
+    // one system call, `setsid`, takes no lock and allocates nothing.
+    unsafe { command.pre_exec(|| Ok(rustix::process::setsid().map(drop)?)) }
+}
+
+/// Moves this process into a new mount namespace, and with `user` a new user namespace as well.
+///
+/// # Errors
+///
+/// `EINVAL` if the process has more than one thread: the others would stay behind. `EPERM` if
+/// it may not, `ENOSPC` if there are as many user namespaces as the system allows.
+pub fn unshare_mounts(user: bool) -> io::Result<()> {
+    if threads()? != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut flags = UnshareFlags::NEWNS;
+    if user {
+        flags |= UnshareFlags::NEWUSER;
+    }
+    // SAFETY: what makes `unshare` unsafe is `CLONE_FILES`, which is not among the flags.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// How many threads this process has.
+fn threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
+}
+
+/// Whether this thread may mount now.
+///
+/// # Errors
+///
+/// Whatever `capget(2)` says.
+pub fn may_mount() -> io::Result<bool> {
+    Ok(rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// Makes `CAP_SYS_ADMIN` effective if it is permitted; says whether it is effective now.
+///
+/// A program file with `cap_sys_admin+p` starts with the capability permitted only, so that it
+/// also starts where the bounding set lacks it. Threads started afterwards have it too.
+///
+/// # Errors
+///
+/// Whatever `capget(2)` or `capset(2)` say.
+pub fn raise_mount_capability() -> io::Result<bool> {
+    let mut sets = rustix::thread::capabilities(None)?;
+    if sets.effective.contains(CapabilitySet::SYS_ADMIN) {
+        return Ok(true);
+    }
+    if !sets.permitted.contains(CapabilitySet::SYS_ADMIN) {
+        return Ok(false);
+    }
+    sets.effective |= CapabilitySet::SYS_ADMIN;
+    rustix::thread::set_capabilities(None, sets)?;
+    Ok(true)
+}
+
+/// The CPUs this thread may run on, in ascending order.
+///
+/// # Errors
+///
+/// Whatever `sched_getaffinity(2)` says.
+pub fn allowed_cpus() -> io::Result<Vec<usize>> {
+    let set = rustix::thread::sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
+}
+
+/// Makes this thread run on `cpu` alone.
+///
+/// # Errors
+///
+/// `EINVAL` if the thread may not run there, or there is no such CPU.
+pub fn pin_to(cpu: usize) -> io::Result<()> {
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::Signal;
+
+    use super::*;
+    use crate::sys::signals::Signals;
+
+    #[test]
+    fn a_child_starts_with_no_signal_blocked() {
+        let blocked_of_child = |clean: bool| {
+            std::thread::spawn(move || {
+                let _signals = Signals::block(&[Signal::TERM, Signal::INT]).unwrap();
+                let mut command = Command::new("grep");
+                command.args(["SigBlk", "/proc/self/status"]);
+                if clean {
+                    unblock_signals(&mut command);
+                }
+                let output = command.output().unwrap().stdout;
+                String::from_utf8(output).unwrap().split_whitespace().nth(1).unwrap().to_owned()
+            })
+            .join()
+            .unwrap()
+        };
+        assert_eq!(blocked_of_child(true), "0000000000000000");
+        assert_eq!(blocked_of_child(false), "0000000000004002");
+    }
+
+    #[test]
+    fn a_child_with_a_session_of_its_own_leads_it() {
+        let mut command = Command::new("sh");
+        // Fields 1 and 6 of stat(5): its process id and its session.
+        command.args([
+            "-c",
+            "read pid comm state parent group session rest < /proc/self/stat; \
+                             [ $pid = $session ]",
+        ]);
+        assert!(!command.status().unwrap().success());
+        assert!(start_session(&mut command).status().unwrap().success());
+    }
+
+    #[test]
+    fn a_child_with_a_deadly_parent_ends_with_the_thread_that_started_it() {
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        let mut child = std::thread::spawn(move || die_with_parent(&mut command).spawn().unwrap())
+            .join()
+            .unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn a_process_with_several_threads_is_not_split_over_namespaces() {
+        let other = std::thread::spawn(std::thread::park);
+        assert_eq!(unshare_mounts(false).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+        other.thread().unpark();
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn a_capability_that_is_permitted_is_raised_and_one_that_is_not_is_missed() {
+        // In a thread of its own, since capabilities belong to a thread.
+        std::thread::spawn(|| {
+            let mut sets = rustix::thread::capabilities(None).unwrap();
+            if !sets.permitted.contains(CapabilitySet::SYS_ADMIN) {
+                assert!(!raise_mount_capability().unwrap());
+                eprintln!("SKIPPED in part: CAP_SYS_ADMIN is not permitted here");
+                return;
+            }
+            sets.effective.remove(CapabilitySet::SYS_ADMIN);
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            assert!(!may_mount().unwrap());
+            assert!(raise_mount_capability().unwrap());
+            assert!(may_mount().unwrap());
+            sets.permitted.remove(CapabilitySet::SYS_ADMIN);
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            assert!(!raise_mount_capability().unwrap());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn a_pinned_thread_may_run_on_one_cpu() {
+        std::thread::spawn(|| {
+            let last = *allowed_cpus().unwrap().last().unwrap();
+            pin_to(last).unwrap();
+            assert_eq!(allowed_cpus().unwrap(), [last]);
+            assert_eq!(rustix::thread::sched_getcpu(), last);
+        })
+        .join()
+        .unwrap();
+        assert!(pin_to(usize::MAX).is_err());
+    }
+}

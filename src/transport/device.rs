@@ -1,0 +1,109 @@
+//! `/dev/fuse`: opened here, or opened and mounted by somebody else and handed over.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::mount::MountError;
+use crate::sys;
+
+/// The device through which the kernel speaks FUSE.
+pub const DEVICE: &str = "/dev/fuse";
+/// Its device number: major 10 (misc), minor 229 (`FUSE_MINOR` in `linux/miscdevice.h`).
+const DEVICE_NUMBER: (u32, u32) = (10, 229);
+
+/// Opens `/dev/fuse`, to be mounted. In a user namespace it must be opened there, after `unshare`.
+///
+/// # Errors
+///
+/// [`MountError::DeviceMissing`], [`MountError::DeviceRefused`].
+pub fn open() -> Result<OwnedFd, MountError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(DEVICE, flags, Mode::empty()) {
+        Ok(device) => Ok(device),
+        Err(Errno::NOENT | Errno::NODEV | Errno::NXIO) => Err(MountError::DeviceMissing),
+        // EPERM: the device cgroup of a container.
+        Err(error @ (Errno::ACCESS | Errno::PERM)) => Err(MountError::DeviceRefused(error.into())),
+        Err(error) => Err(MountError::io("open", Path::new(DEVICE), error)),
+    }
+}
+
+/// Takes the device that was inherited, if `mountpoint` is of the form `/dev/fd/N`: whoever
+/// started us has opened `/dev/fuse` and mounted it.
+///
+/// # Errors
+///
+/// [`MountError::NotADevice`] if it is of that form and no open `/dev/fuse`.
+pub fn inherited(mountpoint: &Path) -> Result<Option<OwnedFd>, MountError> {
+    let Ok(number) = mountpoint.strip_prefix("/dev/fd") else { return Ok(None) };
+    let what = || MountError::NotADevice(mountpoint.display().to_string());
+    let number = number.to_str().and_then(|number| number.parse().ok()).ok_or_else(what)?;
+    let device = sys::descriptor::inherited(number).map_err(|_| what())?;
+    if is_device(&device) { Ok(Some(device)) } else { Err(what()) }
+}
+
+/// Takes the device from whoever listens on the unix socket `socket`: it has opened `/dev/fuse`
+/// and mounted it, and sends the descriptor with one byte.
+///
+/// # Errors
+///
+/// [`MountError::Io`] if nobody listens or answers within `timeout`,
+/// [`MountError::NotADevice`] if what came is no open `/dev/fuse`.
+pub fn from_socket(socket: &Path, timeout: Duration) -> Result<OwnedFd, MountError> {
+    let failed = |error| MountError::io("take a descriptor from", socket, error);
+    let stream = UnixStream::connect(socket).map_err(failed)?;
+    stream.set_read_timeout(Some(timeout)).map_err(failed)?;
+    let device = sys::descriptor::receive(&stream).map_err(failed)?;
+    match is_device(&device) {
+        true => Ok(device),
+        false => Err(MountError::NotADevice(format!("what came from {}", socket.display()))),
+    }
+}
+
+fn is_device(descriptor: &OwnedFd) -> bool {
+    let Ok(stat) = rustix::fs::fstat(descriptor) else { return false };
+    let number = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+    FileType::from_raw_mode(stat.st_mode).is_char_device() && number == DEVICE_NUMBER
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::fd::{AsFd, AsRawFd};
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_that_is_no_device_is_refused() {
+        let file = fs::File::open("/dev/null").unwrap();
+        let path = PathBuf::from(format!("/dev/fd/{}", file.as_raw_fd()));
+        assert!(matches!(inherited(&path), Err(MountError::NotADevice(_))));
+        for path in ["/dev/fd/x", "/dev/fd/999999", "/dev/fd"] {
+            assert!(matches!(inherited(Path::new(path)), Err(MountError::NotADevice(_))));
+        }
+        assert!(inherited(Path::new("/mnt")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_device_comes_over_a_socket_only_if_it_is_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let timeout = Duration::from_secs(5);
+        assert!(matches!(from_socket(&path, timeout), Err(MountError::Io { .. })));
+
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let sender = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let file = fs::File::open("/dev/null").unwrap();
+            sys::descriptor::send(&stream, file.as_fd()).unwrap();
+        });
+        let answer = from_socket(&path, timeout);
+        assert!(matches!(answer, Err(MountError::NotADevice(_))));
+        sender.join().unwrap();
+    }
+}

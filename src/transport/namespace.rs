@@ -1,0 +1,321 @@
+//! A mount that only one command and its children see: `lighthouse-fuse run`.
+//!
+//! ```text
+//!  this process                                                     COMMAND
+//!  unshare(mounts; for users without privilege: users too)
+//!  open /dev/fuse, mount, serve (threads)
+//!  fork ---------------------------------------------------------> chdir MOUNT/current
+//!  wait; pass on signals that were sent to us alone                 exec
+//!  <------------------------------------------------------------- exit
+//!  unmount, give back its exit code
+//! ```
+//!
+//! The server is the parent and the command its child, in the same two namespaces, so nobody else
+//! sees the mount and it ends with them. A user without privilege gets a user namespace in which
+//! only his own ids exist, mapped to themselves: the command runs as the same user, with no
+//! capability. `/dev/fuse` is opened in there, since one from outside is refused.
+//!
+//! Invariants: the process has one thread when it enters, or the other threads would stay outside;
+//! no signal is lost between entering and the end of the command; this process never looks at the
+//! mount (the child does, before it becomes the command).
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::mount::MountPropagationFlags;
+use rustix::process::{Pid, Signal};
+
+use super::mount::{MountError, MountOptions, Mountpoint};
+use super::unmount::{Detach, Mounted, UnmountError};
+use crate::sys;
+use crate::sys::signals::{Sender, Signals};
+
+/// The exit code of a command that was not found, as shells and env(1) have it.
+pub const EXIT_NOT_FOUND: u8 = 127;
+/// The exit code of a command that was found and could not be run.
+pub const EXIT_NOT_RUNNABLE: u8 = 126;
+/// What is added to a signal's number to make the exit code of a command it killed.
+const EXIT_SIGNALLED: u8 = 128;
+
+/// The signals that are passed on to the command.
+const PASSED_ON: [Signal; 6] =
+    [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2];
+
+/// Why a command was not run in a namespace of its own.
+#[derive(Debug)]
+pub enum RunError {
+    /// The kernel gives this user no namespace.
+    NoNamespace(io::Error),
+    /// The namespace is there and could not be set up.
+    Setup {
+        /// What was attempted.
+        doing: &'static str,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// The mount failed.
+    Mount(MountError),
+    /// The server did not start.
+    Serve(io::Error),
+    /// The command did not start.
+    Command {
+        /// Its first word.
+        program: OsString,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl RunError {
+    /// The exit code for this error: as shells have it if it is about the command, else 1.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Command { error, .. } if error.kind() == io::ErrorKind::NotFound => {
+                EXIT_NOT_FOUND
+            }
+            Self::Command { .. } => EXIT_NOT_RUNNABLE,
+            Self::NoNamespace(_) | Self::Setup { .. } | Self::Mount(_) | Self::Serve(_) => 1,
+        }
+    }
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoNamespace(error) => write!(
+                f,
+                "no user namespace to be had ({}): allow them with `sudo sysctl \
+                 user.max_user_namespaces=10000 kernel.apparmor_restrict_unprivileged_userns=0`, \
+                 or use sudo",
+                super::mount::reason(error)
+            ),
+            Self::Setup { doing, error } => {
+                write!(f, "cannot {doing} in the namespace: {}", super::mount::reason(error))
+            }
+            Self::Mount(error) => error.fmt(f),
+            Self::Serve(error) => {
+                write!(f, "the server did not start: {}", super::mount::reason(error))
+            }
+            Self::Command { program, error } => {
+                write!(f, "cannot run {}: {}", program.display(), super::mount::reason(error))
+            }
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// A process that is alone with its mounts.
+///
+/// The proof that [`enter`] succeeded; there is no way back.
+#[derive(Debug)]
+pub struct Namespace {
+    signals: Signals,
+    /// Not a user namespace of our own.
+    privileged: bool,
+}
+
+/// Moves this process into a mount namespace of its own, and into a user namespace if it may not
+/// mount otherwise. From now on signals wait for [`Namespace::run`].
+///
+/// Does nothing to the mounts outside, and sees those that are made outside later (only).
+///
+/// # Errors
+///
+/// [`RunError::NoNamespace`], [`RunError::Setup`] (`EINVAL`: the process has several threads).
+pub fn enter() -> Result<Namespace, RunError> {
+    let setup = |doing| move |error: io::Error| RunError::Setup { doing, error };
+    let mut waited_for = PASSED_ON.to_vec();
+    waited_for.push(Signal::CHILD);
+    let signals = Signals::block(&waited_for).map_err(setup("wait for signals"))?;
+    let privileged = sys::process::raise_mount_capability().unwrap_or(false);
+    // Before `unshare`: afterwards nobody has a name until the maps are written.
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    sys::process::unshare_mounts(!privileged).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => RunError::Setup { doing: "enter with several threads", error },
+        _ => RunError::NoNamespace(error),
+    })?;
+    if !privileged {
+        // Without `deny` a group map may not be written by a user: groups that forbid something
+        // could be dropped.
+        fs::write("/proc/self/setgroups", "deny").map_err(setup("give up setgroups"))?;
+        fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).map_err(setup("map the user"))?;
+        fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+            .map_err(setup("map the group"))?;
+    }
+    // Downstream: what is mounted outside appears here, never the reverse.
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", flags)
+        .map_err(|error| setup("make the mounts private")(error.into()))?;
+    Ok(Namespace { signals, privileged })
+}
+
+/// What to run, and where.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// The program and its arguments.
+    pub command: &'a [OsString],
+    /// The directory inside the mount in which it starts: `current`.
+    pub directory: &'a Path,
+    /// How long processes that the command left behind may keep the mount after its end.
+    pub patience: Duration,
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub struct Finished<S> {
+    /// The command's exit code, or 128 and the number of the signal that killed it.
+    pub exit_code: u8,
+    /// What `serve` returned; its connection has ended or is abandoned.
+    pub server: S,
+    /// Why the mount did not end by itself, if processes were left behind: they have lost it.
+    pub left_behind: Option<UnmountError>,
+}
+
+impl Namespace {
+    /// Mounts on `point`, has `serve` answer, runs the command in it and waits for its end.
+    ///
+    /// `serve` gets the device and must start the threads that answer it, INIT included, before it
+    /// returns. What it returns comes back in [`Finished`], so that the caller can join those
+    /// threads and sync. The threads it starts have signals blocked, as they should.
+    ///
+    /// # Errors
+    ///
+    /// [`RunError`]; nothing is mounted then.
+    pub fn run<S>(
+        &self,
+        point: Mountpoint,
+        options: &MountOptions,
+        job: &Job<'_>,
+        serve: impl FnOnce(OwnedFd, &Mounted) -> io::Result<S>,
+    ) -> Result<Finished<S>, RunError> {
+        // In here `fusermount3` is no more privileged than we are.
+        let options = MountOptions { helper: None, ..options.clone() };
+        let (device, mounted) = point.mount(&options).map_err(|error| match error {
+            // AppArmor gives a user the namespace, and no rights in it.
+            MountError::Refused { error, .. }
+                if !self.privileged && error.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                RunError::NoNamespace(error)
+            }
+            error => RunError::Mount(error),
+        })?;
+        let server = match serve(device, &mounted) {
+            Ok(server) => server,
+            Err(error) => {
+                let _ = mounted.unmount(Detach::Lazily);
+                return Err(RunError::Serve(error));
+            }
+        };
+        let status = start(job, mounted.path()).and_then(|child| {
+            self.wait_for(child).map_err(|error| RunError::Setup { doing: "wait", error })
+        });
+        let left_behind = mounted.unmount_within(job.patience, || false).err();
+        Ok(Finished { exit_code: exit_code_of(status?), server, left_behind })
+    }
+
+    /// Waits for the end of `child`, passing signals on to it.
+    fn wait_for(&self, mut child: Child) -> io::Result<ExitStatus> {
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            let Some(arrival) = self.signals.next(None)? else { continue };
+            // A key on the terminal reached the command too, which is in the same foreground
+            // group; what was sent to this process alone did not.
+            if arrival.signal == Signal::CHILD || arrival.sender == Sender::Kernel {
+                continue;
+            }
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            if let Some(pid) = pid {
+                // It may have ended meanwhile, which the next round shows.
+                let _ = rustix::process::kill_process(pid, arrival.signal);
+            }
+        }
+    }
+}
+
+/// Starts the command in its directory inside the mount at `mountpoint`.
+fn start(job: &Job<'_>, mountpoint: &Path) -> Result<Child, RunError> {
+    let not_found = || io::Error::from(io::ErrorKind::NotFound);
+    let (program, arguments) = job
+        .command
+        .split_first()
+        .ok_or_else(|| RunError::Command { program: OsString::new(), error: not_found() })?;
+    let directory = mountpoint.join(job.directory);
+    let mut command = Command::new(program);
+    // The child changes directory, after the fork: this process may not touch the mount.
+    command.args(arguments).current_dir(&directory).env("PWD", &directory);
+    sys::process::unblock_signals(&mut command);
+    command.spawn().map_err(|error| RunError::Command { program: program.clone(), error })
+}
+
+fn exit_code_of(status: ExitStatus) -> u8 {
+    let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
+    match (status.code(), status.signal()) {
+        (Some(code), _) => byte(code),
+        (None, Some(signal)) => EXIT_SIGNALLED.saturating_add(byte(signal)),
+        (None, None) => u8::MAX,
+    }
+}
+
+/// Makes a directory of a new name for a mount that only one command sees, below the directory
+/// for temporary files. The caller removes it.
+///
+/// # Errors
+///
+/// Whatever `mkdir(2)` says there.
+pub fn scratch_directory() -> io::Result<PathBuf> {
+    let below = std::env::temp_dir();
+    let pid = std::process::id();
+    for attempt in 0..1000_u32 {
+        let path = below.join(format!("lighthouse-{pid}-{attempt}"));
+        match fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_the_commands_or_tells_the_signal() {
+        // As wait(2) encodes them: the code in the second byte, a signal in the first.
+        for (raw, code) in [(0, 0), (7 << 8, 7), (255 << 8, 255), (9, 137), (15, 143)] {
+            assert_eq!(exit_code_of(ExitStatus::from_raw(raw)), code);
+        }
+    }
+
+    #[test]
+    fn an_error_about_the_command_has_the_exit_code_shells_give() {
+        let command = |errno| RunError::Command {
+            program: "x".into(),
+            error: io::Error::from_raw_os_error(errno),
+        };
+        assert_eq!(command(libc::ENOENT).exit_code(), 127);
+        assert_eq!(command(libc::EACCES).exit_code(), 126);
+        assert_eq!(RunError::NoNamespace(io::Error::from_raw_os_error(libc::EPERM)).exit_code(), 1);
+    }
+
+    #[test]
+    fn scratch_directories_are_new() {
+        let (first, second) = (scratch_directory().unwrap(), scratch_directory().unwrap());
+        assert_ne!(first, second);
+        for path in [first, second] {
+            fs::remove_dir(path).unwrap();
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Unmounting, and ending a connection.
+//!
+//! Invariants: nothing but a mount of type `fuse.lighthouse` is ever unmounted, and no path at or
+//! below a mount point is asked of the filesystem, so all of this works with a server that is dead
+//! or hung, and in the process that serves.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
+
+use super::fusermount::{self, HelperError};
+use super::mount::{MountError, reason, resolve};
+use super::mount_table::{self, MountEntry};
+use super::mount_users::{self, MountUser};
+
+/// How long is waited between two attempts to unmount.
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+/// A mount we made. Dropping it changes nothing: the mount ends with [`Mounted::unmount`] or with
+/// the last descriptor of its device.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Mounted {
+    path: PathBuf,
+    /// Major and minor number, if the mount table could be read.
+    device: Option<(u32, u32)>,
+}
+
+impl Mounted {
+    pub(super) fn new(path: PathBuf, device: Option<(u32, u32)>) -> Self {
+        Self { path, device }
+    }
+
+    /// Where, absolute and without symbolic links.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number of its directory under `/sys/fs/fuse/connections`, if known.
+    #[must_use]
+    pub fn connection(&self) -> Option<u32> {
+        self.device.map(|(_, minor)| minor)
+    }
+
+    /// Lets the kernel read ahead up to `kib` KiB; 128 otherwise, whatever INIT says.
+    ///
+    /// To be called after INIT was answered, which resets it. Best effort: without root, or where
+    /// `/sys` is read-only as in most containers, it stays as it was.
+    ///
+    /// # Errors
+    ///
+    /// Whatever writing `/sys/class/bdi/MAJOR:MINOR/read_ahead_kb` says.
+    pub fn raise_read_ahead(&self, kib: u32) -> io::Result<()> {
+        let (major, minor) = self.device.ok_or(io::ErrorKind::NotFound)?;
+        fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())
+    }
+
+    /// Ends the connection at once: every request that waits gets ECONNABORTED, every later one
+    /// ENOTCONN. The mount stays until it is unmounted.
+    ///
+    /// # Errors
+    ///
+    /// Whatever writing `/sys/fs/fuse/connections/MINOR/abort` says.
+    pub fn abort(&self) -> io::Result<()> {
+        abort(self.connection().ok_or(io::ErrorKind::NotFound)?)
+    }
+
+    /// As [`unmount`].
+    ///
+    /// # Errors
+    ///
+    /// [`UnmountError`].
+    pub fn unmount(&self, detach: Detach) -> Result<(), UnmountError> {
+        unmount_resolved(&self.path, detach)
+    }
+
+    /// Unmounts as soon as nobody uses it; detaches it lazily when `patience` is over or `hurry`
+    /// says so, which is asked every few milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// Why it did not end by itself: [`UnmountError::Busy`] names who uses it still. It is detached
+    /// nevertheless, if that could be done at all.
+    pub fn unmount_within(
+        &self,
+        patience: Duration,
+        mut hurry: impl FnMut() -> bool,
+    ) -> Result<(), UnmountError> {
+        let begin = Instant::now();
+        loop {
+            match self.unmount(Detach::WhenUnused) {
+                Ok(()) | Err(UnmountError::NotMounted(_)) => return Ok(()),
+                Err(UnmountError::Busy { .. }) if begin.elapsed() < patience && !hurry() => {
+                    std::thread::sleep(AGAIN_AFTER);
+                }
+                Err(error) => {
+                    // If this fails too, the first error is the one that says why.
+                    let _ = self.unmount(Detach::Lazily);
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Ends the connection of that number under `/sys/fs/fuse/connections` at once.
+///
+/// Where nobody has mounted that directory, it is looked at through a mount that is attached
+/// nowhere, which needs the capability to mount.
+///
+/// # Errors
+///
+/// Whatever writing the connection's `abort` says: it belongs to root and to whoever mounted.
+pub fn abort(connection: u32) -> io::Result<()> {
+    match fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let filesystem = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            rustix::mount::fsconfig_create(&filesystem)?;
+            let connections = rustix::mount::fsmount(
+                &filesystem,
+                FsMountFlags::FSMOUNT_CLOEXEC,
+                MountAttrFlags::empty(),
+            )?;
+            let file = rustix::fs::openat(
+                &connections,
+                format!("{connection}/abort"),
+                OFlags::WRONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )?;
+            rustix::io::write(&file, b"1")?;
+            Ok(())
+        }
+        answer => answer,
+    }
+}
+
+/// When a mount in use is to go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Detach {
+    /// Not while it is in use.
+    WhenUnused,
+    /// From the tree at once; for those who use it, when they are done.
+    Lazily,
+}
+
+/// Why a mount is still there.
+#[derive(Debug)]
+pub enum UnmountError {
+    /// Nothing is mounted exactly there.
+    NotMounted(PathBuf),
+    /// What is mounted there is none of ours.
+    NotOurs {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// Its type.
+        filesystem: OsString,
+    },
+    /// It is in use.
+    Busy {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// By these processes, as far as this one may see.
+        users: Vec<MountUser>,
+        /// By these mounts on top of it.
+        mounts: Vec<PathBuf>,
+    },
+    /// This process may not unmount, and the helper program is missing or refused in these words.
+    NoPrivilege {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// The helper's own words; `None` if it is missing.
+        helper: Option<String>,
+    },
+    /// The kernel refused for another reason.
+    Io {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for UnmountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotMounted(path) => write!(
+                f,
+                "nothing is mounted at {}: `lighthouse-fuse status STORE` says where it is served",
+                path.display()
+            ),
+            Self::NotOurs { mountpoint, filesystem } => {
+                let mountpoint = mountpoint.display();
+                write!(
+                    f,
+                    "{mountpoint} is a mount of type {}, not of lighthouse-fuse: use \
+                     `umount {mountpoint}`",
+                    filesystem.display()
+                )
+            }
+            Self::Busy { mountpoint, users, mounts } => {
+                write!(f, "{} is in use", mountpoint.display())?;
+                let users = users.iter().map(MountUser::to_string);
+                let mounts = mounts.iter().map(|path| format!("mounted on it: {}", path.display()));
+                let by = users.chain(mounts).collect::<Vec<_>>();
+                if by.is_empty() {
+                    write!(f, " by a process that this user cannot see")?;
+                } else {
+                    write!(f, " ({})", by.join("; "))?;
+                }
+                write!(f, ": end that, or give --lazy")
+            }
+            Self::NoPrivilege { mountpoint, helper } => {
+                write!(f, "this user may not unmount {}", mountpoint.display())?;
+                match helper {
+                    None => write!(f, " and fusermount3 is not installed: use sudo"),
+                    Some(words) => write!(f, " and fusermount3 refused ({words}): use sudo"),
+                }
+            }
+            Self::Io { mountpoint, error } => {
+                write!(f, "cannot unmount {}: {}", mountpoint.display(), reason(error))
+            }
+        }
+    }
+}
+
+impl std::error::Error for UnmountError {}
+
+/// Unmounts what is mounted at `mountpoint`, if it is ours.
+///
+/// # Errors
+///
+/// [`UnmountError`]; it is mounted still.
+pub fn unmount(mountpoint: &Path, detach: Detach) -> Result<(), UnmountError> {
+    let path = resolve(mountpoint).map_err(|error| match error {
+        MountError::Io { path, error, .. } => UnmountError::Io { mountpoint: path, error },
+        _ => UnmountError::NotMounted(mountpoint.to_owned()),
+    })?;
+    unmount_resolved(&path, detach)
+}
+
+pub(super) fn unmount_resolved(path: &Path, detach: Detach) -> Result<(), UnmountError> {
+    let failed = |error: io::Error| UnmountError::Io { mountpoint: path.to_owned(), error };
+    let table = mount_table::read().map_err(failed)?;
+    let entry = mount_table::topmost(&table, path)
+        .ok_or_else(|| UnmountError::NotMounted(path.to_owned()))?;
+    if !entry.is_ours() {
+        return Err(UnmountError::NotOurs {
+            mountpoint: path.to_owned(),
+            filesystem: entry.filesystem.clone(),
+        });
+    }
+    let mut flags = UnmountFlags::NOFOLLOW;
+    flags.set(UnmountFlags::DETACH, detach == Detach::Lazily);
+    match rustix::mount::unmount(path, flags) {
+        Ok(()) => Ok(()),
+        Err(Errno::BUSY) => Err(busy(path, entry, &table)),
+        Err(Errno::PERM) => match fusermount::find() {
+            None => Err(UnmountError::NoPrivilege { mountpoint: path.to_owned(), helper: None }),
+            Some(helper) => match fusermount::unmount(&helper, path, detach == Detach::Lazily) {
+                Ok(()) => Ok(()),
+                Err(HelperError::Refused(words)) if words.contains("busy") => {
+                    Err(busy(path, entry, &table))
+                }
+                Err(error) => Err(UnmountError::NoPrivilege {
+                    mountpoint: path.to_owned(),
+                    helper: Some(error.words()),
+                }),
+            },
+        },
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn busy(path: &Path, entry: &MountEntry, table: &[MountEntry]) -> UnmountError {
+    let on_top = table.iter().filter(|other| other.parent == entry.id);
+    UnmountError::Busy {
+        mountpoint: path.to_owned(),
+        // Who keeps it busy is a courtesy; that it is busy is the answer.
+        users: mount_users::users_of(path).unwrap_or_default(),
+        mounts: on_top.map(|other| other.mountpoint.clone()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_ours_is_not_unmounted() {
+        let directory = tempfile::tempdir().unwrap();
+        let answer = unmount(directory.path(), Detach::WhenUnused).unwrap_err();
+        assert!(matches!(answer, UnmountError::NotMounted(_)), "{answer}");
+        let answer = unmount(Path::new("/proc"), Detach::Lazily).unwrap_err();
+        assert!(matches!(answer, UnmountError::NotOurs { .. }), "{answer}");
+    }
+
+    #[test]
+    fn a_busy_mount_is_one_line_with_every_user_and_every_mount_on_it() {
+        let user = |pid, name: &str| MountUser {
+            pid,
+            name: name.into(),
+            how: mount_users::Use::WorkingDirectory,
+            path: "/mnt/current".into(),
+        };
+        let busy = |users, mounts| {
+            UnmountError::Busy { mountpoint: "/mnt".into(), users, mounts }.to_string()
+        };
+        assert_eq!(
+            busy(vec![user(7, "sh"), user(8, "vi")], vec!["/mnt/proc".into()]),
+            "/mnt is in use (sh (pid 7) works in /mnt/current; vi (pid 8) works in /mnt/current; \
+             mounted on it: /mnt/proc): end that, or give --lazy"
+        );
+        assert!(busy(vec![], vec![]).contains("that this user cannot see"));
+    }
+}
