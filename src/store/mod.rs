@@ -1,1 +1,727 @@
 //! An append-only log of events and what is derived from it; never heard of FUSE.
+//!
+//! ```text
+//! STORE/
+//!   LOCK                  one server at a time
+//!   super                 format version, store id, key, where the log ended at the last clean stop; two copies
+//!   log/00000001.seg      events: the truth. Append only, 64 MiB each
+//!   content/00000001.dat  bytes of files, append only; extents at known offsets, so they can be spliced
+//!   lost/                 what a power cut tore, kept aside
+//!   index/                derived from the log; may be deleted and is rebuilt
+//! ```
+//!
+//! A change goes: content first ([`Store::place`]); then under one lock ([`Store::begin`]) decide,
+//! one `pwrite` at the end of the log, apply ([`Txn::commit`]); then the reply. So whatever anyone
+//! can see is in the log, in order, before the caller hears of it.
+//!
+//! [`journal`] holds log and content together; [`mod@index`] answers questions. A thread of
+//! the store syncs once a second, sets segments aside, and moves the horizon when history has used
+//! up its budget; another commits what the index holds.
+//!
+//! Locks, outermost first: a [`Pin`]; the tables ([`Store::read`], [`Txn`]); what the journal has.
+//! [`Store::place`] and [`Store::begin`] may wait for pins and readers when the disk is full, so
+//! neither a pin nor the tables may be held when calling them.
+
+pub mod codec;
+pub mod content;
+pub mod disk;
+pub mod event;
+pub mod index;
+pub mod journal;
+pub mod log;
+pub mod record;
+pub mod recover;
+pub mod retain;
+pub mod segment;
+pub mod sim;
+pub mod superblock;
+pub mod verify;
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::{Condvar, Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
+
+pub use content::Pin;
+pub use journal::{Durability, OpenError};
+
+use codec::Note;
+use disk::{Disk, Real};
+use event::{Actor, ActorId, Change, Data, Event, FileId, Ino, Place, Seq, Timestamp};
+use index::{Index, IndexError, Stretch, Tables};
+use journal::Journal;
+use log::{Mark, Next};
+use record::Entry;
+use recover::{Cut, Damage, Stop};
+use retain::Retainer;
+use superblock::Shape;
+
+/// How a store is made.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateOptions {
+    /// Mode of the root directory, with or without its file type.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// How large the store's files are.
+    pub shape: Shape,
+}
+
+impl Default for CreateOptions {
+    fn default() -> Self {
+        Self { mode: 0o755, uid: 0, gid: 0, shape: Shape::default() }
+    }
+}
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOptions {
+    /// When the disk is waited for.
+    pub durability: Durability,
+    /// How often what is new is synced though nobody asks; `None` only when asked, and then
+    /// nothing else happens by itself either: for tests, which call [`Store::tick`].
+    pub sync_interval: Option<Duration>,
+    /// Memory the index may take, in bytes.
+    pub memory: usize,
+    /// Refuses every change.
+    pub read_only: bool,
+    /// Bytes that history may take beside what is live; `None` is twice the live size, and at least 10 GiB.
+    pub history: Option<u64>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Fsync,
+            sync_interval: Some(Duration::from_secs(1)),
+            memory: 256 << 20,
+            read_only: false,
+            history: None,
+        }
+    }
+}
+
+/// What opening found; for the log and for `status`.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// How the last one left.
+    pub stop: Stop,
+    /// Why the store takes no changes: the first bad place in what was promised.
+    pub damage: Option<Damage>,
+    /// What a power cut tore, and where it is kept.
+    pub cut: Option<Cut>,
+    /// How many events were read back into the index.
+    pub replayed: u64,
+}
+
+/// An open store. One process at a time has one. Dropped without [`close`](Store::close), it is as if
+/// the process had been killed: nothing is lost, and the next start reads the end of the log.
+pub struct Store {
+    core: Arc<Core>,
+    opening: Opening,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the store's own thread shares with everyone.
+struct Core {
+    journal: Arc<Journal>,
+    index: Index,
+    retainer: Retainer,
+    bell: Bell,
+}
+
+/// Wakes the store's thread early, or for good.
+#[derive(Default)]
+struct Bell {
+    state: Mutex<Ring>,
+    rung: Condvar,
+}
+
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Ring {
+    #[default]
+    Quiet,
+    Wanted,
+    Stop,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("opening", &self.opening).finish_non_exhaustive()
+    }
+}
+
+/// Why a change did not happen.
+#[derive(Debug)]
+pub enum CommitError {
+    /// The disk is full and the change would need more of it.
+    NoSpace,
+    /// An earlier failure of the disk ended all changes until the next start; the text names it.
+    ReadOnly(String),
+    /// Writing failed; nothing was applied and no number was used.
+    Io(io::Error),
+    /// The index could not answer.
+    Index(IndexError),
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSpace => f.write_str("the disk is full"),
+            Self::ReadOnly(why) => write!(f, "the store takes no changes: {why}"),
+            Self::Io(err) => err.fmt(f),
+            Self::Index(err) => err.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CommitError {}
+
+/// Who asks for a change, and which request of the kernel it is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Origin {
+    /// Who.
+    pub actor: ActorId,
+    /// The request's `unique` without bit 63; 0 where no request of a kernel asked.
+    pub unique: u64,
+}
+
+impl Store {
+    /// Makes a store in `dir`, whose last component is made too if it is missing, and opens it.
+    pub fn create(
+        dir: &Path,
+        create: &CreateOptions,
+        open: &OpenOptions,
+    ) -> Result<Self, OpenError> {
+        match std::fs::create_dir(dir) {
+            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => Err(err.into()),
+            _ => Self::create_on(Arc::new(Real::new(dir)?), create, open),
+        }
+    }
+
+    /// Opens the store in `dir`, whatever became of who had it open before.
+    pub fn open(dir: &Path, open: &OpenOptions) -> Result<Self, OpenError> {
+        match Real::new(dir) {
+            Ok(disk) => Self::open_on(Arc::new(disk), open),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Err(OpenError::Missing),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    /// Opens the store in `dir`, or makes it if there is none.
+    pub fn open_or_create(
+        dir: &Path,
+        create: &CreateOptions,
+        open: &OpenOptions,
+    ) -> Result<Self, OpenError> {
+        match Self::open(dir, open) {
+            Err(OpenError::Missing) => Self::create(dir, create, open),
+            other => other,
+        }
+    }
+
+    /// [`create`](Self::create) on any disk.
+    pub fn create_on(
+        disk: Arc<dyn Disk>,
+        create: &CreateOptions,
+        open: &OpenOptions,
+    ) -> Result<Self, OpenError> {
+        let journal = match Journal::create(Arc::clone(&disk), create.shape, open.durability) {
+            Ok(journal) => journal,
+            Err(OpenError::Exists) => {
+                // One that was cut short before its first event is no store yet.
+                let (journal, _) = Journal::open(disk, open.durability, false)?;
+                if journal.mark().seq != Seq::ZERO || journal.check_writable().is_err() {
+                    return Err(OpenError::Exists);
+                }
+                journal
+            }
+            Err(err) => return Err(err),
+        };
+        let opening = Opening { stop: Stop::Clean, damage: None, cut: None, replayed: 0 };
+        let store = Self::assemble(journal, opening, open)?;
+        let Ok(txn) = store.begin() else { return Err(OpenError::Missing) };
+        let mode = 0o040_000 | create.mode & 0o7777;
+        let mkfs = Change::Mkfs { mode, uid: create.uid, gid: create.gid };
+        txn.commit(Origin::default(), mkfs).map_err(open_error)?;
+        store.core.journal.sync_now().map_err(open_error)?;
+        if open.read_only {
+            store.core.journal.refuse(journal::READ_ONLY.to_owned());
+        }
+        Ok(store)
+    }
+
+    /// [`open`](Self::open) on any disk.
+    pub fn open_on(disk: Arc<dyn Disk>, open: &OpenOptions) -> Result<Self, OpenError> {
+        let (journal, recovered) = Journal::open(disk, open.durability, open.read_only)?;
+        if journal.mark().seq == Seq::ZERO && recovered.damage.is_none() {
+            return Err(OpenError::Missing);
+        }
+        let opening = Opening {
+            stop: recovered.stop,
+            damage: recovered.damage,
+            cut: recovered.cut,
+            replayed: 0,
+        };
+        Self::assemble(journal, opening, open)
+    }
+
+    fn assemble(
+        journal: Journal,
+        mut opening: Opening,
+        open: &OpenOptions,
+    ) -> Result<Self, OpenError> {
+        let journal = Arc::new(journal);
+        let options = index::Options { memory: open.memory, ..index::Options::default() };
+        let (index, replayed) = open_index(&journal, &options, opening.damage.is_some())?;
+        opening.replayed = replayed;
+        let core = Arc::new(Core {
+            retainer: Retainer::new(open.history),
+            journal: Arc::clone(&journal),
+            index,
+            bell: Bell::default(),
+        });
+        let mut keeper = None;
+        if let Some(interval) = open.sync_interval {
+            core.index.start(move |_| journal.sync_now().map_err(io::Error::other))?;
+            let core = Arc::clone(&core);
+            let work = move || core.keep(interval);
+            keeper = Some(std::thread::Builder::new().name("store".into()).spawn(work)?);
+        }
+        Ok(Self { core, opening, keeper: Mutex::new(keeper) })
+    }
+
+    /// What opening found.
+    pub const fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
+    /// Ends a store cleanly: everything is on the disk, and the next start reads nothing back. Nothing
+    /// may be changed meanwhile or afterwards.
+    pub fn close(&self) -> Result<(), CommitError> {
+        self.stop();
+        self.core.journal.close()?;
+        // Without it the next start reads back a little more, and that is all.
+        let mark = index_mark(&self.core.journal.mark());
+        self.core.index.flush(mark).map_err(CommitError::Index)
+    }
+
+    fn stop(&self) {
+        self.core.bell.ring(Ring::Stop);
+        if let Some(keeper) = self.keeper.lock().take() {
+            // It cannot have panicked; and if it had, closing would still be right.
+            let _ = keeper.join();
+        }
+    }
+
+    /// The tables for questions; changes wait while this is held, so hold it briefly and never
+    /// across reading content.
+    pub fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.core.index.read()
+    }
+
+    /// While this is held, the content that [`read`](Self::read) tells of stays where it is, although
+    /// it may be superseded and history full. Take it before the tables, drop it once the bytes are read.
+    pub fn pin(&self) -> Pin<'_> {
+        self.core.journal.content().pin()
+    }
+
+    /// Begins one change. What the transaction shows stays true until it is committed or dropped.
+    /// Waits while the index is too far behind the log.
+    pub fn begin(&self) -> Result<Txn<'_>, CommitError> {
+        let core = &*self.core;
+        core.journal.check_writable()?;
+        if core.journal.is_full() {
+            // What is refused in the end is refused by the append itself.
+            let _ = core.retainer.make_room(&core.journal, &core.index);
+        }
+        core.index.wait_for_room().map_err(CommitError::Index)?;
+        let tables = core.index.decide();
+        let seq = core.journal.next_seq();
+        let time = now().max(core.journal.last_time());
+        Ok(Txn { store: self, tables, seq, time })
+    }
+
+    /// Puts the bytes of a write where its event can refer to them: short ones stay where they
+    /// are and travel in the event, long ones go to a content file now, before the event.
+    /// `placed` keeps the checksums the result borrows.
+    pub fn place<'a>(
+        &self,
+        bytes: &'a [u8],
+        placed: &'a mut Placed,
+    ) -> Result<Data<'a>, CommitError> {
+        let core = &*self.core;
+        if bytes.len() >= event::INLINE_MAX && core.journal.content().lacks_room(bytes.len() as u64)
+        {
+            // A user's write does not fail because history is full.
+            core.retainer.make_room(&core.journal, &core.index)?;
+        }
+        core.journal.place(bytes, placed)
+    }
+
+    /// Gives back what [`place`](Self::place) took for a write that did not come to be committed.
+    pub fn unplace(&self, data: &Data<'_>) {
+        if let Place::Extent { location, len, .. } = data.place {
+            self.core.journal.content().discard(location, len);
+        }
+    }
+
+    /// Reads the bytes of `stretches` (as [`Tables::stretches`] answered them) into `buffer`, which
+    /// is as long as all of them together. Hold a [`Pin`] from before they were asked for.
+    pub fn read_content(&self, stretches: &[Stretch], buffer: &mut [u8]) -> io::Result<()> {
+        let mut rest = buffer;
+        for stretch in stretches {
+            let len = usize::try_from(stretch.len).unwrap_or(usize::MAX).min(rest.len());
+            let (bytes, after) = rest.split_at_mut(len);
+            match stretch.at {
+                Some(location) => self.core.journal.content().read_at(location, bytes)?,
+                None => bytes.fill(0),
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// The open file that `id` names, for splicing from it.
+    pub fn content_file(&self, id: FileId) -> io::Result<Arc<dyn disk::File>> {
+        self.core.journal.content().file(id)
+    }
+
+    /// Returns once every event committed before the call is on the disk: one wait for all who wait.
+    /// With [`Durability::Async`] it does not wait.
+    pub fn sync(&self) -> Result<(), CommitError> {
+        self.core.journal.sync()
+    }
+
+    /// Does once what the store's own thread does every interval.
+    pub fn tick(&self) -> Result<(), CommitError> {
+        self.core.tick()
+    }
+
+    /// The number the log has for `actor`, given now if it is new.
+    pub fn actor(&self, actor: &Actor) -> Result<ActorId, CommitError> {
+        self.core.journal.actor(actor)
+    }
+
+    /// Notes down what became known of an actor after it got its number.
+    pub fn describe_actor(&self, id: ActorId, actor: &Actor) -> Result<(), CommitError> {
+        self.core.journal.describe_actor(id, actor)
+    }
+
+    /// What is known of an actor. One that was not seen for long is read from the log.
+    pub fn actor_of(&self, id: ActorId) -> Option<Actor> {
+        // An actor that cannot be read is as unknown as one that was never noted down.
+        self.core.journal.actor_of(id).ok().flatten()
+    }
+
+    /// The oldest sequence whose tree can still be shown whole.
+    pub fn horizon(&self) -> Seq {
+        self.core.journal.horizon()
+    }
+
+    /// Bytes in all and bytes still free for users of the tree (`statfs`): what history takes is
+    /// free, for it gives way to whoever needs the space.
+    pub fn space(&self) -> io::Result<disk::Space> {
+        let space = self.core.journal.disk().space()?;
+        let live = self.core.index.read().totals().allocated;
+        let history = self.core.journal.content().allocated()?.saturating_sub(live);
+        let available = space.available.saturating_add(history).saturating_sub(SET_ASIDE);
+        Ok(disk::Space { available: available.min(space.total), ..space })
+    }
+
+    /// Bytes that log and content take.
+    pub fn size(&self) -> io::Result<Size> {
+        self.core.size()
+    }
+
+    /// Why changes are refused, if they are.
+    pub fn refusal(&self) -> Option<String> {
+        self.core.journal.refusal()
+    }
+
+    /// The store's random name.
+    pub fn id(&self) -> [u8; 16] {
+        self.core.journal.store_id()
+    }
+
+    /// Reads the log from a mark on, or from its start, while it goes on being written.
+    pub fn log(&self, from: Option<Mark>) -> io::Result<log::LogReader> {
+        self.core.journal.reader(from)
+    }
+
+    /// Requests count anew from here: they come over another connection of the kernel, which the
+    /// caller named at random.
+    pub fn begin_connection(&self, id: [u8; 16]) -> Result<(), CommitError> {
+        self.core.journal.begin_connection(id)
+    }
+
+    /// The connection that the last events came over; zeros before the first.
+    pub fn connection(&self) -> [u8; 16] {
+        self.core.journal.connection()
+    }
+
+    /// The event that a request of this connection caused before the server crashed, if it did: a
+    /// request that the kernel sends again is answered from it. `unique` is without bit 63.
+    pub fn answered(&self, unique: u64) -> Option<Seq> {
+        self.core.journal.answered(unique)
+    }
+
+    /// Marks the end of a version of a file, written by `actor`.
+    pub fn mark_version(&self, ino: Ino, actor: ActorId) -> Result<(), CommitError> {
+        self.core.journal.mark_version(ino, actor)
+    }
+}
+
+/// What [`Store::space`] keeps back: a segment, and room for a batch of the index.
+const SET_ASIDE: u64 = 128 << 20;
+
+/// What a store takes on the disk, in bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Size {
+    /// Segments of the log.
+    pub log: u64,
+    /// Content files.
+    pub content: u64,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Core {
+    fn tick(&self) -> Result<(), CommitError> {
+        self.journal.tick()?;
+        self.retainer.run(&self.journal, &self.index)
+    }
+
+    /// The store's own thread.
+    fn keep(&self, interval: Duration) {
+        loop {
+            let ring = self.bell.wait(interval);
+            if ring == Ring::Stop {
+                return;
+            }
+            // What fails is kept by the journal and said to whoever wants to change something.
+            if let Err(err) = self.tick() {
+                tracing::error!("{err}");
+            }
+        }
+    }
+
+    fn size(&self) -> io::Result<Size> {
+        let disk = self.journal.disk();
+        let mut log = 0;
+        for number in segment::segment_numbers(&**disk)? {
+            log += disk.open(&segment::segment_path(number), false)?.allocated()?;
+        }
+        Ok(Size { log, content: self.journal.content().allocated()? })
+    }
+}
+
+impl Bell {
+    fn ring(&self, ring: Ring) {
+        let mut state = self.state.lock();
+        if *state != Ring::Stop {
+            *state = ring;
+        }
+        self.rung.notify_all();
+    }
+
+    fn wait(&self, interval: Duration) -> Ring {
+        let mut state = self.state.lock();
+        if *state == Ring::Quiet {
+            self.rung.wait_for(&mut state, interval);
+        }
+        if *state == Ring::Wanted { std::mem::take(&mut *state) } else { *state }
+    }
+}
+
+/// Opens the index and folds in what the log has beyond it.
+fn open_index(
+    journal: &Journal,
+    options: &index::Options,
+    damaged: bool,
+) -> Result<(Index, u64), OpenError> {
+    let disk = &**journal.disk();
+    let (store, key) = (journal.store_id(), journal.key());
+    let opened = match Index::open(disk, store, &key, options) {
+        Err(IndexError::Damaged(what)) => {
+            tracing::warn!("the index is rebuilt: {what}");
+            None
+        }
+        other => Some(other.map_err(OpenError::Index)?),
+    };
+    if let Some(index) = opened {
+        let applied = index.applied().map(|mark| Mark::from_bytes(&mark.0));
+        let end = journal.mark();
+        let usable = match applied {
+            None => Some(None),
+            // Beyond damage the index knows what the log cannot say any more.
+            Some(Some(mark)) if damaged && mark.position >= end.position => {
+                return Ok((index, 0));
+            }
+            Some(Some(mark)) if mark.store == store && follows(journal, &mark, &end)? => {
+                Some(Some(mark))
+            }
+            Some(_) => None,
+        };
+        if let Some(from) = usable {
+            match replay(journal, &index, from) {
+                Ok(count) => return Ok((index, count)),
+                Err(IndexError::Damaged(what)) => tracing::warn!("the index is rebuilt: {what}"),
+                Err(err) => return Err(OpenError::Index(err)),
+            }
+        }
+    }
+    Index::remove(disk)?;
+    let index = Index::open(disk, store, &key, options).map_err(OpenError::Index)?;
+    match replay(journal, &index, None) {
+        Ok(count) => Ok((index, count)),
+        // Not the index's fault this time. What came before can be looked at all the same.
+        Err(IndexError::Damaged(what)) => {
+            journal.refuse(format!("the log says what cannot be: {what}"));
+            let count = index.read().last().0;
+            Ok((index, count))
+        }
+        Err(err) => Err(OpenError::Index(err)),
+    }
+}
+
+/// Whether a mark of the index is a place in this log.
+fn follows(journal: &Journal, mark: &Mark, end: &Mark) -> io::Result<bool> {
+    if mark.position >= end.position {
+        return Ok(mark == end);
+    }
+    match journal.reader(Some(*mark)) {
+        Ok(mut reader) => Ok(matches!(reader.read()?, Next::Record(..))),
+        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            Ok(false)
+        }
+        Err(err) => Err(err),
+    }
+}
+
+/// Folds the log from `from` to its end into the index.
+fn replay(journal: &Journal, index: &Index, from: Option<Mark>) -> Result<u64, IndexError> {
+    let end = journal.mark();
+    let mut reader = match journal.reader(from) {
+        Ok(reader) => reader,
+        // What cannot be read is said by recovery; there is nothing to fold in.
+        Err(err) if err.kind() == io::ErrorKind::InvalidData => return Ok(0),
+        Err(err) => return Err(IndexError::Io(err)),
+    };
+    let mut tables = index.write();
+    let mut count = 0;
+    while reader.mark().position < end.position {
+        let mark = reader.mark();
+        let Next::Record(position, record) = reader.read().map_err(IndexError::Io)? else { break };
+        let len = record.len() as u64;
+        let behind = Mark {
+            position: position.advance(record.len()),
+            prev: record.header.crc.get(),
+            seq: record.stamp().seq,
+            ..mark
+        };
+        match record.entry() {
+            Some(Entry::Event(event)) => {
+                tables.apply(&event, log::payload_of(position, &record, &event.change))?;
+                count += 1;
+            }
+            Some(Entry::Note(Note::Relocation { ino, offset, data })) => {
+                if let Place::Extent { location, len, .. } = data.place {
+                    tables.relocate(ino, offset, len, location)?;
+                }
+            }
+            Some(Entry::Note(_)) => (),
+            None => break,
+        }
+        index.advance(&mut tables, len, || index_mark(&behind))?;
+    }
+    Ok(count)
+}
+
+fn index_mark(mark: &Mark) -> index::Mark {
+    index::Mark(mark.to_bytes().to_vec())
+}
+
+fn open_error(err: CommitError) -> OpenError {
+    match err {
+        CommitError::NoSpace => OpenError::Io(io::ErrorKind::StorageFull.into()),
+        CommitError::ReadOnly(why) => OpenError::Io(io::Error::other(why)),
+        CommitError::Io(err) => OpenError::Io(err),
+        CommitError::Index(err) => OpenError::Index(err),
+    }
+}
+
+/// The time of day.
+fn now() -> Timestamp {
+    let nanos = match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
+    };
+    Timestamp(nanos)
+}
+
+/// Room for what [`Store::place`] must keep beside the bytes themselves.
+#[derive(Debug, Default)]
+pub struct Placed {
+    /// CRC-32C of each 64 KiB, little-endian.
+    crcs: Vec<u8>,
+}
+
+/// One change being decided: sees the present tree, and nothing can change it meanwhile.
+pub struct Txn<'s> {
+    store: &'s Store,
+    tables: RwLockUpgradableReadGuard<'s, Tables>,
+    seq: Seq,
+    time: Timestamp,
+}
+
+impl Txn<'_> {
+    /// The tree as it is.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The number the change will have.
+    pub const fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// The time the change will have: now, and not earlier than the change before.
+    pub const fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// Appends the change to the log and folds it in.
+    pub fn commit(self, origin: Origin, change: Change<'_>) -> Result<Seq, CommitError> {
+        let core = &*self.store.core;
+        let Origin { actor, unique } = origin;
+        let event = Event { seq: self.seq, time: self.time, actor, unique, change };
+        let appended = core.journal.append(&event)?;
+        let mut tables = RwLockUpgradableReadGuard::upgrade(self.tables);
+        let applied = tables.apply(&event, appended.payload).and_then(|()| {
+            core.index.advance(&mut tables, appended.len, || index_mark(&appended.mark))
+        });
+        drop(tables);
+        if let Err(err) = applied {
+            // It has happened, and can be read back at the next start; until then the tables would
+            // lie about whatever comes next.
+            core.journal.refuse(format!("the index failed ({err}); start again"));
+            return Err(CommitError::Index(err));
+        }
+        if core.journal.wants_segment() {
+            core.bell.ring(Ring::Wanted);
+        }
+        core.journal.settle()?;
+        Ok(event.seq)
+    }
+}

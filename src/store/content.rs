@@ -1,0 +1,353 @@
+//! Bytes of files: append-only, at offsets that never move.
+//!
+//! A long write takes a range of a content file under a short lock, and is written outside of it,
+//! so writers do not wait for each other's bytes. Every extent begins on a page: its pages can move
+//! to a pipe, and each can be given back as soon as it is dead, for no page holds bytes of two
+//! extents. Shorter writes than a page are in the log, so this wastes no more than a filesystem does.
+//!
+//! Invariants: space is set aside before it is written; an offset is never used twice, so what a
+//! reader was told stays where it is until it is freed, and reads as zeros after that; nothing is
+//! freed while a [`Pin`] is held.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use rustc_hash::FxHashMap;
+
+use super::disk::{Disk, File, is_full};
+use super::event::{FileId, Location};
+use super::segment::segment_path;
+use super::superblock::Shape;
+
+/// How many bytes one checksum covers.
+pub const PIECE: usize = 64 << 10;
+
+/// What the kernel moves and gives back as one.
+pub(super) const PAGE: u64 = 4096;
+
+/// Files kept open for reading, of each kind.
+const OPEN_MAX: usize = 256;
+
+/// Path of a content file in the store.
+#[must_use]
+pub fn content_path(number: u32) -> String {
+    format!("content/{number:08}.dat")
+}
+
+/// Numbers of all content files, sorted.
+pub(super) fn content_numbers(disk: &dyn Disk) -> io::Result<Vec<u32>> {
+    let names = disk.list("content")?;
+    let mut numbers: Vec<u32> =
+        names.iter().filter_map(|name| name.strip_suffix(".dat")?.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Appends the CRC-32C of each piece of `bytes`, little-endian.
+pub fn piece_crcs(bytes: &[u8], out: &mut Vec<u8>) {
+    for piece in bytes.chunks(PIECE) {
+        out.extend_from_slice(&crc32c::crc32c(piece).to_le_bytes());
+    }
+}
+
+/// Reads and writes the bytes of files.
+pub struct Content {
+    disk: Arc<dyn Disk>,
+    shape: Shape,
+    cursor: Mutex<Cursor>,
+    /// Files with bytes that no `sync` has seen; a few at most, for each is a gigabyte.
+    dirty: Mutex<Vec<(u32, Arc<dyn File>)>>,
+    open: Mutex<FxHashMap<FileId, Arc<dyn File>>>,
+    /// Shared by readers, exclusive for the moment of giving space back.
+    punching: RwLock<()>,
+    /// Bytes that were freed since the start.
+    freed: AtomicU64,
+}
+
+/// While this is held, no content is given back that was there when it was taken.
+pub struct Pin<'c> {
+    _guard: RwLockReadGuard<'c, ()>,
+}
+
+/// Where the next bytes go.
+struct Cursor {
+    number: u32,
+    /// Opened at the first write.
+    file: Option<Arc<dyn File>>,
+    next: u64,
+    /// Space is set aside up to here.
+    allocated: u64,
+}
+
+impl Content {
+    /// Goes on writing at `offset` of file `number`; nothing behind it was ever used.
+    pub fn new(disk: Arc<dyn Disk>, shape: Shape, number: u32, offset: u64) -> Self {
+        Self {
+            disk,
+            shape,
+            cursor: Mutex::new(Cursor { number, file: None, next: offset, allocated: offset }),
+            dirty: Mutex::new(Vec::new()),
+            open: Mutex::new(FxHashMap::default()),
+            punching: RwLock::new(()),
+            freed: AtomicU64::new(0),
+        }
+    }
+
+    /// Where the next bytes would go.
+    pub fn end(&self) -> (u32, u64) {
+        let cursor = self.cursor.lock();
+        (cursor.number, cursor.next)
+    }
+
+    /// Stores `bytes` and returns where. They are on the disk after the next [`sync`](Self::sync).
+    ///
+    /// A failure uses up the range it was given, which nothing refers to; `StorageFull` means that
+    /// no space could be set aside and uses up nothing.
+    pub fn append(&self, bytes: &[u8]) -> io::Result<Location> {
+        let (number, file, offset) = self.reserve(bytes.len() as u64)?;
+        if let Err(err) = file.write_at(bytes, offset) {
+            // What arrived is in nobody's way; giving its space back is a courtesy.
+            let _ = punch_pages(&*file, offset, bytes.len() as u64);
+            return Err(err);
+        }
+        let mut dirty = self.dirty.lock();
+        if !dirty.iter().any(|(known, _)| *known == number) {
+            dirty.push((number, file));
+        }
+        Ok(Location { file: FileId::Content(number), offset })
+    }
+
+    /// Whether an append of `len` bytes would find no space: tries to set it aside.
+    pub fn lacks_room(&self, len: u64) -> bool {
+        let mut cursor = self.cursor.lock();
+        if cursor.next.next_multiple_of(PAGE).saturating_add(len) <= cursor.allocated {
+            return false;
+        }
+        self.make_room(&mut cursor, len).is_err_and(|err| is_full(&err))
+    }
+
+    fn reserve(&self, len: u64) -> io::Result<(u32, Arc<dyn File>, u64)> {
+        let mut cursor = self.cursor.lock();
+        let (file, offset) = self.make_room(&mut cursor, len)?;
+        cursor.next = offset + len;
+        Ok((cursor.number, file, offset))
+    }
+
+    /// Sees to it that `len` bytes fit at the offset it returns; takes nothing yet.
+    fn make_room(&self, cursor: &mut Cursor, len: u64) -> io::Result<(Arc<dyn File>, u64)> {
+        let next = cursor.next.next_multiple_of(PAGE);
+        if cursor.next > 0 && next.saturating_add(len) > self.shape.content_len {
+            // The space set aside behind the last extent is of no more use.
+            if let Some(file) = &cursor.file {
+                let _ = punch_pages(&**file, cursor.next, cursor.allocated - cursor.next);
+            }
+            let number = cursor.number.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
+            *cursor = Cursor { number, file: None, next: 0, allocated: 0 };
+        }
+        let file = match &cursor.file {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = self.disk.open(&content_path(cursor.number), true)?;
+                self.disk.sync_dir("content")?;
+                cursor.file = Some(Arc::clone(&file));
+                file
+            }
+        };
+        let offset = cursor.next.next_multiple_of(PAGE);
+        let end = offset.saturating_add(len);
+        if end > cursor.allocated {
+            let step = self.shape.content_step.max(PAGE);
+            let least = end.next_multiple_of(PAGE);
+            let wanted = end.next_multiple_of(step).min(self.shape.content_len.max(least));
+            let from = cursor.allocated;
+            cursor.allocated = match file.allocate(from, wanted - from) {
+                Ok(()) => wanted,
+                // The last bytes of a disk are for whoever needs just as many.
+                Err(err) if is_full(&err) => {
+                    file.allocate(from, least - from)?;
+                    least
+                }
+                Err(err) => return Err(err),
+            };
+        }
+        Ok((file, offset))
+    }
+
+    /// Fills `buffer` with the bytes at `location`, in a content file or in the log. What is not
+    /// there any more, or never was, reads as zeros.
+    pub fn read_at(&self, location: Location, buffer: &mut [u8]) -> io::Result<()> {
+        let file = self.file(location.file)?;
+        let len = file.read_at(buffer, location.offset)?;
+        if let Some(rest) = buffer.get_mut(len..) {
+            rest.fill(0);
+        }
+        Ok(())
+    }
+
+    /// The open file behind `id`, for reading and splicing.
+    pub fn file(&self, id: FileId) -> io::Result<Arc<dyn File>> {
+        if let Some(file) = self.open.lock().get(&id) {
+            return Ok(Arc::clone(file));
+        }
+        let path = match id {
+            FileId::Log(number) => segment_path(number),
+            FileId::Content(number) => content_path(number),
+        };
+        let file = self.disk.open(&path, false)?;
+        let mut open = self.open.lock();
+        if open.len() >= OPEN_MAX {
+            open.clear();
+        }
+        open.insert(id, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Keeps everything that is there in its place until the pin is dropped. May be taken again
+    /// by who holds one.
+    pub fn pin(&self) -> Pin<'_> {
+        Pin { _guard: self.punching.read_recursive() }
+    }
+
+    /// Gives back the whole pages inside a range of a content file; they read as zeros from then
+    /// on. Waits until every [`Pin`] that is held now is dropped.
+    pub fn free(&self, file: u32, offset: u64, len: u64) -> io::Result<()> {
+        let file = self.file(FileId::Content(file))?;
+        let _alone = self.punching.write();
+        let pages = punch_pages(&*file, offset, len)?;
+        self.freed.fetch_add(pages, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives back an extent that nothing refers to, or ever did; so nobody can be reading it.
+    pub fn discard(&self, location: Location, len: u64) {
+        if let Ok(file) = self.file(location.file) {
+            // Its space is lost if this fails, and nothing else.
+            let _ = punch_pages(&*file, location.offset, len.next_multiple_of(PAGE));
+        }
+    }
+
+    /// Bytes given back since the start.
+    pub fn freed(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of space that all content files take.
+    pub fn allocated(&self) -> io::Result<u64> {
+        let mut sum = 0;
+        for number in content_numbers(&*self.disk)? {
+            sum += self.file(FileId::Content(number))?.allocated()?;
+        }
+        Ok(sum)
+    }
+
+    /// Makes all that was appended before the call durable.
+    pub fn sync(&self) -> io::Result<()> {
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        for (_, file) in dirty {
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+}
+
+/// Punches the whole pages in a range; returns how many bytes that were.
+fn punch_pages(file: &dyn File, offset: u64, len: u64) -> io::Result<u64> {
+    let (start, end) = pages_inside(offset, len);
+    if start < end {
+        file.punch(start, end - start)?;
+    }
+    Ok(end.saturating_sub(start))
+}
+
+/// From the first whole page of a range to the end of its last; empty if `start >= end`.
+pub(super) fn pages_inside(offset: u64, len: u64) -> (u64, u64) {
+    let end = offset.saturating_add(len);
+    (offset.div_ceil(PAGE).saturating_mul(PAGE), end / PAGE * PAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sim::{SimDisk, Step};
+    use super::*;
+
+    fn content(disk: &SimDisk) -> Content {
+        disk.create_dir("content").unwrap();
+        let shape = Shape { segment_len: 8192, content_len: 1 << 20, content_step: 128 << 10 };
+        Content::new(Arc::new(disk.clone()), shape, 1, 0)
+    }
+
+    fn read(content: &Content, location: Location, len: usize) -> Vec<u8> {
+        let mut buffer = vec![9; len];
+        content.read_at(location, &mut buffer).unwrap();
+        buffer
+    }
+
+    #[test]
+    fn every_extent_begins_on_a_page() {
+        let disk = SimDisk::new(1 << 30);
+        let content = content(&disk);
+        let short = content.append(&[1; 5000]).unwrap();
+        let next = content.append(&[2; 5000]).unwrap();
+        let long = content.append(&[3; PIECE]).unwrap();
+        assert_eq!((short.offset, next.offset, long.offset), (0, 8192, 16384));
+        assert_eq!(read(&content, next, 5000), [2; 5000]);
+        assert_eq!(read(&content, long, PIECE), [3; PIECE]);
+    }
+
+    #[test]
+    fn a_file_that_is_full_is_followed_by_another() {
+        let disk = SimDisk::new(1 << 30);
+        let content = content(&disk);
+        let places: Vec<_> = (0..10).map(|n| content.append(&[n; 300_000]).unwrap()).collect();
+        assert!(places.iter().any(|place| place.file == FileId::Content(4)));
+        for (n, place) in (0..).zip(&places) {
+            assert_eq!(read(&content, *place, 300_000), [n; 300_000]);
+        }
+        let huge = content.append(&[7; 3 << 20]).unwrap();
+        assert_eq!(huge.offset, 0);
+    }
+
+    #[test]
+    fn a_full_disk_takes_nothing_away_and_the_last_bytes_can_be_used() {
+        let disk = SimDisk::new(100 << 10);
+        let content = content(&disk);
+        let err = content.append(&[1; 200 << 10]).unwrap_err();
+        assert_eq!(err.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(content.end(), (1, 0));
+        content.append(&[1; 90 << 10]).unwrap();
+    }
+
+    #[test]
+    fn a_failed_write_uses_up_its_range_and_nothing_else() {
+        let disk = SimDisk::new(1 << 30);
+        let content = content(&disk);
+        content.append(&[1; 5000]).unwrap();
+        disk.fail(Step::Write, 0, 1, 5);
+        content.append(&[2; 5000]).unwrap_err();
+        let place = content.append(&[3; 5000]).unwrap();
+        assert_eq!(place.offset, 16_384);
+        assert_eq!(read(&content, Location { offset: 0, ..place }, 5000), [1; 5000]);
+    }
+
+    #[test]
+    fn freeing_gives_back_whole_pages_and_waits_for_readers() {
+        let disk = SimDisk::new(1 << 30);
+        let content = content(&disk);
+        let place = content.append(&[1; PIECE]).unwrap();
+        let pin = content.pin();
+        std::thread::scope(|scope| {
+            let freeing = scope.spawn(|| content.free(1, 100, 10_000).unwrap());
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            assert!(!freeing.is_finished());
+            let _again = content.pin();
+            assert_eq!(read(&content, place, PIECE), [1; PIECE]);
+            drop(pin);
+        });
+        let mut expected = [1; PIECE];
+        expected[4096..8192].fill(0);
+        assert_eq!(read(&content, place, PIECE), expected);
+        assert_eq!(content.freed(), 4096);
+    }
+}

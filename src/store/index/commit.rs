@@ -1,0 +1,570 @@
+//! Tables that are kept: what is young is frozen now and then, and a thread commits it.
+//!
+//! ```text
+//!            16 MiB of log, or enough rows          log durable, batch committed
+//!   young  --------------------------------> frozen -----------------------------> engine
+//!     ^                                         |
+//!     +---- a new one takes what comes next     +-- questions still find it
+//! ```
+//!
+//! Invariants: at most one layer is frozen; a batch is committed only after the log it stands for is durable;
+//! the index is never more than [`LOG_BEHIND_MAX`] of log behind, because writers wait
+//! ([`Index::wait_for_room`]). Without the thread (before [`Index::start`], while the log is read back)
+//! a batch is committed at once, so whoever reads the log back has made it durable first.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{
+    Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard,
+};
+
+use super::super::disk::{Disk, File};
+use super::super::event::Seq;
+use super::cache::Cache;
+use super::codec::{Reader, Writer};
+use super::engine::{Engine, Snapshot};
+use super::key::{self, Key, NameHash};
+use super::layer::Layer;
+use super::small::Small;
+use super::times::Tail;
+use super::{IndexError, Tables, Totals};
+
+/// Log bytes after which the young layer is frozen.
+pub const LOG_PER_BATCH: u64 = 16 << 20;
+/// Log bytes that may not be committed yet; past that, writers wait.
+pub const LOG_BEHIND_MAX: u64 = 64 << 20;
+/// Where the rows are, in the store's directory.
+const FOLDER: &str = "index";
+const FILE: &str = "index/rows.redb";
+/// What the rows mean; another number means they are rebuilt.
+const FORMAT: u8 = 1;
+/// How long after a failed commit the next is tried.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How an index is opened.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Options {
+    /// Memory it may take, in bytes: half for the engine's pages, an eighth for hot rows, the rest
+    /// for what is not committed.
+    pub memory: usize,
+    /// How many bits of a name's hash are kept (1 to 63). Fewer than 63 only to see what colliding names do.
+    #[doc(hidden)]
+    pub hash_bits: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { memory: 256 << 20, hash_bits: 63 }
+    }
+}
+
+/// Where in the log a batch ends, in the log's own words; kept with the batch and never looked into.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Mark(pub Vec<u8>);
+
+/// Tables, the file they are kept in, and the thread that commits them.
+pub struct Index {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    tables: RwLock<Tables>,
+    /// Taken only while no lock on `tables` or `state` is held, except where nothing else runs yet.
+    engine: Mutex<Option<Engine>>,
+    file: Arc<dyn File>,
+    engine_cache: usize,
+    young_max: usize,
+    identity: Identity,
+    state: Mutex<State>,
+    /// Signalled when a layer was frozen, or at the end.
+    work: Condvar,
+    /// Signalled when a batch was committed, or failed.
+    room: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Log bytes the young layer stands for.
+    young_log: u64,
+    young_bytes: usize,
+    frozen: Option<Frozen>,
+    applied: Option<Mark>,
+    threaded: bool,
+    stop: bool,
+    /// Why the last commit failed; `None` after one that did not.
+    failure: Option<String>,
+    /// The log could not be made durable: no batch is committed any more.
+    dead: bool,
+}
+
+struct Frozen {
+    mark: Mark,
+    log: u64,
+}
+
+/// Whose rows they are.
+#[derive(Clone, Copy)]
+struct Identity {
+    store: [u8; 16],
+    key_check: u64,
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index").finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// Opens the index of the store `store`, or makes an empty one. `key` keys the hashes of names and must never change.
+    ///
+    /// # Errors
+    /// [`IndexError::Damaged`] also for rows of another store, key or format: [`Index::remove`], and open again.
+    pub fn open(
+        disk: &dyn Disk,
+        store: [u8; 16],
+        key: &[u8; 16],
+        options: &Options,
+    ) -> Result<Self, IndexError> {
+        disk.create_dir(FOLDER).map_err(IndexError::Io)?;
+        let file = disk.open(FILE, true).map_err(IndexError::Io)?;
+        disk.sync_dir(FOLDER).map_err(IndexError::Io)?;
+        Self::open_file(file, store, key, options)
+    }
+
+    /// Opens the index in `file` alone.
+    pub fn open_file(
+        file: Arc<dyn File>,
+        store: [u8; 16],
+        key: &[u8; 16],
+        options: &Options,
+    ) -> Result<Self, IndexError> {
+        let memory = options.memory;
+        let engine_cache = memory / 2;
+        let engine = Engine::open(file.clone(), engine_cache)?;
+        let name_hash = NameHash::new(key, options.hash_bits);
+        let identity = Identity { store, key_check: name_hash.of(b".") };
+        let mut tables = Tables::new(engine.snapshot()?, Cache::new(memory / 8), name_hash);
+        let applied = tables.load(&identity)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                tables: RwLock::new(tables),
+                engine: Mutex::new(Some(engine)),
+                file,
+                engine_cache,
+                young_max: memory / 8,
+                identity,
+                state: Mutex::new(State { applied, ..State::default() }),
+                work: Condvar::new(),
+                room: Condvar::new(),
+            }),
+            thread: Mutex::new(None),
+        })
+    }
+
+    /// An empty index in memory, gone when it is dropped.
+    pub fn in_memory(options: &Options) -> Result<Self, IndexError> {
+        Self::open_file(Arc::new(MemoryFile::default()), [0; 16], &[0; 16], options)
+    }
+
+    /// Removes the index of a store, so that the next [`Index::open`] makes an empty one.
+    pub fn remove(disk: &dyn Disk) -> io::Result<()> {
+        match disk.remove(FILE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The mark of the last committed batch: the log is to be folded in from there. `None`: from its start.
+    pub fn applied(&self) -> Option<Mark> {
+        self.shared.state.lock().applied.clone()
+    }
+
+    /// The tables for questions. Events wait meanwhile.
+    pub fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.shared.tables.read()
+    }
+
+    /// The tables for deciding a change, one at a time: questions go on meanwhile, and wait only
+    /// once the guard is upgraded to fold the change in.
+    pub fn decide(&self) -> RwLockUpgradableReadGuard<'_, Tables> {
+        self.shared.tables.upgradable_read()
+    }
+
+    /// The tables for folding in events.
+    pub fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.shared.tables.write()
+    }
+
+    /// Says that events were folded into `tables` (those of [`Index::write`], still held) that take
+    /// `log_bytes` in the log. When a batch is due it is frozen, with the mark of this place in the log.
+    ///
+    /// # Errors
+    /// Only before [`Index::start`], when the batch is committed here.
+    pub fn advance(
+        &self,
+        tables: &mut Tables,
+        log_bytes: u64,
+        mark: impl FnOnce() -> Mark,
+    ) -> Result<(), IndexError> {
+        let shared = &self.shared;
+        {
+            let mut state = shared.state.lock();
+            state.young_log += log_bytes;
+            state.young_bytes = tables.young.bytes;
+            let due = state.young_log >= LOG_PER_BATCH || state.young_bytes >= shared.young_max;
+            if !due || state.frozen.is_some() {
+                return Ok(());
+            }
+            shared.freeze(tables, &mut state, mark());
+            if state.threaded {
+                return Ok(());
+            }
+        }
+        shared.commit_here(tables)
+    }
+
+    /// Freezes what is young now, whatever its size, unless a batch is under way. For tests of what
+    /// questions find while it is.
+    #[doc(hidden)]
+    pub fn freeze(&self, mark: Mark) {
+        let mut tables = self.write();
+        let mut state = self.shared.state.lock();
+        if state.frozen.is_none() {
+            self.shared.freeze(&mut tables, &mut state, mark);
+        }
+    }
+
+    /// Waits while the index is too far behind the log. Hold no lock of the index meanwhile.
+    ///
+    /// # Errors
+    /// If batches cannot be committed (a full disk, a failed one) and there is no more room to wait in.
+    pub fn wait_for_room(&self) -> Result<(), IndexError> {
+        let mut state = self.shared.state.lock();
+        while self.shared.is_behind(&state) {
+            if let Some(failure) = &state.failure {
+                return Err(IndexError::Io(io::Error::other(failure.clone())));
+            }
+            self.shared.room.wait(&mut state);
+        }
+        Ok(())
+    }
+
+    /// Why the last batch could not be committed; `None` if it was. It is tried again every second.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.state.lock().failure.clone()
+    }
+
+    /// Commits everything folded in so far, which ends in the log at `mark`; for a clean stop.
+    /// The caller has made the log durable, and folds in nothing meanwhile.
+    pub fn flush(&self, mark: Mark) -> Result<(), IndexError> {
+        let shared = &self.shared;
+        let threaded = shared.state.lock().threaded;
+        shared.finish(threaded)?;
+        {
+            let mut tables = shared.tables.write();
+            let mut state = shared.state.lock();
+            if tables.young.rows.is_empty() && state.applied.as_ref() == Some(&mark) {
+                return Ok(());
+            }
+            shared.freeze(&mut tables, &mut state, mark);
+        }
+        shared.finish(threaded)
+    }
+
+    /// Starts the thread that commits batches. `sync_log` is called before each, and returns once the log
+    /// is durable up to the mark; it must not own the index. If it fails, nothing is committed any more.
+    pub fn start(
+        &self,
+        sync_log: impl Fn(&Mark) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let work = move || shared.run(&sync_log);
+        let thread = std::thread::Builder::new().name("index".into()).spawn(work)?;
+        self.shared.state.lock().threaded = true;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        self.shared.state.lock().stop = true;
+        self.shared.work.notify_all();
+        if let Some(thread) = self.thread.get_mut().take() {
+            // A batch under way is finished; what is young is in the log.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn is_behind(&self, state: &State) -> bool {
+        let frozen = state.frozen.as_ref().map_or(0, |frozen| frozen.log);
+        state.frozen.is_some()
+            && (state.young_log + frozen > LOG_BEHIND_MAX || state.young_bytes > 2 * self.young_max)
+    }
+
+    fn freeze(&self, tables: &mut Tables, state: &mut State, mark: Mark) {
+        tables.freeze(&self.identity, &mark);
+        let log = std::mem::take(&mut state.young_log);
+        state.young_bytes = 0;
+        state.frozen = Some(Frozen { mark, log });
+        self.work.notify_one();
+    }
+
+    /// Commits the frozen layer while the caller has the tables to itself.
+    fn commit_here(&self, tables: &mut Tables) -> Result<(), IndexError> {
+        let Some(layer) = tables.frozen.clone() else { return Ok(()) };
+        let snapshot = self.commit(&layer)?;
+        drop(tables.install(snapshot, layer.last));
+        self.committed();
+        Ok(())
+    }
+
+    fn commit(&self, layer: &Layer) -> Result<Snapshot, IndexError> {
+        let engine = self.engine.lock();
+        let engine = engine.as_ref().ok_or_else(closed)?;
+        engine.commit(layer)?;
+        engine.snapshot()
+    }
+
+    fn committed(&self) {
+        let mut state = self.state.lock();
+        if let Some(frozen) = state.frozen.take() {
+            state.applied = Some(frozen.mark);
+        }
+        state.failure = None;
+        self.room.notify_all();
+    }
+
+    /// Waits until nothing is frozen, or commits it.
+    fn finish(&self, threaded: bool) -> Result<(), IndexError> {
+        if !threaded {
+            return self.commit_here(&mut self.tables.write());
+        }
+        let mut state = self.state.lock();
+        while state.frozen.is_some() {
+            if let Some(failure) = &state.failure {
+                return Err(IndexError::Io(io::Error::other(failure.clone())));
+            }
+            self.room.wait(&mut state);
+        }
+        Ok(())
+    }
+
+    fn run(&self, sync_log: &dyn Fn(&Mark) -> io::Result<()>) {
+        loop {
+            let mark = {
+                let mut state = self.state.lock();
+                loop {
+                    match &state.frozen {
+                        Some(frozen) if !state.dead => break frozen.mark.clone(),
+                        _ if state.stop => return,
+                        _ => self.work.wait(&mut state),
+                    }
+                }
+            };
+            if let Err(error) = sync_log(&mark) {
+                self.failed(&IndexError::Io(error), true);
+                continue;
+            }
+            let Some(layer) = self.tables.read().frozen.clone() else { continue };
+            match self.commit(&layer) {
+                Ok(snapshot) => {
+                    let old = self.tables.write().install(snapshot, layer.last);
+                    self.committed();
+                    // Many rows: not while a lock is held.
+                    drop((old, layer));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a batch of the index was not committed; it will be tried again");
+                    self.failed(&error, false);
+                    if self.pause() {
+                        return;
+                    }
+                    if let Err(error) = self.reopen() {
+                        tracing::warn!(%error, "the index could not be opened again");
+                    }
+                }
+            }
+        }
+    }
+
+    fn failed(&self, error: &IndexError, for_good: bool) {
+        let mut state = self.state.lock();
+        state.failure = Some(error.to_string());
+        state.dead |= for_good;
+        self.room.notify_all();
+    }
+
+    /// Waits before another try; true if the end came.
+    fn pause(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.stop {
+            self.work.wait_for(&mut state, RETRY);
+        }
+        state.stop
+    }
+
+    /// The engine takes no more after a failure of the disk until it is opened again.
+    fn reopen(&self) -> Result<(), IndexError> {
+        let mut tables = self.tables.write();
+        let mut engine = self.engine.lock();
+        *engine = None;
+        let opened = Engine::open(self.file.clone(), self.engine_cache)?;
+        tables.engine = opened.snapshot()?;
+        *engine = Some(opened);
+        Ok(())
+    }
+}
+
+fn closed() -> IndexError {
+    IndexError::Io(io::Error::other("the index is closed after a failure of the disk"))
+}
+
+impl Tables {
+    fn new(engine: Snapshot, cache: Cache, name_hash: NameHash) -> Self {
+        Self {
+            young: Layer::default(),
+            frozen: None,
+            engine,
+            // Everything may be in the engine until its own row says what is.
+            engine_last: Seq::NOW,
+            cache,
+            name_hash,
+            last: Seq::ZERO,
+            totals: Totals::default(),
+            tail: Tail::default(),
+            scratch: super::fold::Batch::default(),
+            #[cfg(test)]
+            rows_visited: std::sync::atomic::AtomicU64::new(0),
+        }
+    }
+
+    /// Takes up what the last batch left; its mark, if there was one.
+    fn load(&mut self, identity: &Identity) -> Result<Option<Mark>, IndexError> {
+        let Some(meta) = self.row(&Key::new(key::META))?.map(|meta| meta.to_vec()) else {
+            self.engine_last = Seq::ZERO;
+            return Ok(None);
+        };
+        let (head, rest) = meta.split_first_chunk::<25>().ok_or_else(foreign)?;
+        if *head != identity.encode() {
+            return Err(foreign());
+        }
+        let mut from = Reader(rest);
+        self.last = Seq(from.number()?);
+        self.engine_last = self.last;
+        self.totals = Totals { inodes: from.number()?, allocated: from.number()? };
+        self.load_tail()?;
+        Ok(Some(Mark(from.0.to_vec())))
+    }
+
+    fn freeze(&mut self, identity: &Identity, mark: &Mark) {
+        if let Some((key, value)) = self.tail.row() {
+            self.young.put(Small::from(&*key), Small::from(&value[..]), true);
+        }
+        let mut meta = Writer(identity.encode().to_vec());
+        let Totals { inodes, allocated } = self.totals;
+        meta.number(self.last.0).number(inodes).number(allocated);
+        meta.0.extend_from_slice(&mark.0);
+        self.young.put(Small::from(&*Key::new(key::META)), Small::from(&meta.0[..]), true);
+        self.young.last = self.last;
+        self.frozen = Some(Arc::new(std::mem::take(&mut self.young)));
+    }
+
+    /// Puts the engine's new state in the place of the frozen layer; returns what went.
+    fn install(&mut self, snapshot: Snapshot, last: Seq) -> (Snapshot, Option<Arc<Layer>>) {
+        self.engine_last = last;
+        (std::mem::replace(&mut self.engine, snapshot), self.frozen.take())
+    }
+}
+
+impl Identity {
+    fn encode(&self) -> [u8; 25] {
+        let mut bytes = [FORMAT; 25];
+        let fields = self.store.into_iter().chain(self.key_check.to_be_bytes());
+        for (place, byte) in bytes.iter_mut().skip(1).zip(fields) {
+            *place = byte;
+        }
+        bytes
+    }
+}
+
+fn foreign() -> IndexError {
+    IndexError::Damaged("it is of another store or another format".into())
+}
+
+/// A file that is only memory.
+#[derive(Default)]
+pub(super) struct MemoryFile(RwLock<Vec<u8>>);
+
+fn place(offset: u64) -> io::Result<usize> {
+    usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+impl File for MemoryFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let bytes = self.0.read();
+        let rest = bytes.get(place(offset)?..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        if let (Some(to), Some(from)) = (buffer.get_mut(..len), rest.get(..len)) {
+            to.copy_from_slice(from);
+        }
+        Ok(len)
+    }
+
+    fn write_at(&self, new: &[u8], offset: u64) -> io::Result<()> {
+        let mut bytes = self.0.write();
+        let start = place(offset)?;
+        let end = start.checked_add(new.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        if let Some(to) = bytes.get_mut(start..end) {
+            to.copy_from_slice(new);
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = place(offset.saturating_add(len))?;
+        let mut bytes = self.0.write();
+        if bytes.len() < end {
+            bytes.resize(end, 0);
+        }
+        Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let (start, end) = (place(offset)?, place(offset.saturating_add(len))?);
+        let mut bytes = self.0.write();
+        let end = end.min(bytes.len());
+        if let Some(range) = bytes.get_mut(start..end) {
+            range.fill(0);
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.read().len() as u64)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.write().resize(place(len)?, 0);
+        Ok(())
+    }
+
+    fn as_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        None
+    }
+}

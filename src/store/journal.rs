@@ -1,0 +1,728 @@
+//! Log and content of one store, opened, appended to, synced and closed as one.
+//!
+//! ```text
+//!   open ---> in service ---> closed
+//!                 |  fdatasync fails
+//!                 v
+//!             read-only: changes are refused until the next start, reads go on
+//! ```
+//!
+//! Invariants: content is synced before the log that refers to it; a number is handed out only
+//! below a reserve that is on the disk; whoever waits for a sync waits for one that began after it
+//! asked, and one `fdatasync` answers all who wait.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+use rustc_hash::FxHashMap;
+
+use super::codec::Note;
+use super::content::{Content, piece_crcs};
+use super::disk::{Disk, Lock, is_full};
+use super::event::{Actor, ActorId, Data, Event, INLINE_MAX, Place, Seq, Timestamp};
+use super::log::{AppendError, Appended, Growth, Log, LogReader, Mark, Next, RESERVE};
+use super::record::Entry;
+use super::recover::{Recovered, recover};
+use super::segment::{Position, read_header, segment_numbers, segment_path};
+use super::superblock::{Shape, State, Super, SuperError};
+use super::{CommitError, Placed};
+
+/// When the disk is waited for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Durability {
+    /// Every change is on the disk before its caller hears of it.
+    Always,
+    /// `fsync` waits; everything else is on the disk a second later.
+    #[default]
+    Fsync,
+    /// Nobody waits, `fsync` neither.
+    Async,
+}
+
+/// Why a store could not be opened or made.
+#[derive(Debug)]
+pub enum OpenError {
+    /// There is no store.
+    Missing,
+    /// There is one already, or something that looks like the rest of one.
+    Exists,
+    /// The store is of a format version this program does not know.
+    Version(u32),
+    /// Both copies of `super` are damaged.
+    SuperDamaged,
+    /// Another process has it open.
+    Locked {
+        /// Its process id, where known.
+        pid: Option<u32>,
+    },
+    /// The index could not be opened or brought up to the log.
+    Index(super::index::IndexError),
+    /// Reading or writing failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("no store here"),
+            Self::Exists => f.write_str("there is a store already, or the rest of one"),
+            Self::Version(version) => write!(
+                f,
+                "store has format version {version}, this program knows {}; use a newer program",
+                super::segment::FORMAT_VERSION
+            ),
+            Self::SuperDamaged => {
+                f.write_str("both copies in `super` are damaged; restore that file from a backup")
+            }
+            Self::Locked { pid: Some(pid) } => write!(f, "process {pid} has the store open"),
+            Self::Locked { pid: None } => f.write_str("another process has the store open"),
+            Self::Index(err) => write!(f, "index: {err:?}; deleting `index/` rebuilds it"),
+            Self::Io(err) => err.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl From<io::Error> for OpenError {
+    fn from(err: io::Error) -> Self {
+        Self::Io(err)
+    }
+}
+
+impl From<SuperError> for OpenError {
+    fn from(err: SuperError) -> Self {
+        match err {
+            SuperError::Missing => Self::Missing,
+            SuperError::Version(version) => Self::Version(version),
+            SuperError::Damaged => Self::SuperDamaged,
+            SuperError::Io(err) => Self::Io(err),
+        }
+    }
+}
+
+/// Log and content of an open store.
+pub struct Journal {
+    disk: Arc<dyn Disk>,
+    durability: Durability,
+    state: Mutex<Super>,
+    /// `None` where damage forbids going on.
+    log: Option<Log>,
+    content: Content,
+    /// The number the next event takes.
+    next: AtomicU64,
+    /// Where reading ends, if nothing can be appended.
+    end: Mark,
+    actors: Mutex<Actors>,
+    /// Why changes are refused.
+    refused: Mutex<Option<String>>,
+    syncing: Mutex<Syncing>,
+    synced: Condvar,
+    answered: Mutex<FxHashMap<u64, Seq>>,
+    salts: Salts,
+    /// Held as long as the store is open.
+    _lock: Box<dyn Any + Send + Sync>,
+}
+
+/// Why a store that was opened so takes no changes.
+pub(super) const READ_ONLY: &str = "it was opened for reading alone";
+
+struct Syncing {
+    /// All before this is on the disk.
+    until: Position,
+    /// Someone is at it.
+    running: bool,
+    /// It failed, for good.
+    failed: bool,
+}
+
+/// Actors whose numbers are at hand; the log has them all.
+#[derive(Default)]
+struct Actors {
+    numbers: FxHashMap<Actor, ActorId>,
+    known: FxHashMap<ActorId, Actor>,
+}
+
+/// How many actors are kept at hand.
+const ACTORS_MAX: usize = 16 << 10;
+
+impl Actors {
+    fn remember(&mut self, id: ActorId, actor: Actor) {
+        if self.known.len() >= ACTORS_MAX {
+            self.known.clear();
+            self.numbers.clear();
+        }
+        self.numbers.insert(actor.clone(), id);
+        self.known.insert(id, actor);
+    }
+}
+
+/// Makes salts nobody can foresee, without asking the kernel for each.
+struct Salts {
+    key: [u8; 32],
+    count: AtomicU64,
+}
+
+impl Salts {
+    fn next(&self) -> [u8; 16] {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let hash = blake3::keyed_hash(&self.key, &count.to_le_bytes());
+        let mut salt = [0; 16];
+        salt.copy_from_slice(hash.as_bytes().first_chunk::<16>().unwrap_or(&[1; 16]));
+        // All zeros would say that the salt was taken out.
+        if salt == [0; 16] { [1; 16] } else { salt }
+    }
+}
+
+/// The BLAKE3 that vouches for `bytes`, keyed by their salt.
+#[must_use]
+pub fn content_hash(salt: &[u8; 16], bytes: &[u8]) -> [u8; 32] {
+    *content_hasher(salt).update(bytes).finalize().as_bytes()
+}
+
+/// The same for bytes that come in parts.
+#[must_use]
+pub fn content_hasher(salt: &[u8; 16]) -> blake3::Hasher {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(salt);
+    blake3::Hasher::new_keyed(&key)
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        let rest = bytes.get_mut(filled..).unwrap_or_default();
+        filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(bytes)
+}
+
+impl Journal {
+    /// Makes a store in the directory that `disk` is: no event has happened in it yet.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        shape: Shape,
+        durability: Durability,
+    ) -> Result<Self, OpenError> {
+        match Super::read(&*disk) {
+            Err(SuperError::Missing) => (),
+            Ok(_) => return Err(OpenError::Exists),
+            Err(err) => return Err(err.into()),
+        }
+        let lock = lock(&*disk)?;
+        if has_records(&*disk)? {
+            return Err(OpenError::Exists);
+        }
+        for directory in ["log", "content", "lost"] {
+            disk.create_dir(directory)?;
+        }
+        let store = random()?;
+        let reserve = Seq(Seq::FIRST.0 + RESERVE);
+        let log = Log::create(Arc::clone(&disk), store, shape, reserve)?;
+        let mut state = Super {
+            generation: 0,
+            store,
+            key: random()?,
+            shape,
+            state: State::InService,
+            boot: disk.boot()?,
+            scan_from: 1,
+            checkpoint: log.end(),
+        };
+        // The header must be there before anything says that there is a store.
+        log.finish_sync(&log.begin_sync())?;
+        disk.sync_dir("")?;
+        state.create(&*disk)?;
+        let end = log.mark();
+        let content = Content::new(Arc::clone(&disk), shape, 1, 0);
+        Self::new(disk, durability, state, Some(log), content, Seq::FIRST, end, lock)
+    }
+
+    /// Opens a store, whatever became of who had it open before. `read_only` refuses changes.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        durability: Durability,
+        read_only: bool,
+    ) -> Result<(Self, Recovered), OpenError> {
+        // Before anything is touched: a newer program's store is none of our business.
+        Super::read(&*disk)?;
+        let lock = lock(&*disk)?;
+        let mut state = Super::read(&*disk)?;
+        let boot = disk.boot()?;
+        let mut recovered = recover(&disk, &state, boot, false)?;
+        let known = recovered.known;
+        let tail = recovered.tail.take();
+        let mut log = None;
+        let mut at = (known.content_file, known.content_offset);
+        if let Some(tail) = tail {
+            at = (tail.end.content_file, tail.end.content_offset);
+            let reserve = Seq(recovered.next.0.saturating_add(RESERVE));
+            state.state = State::InService;
+            state.boot = boot;
+            state.scan_from = tail.end.position.segment.saturating_sub(1).max(1);
+            state.checkpoint = tail.end;
+            state.checkpoint.reserve = reserve;
+            state.write(&*disk, true)?;
+            log = Some(Log::resume(Arc::clone(&disk), state.store, state.shape, tail, reserve)?);
+        }
+        let content = Content::new(Arc::clone(&disk), state.shape, at.0, at.1);
+        let (next, end) = (recovered.next, recovered.end);
+        let journal = Self::new(disk, durability, state, log, content, next, end, lock)?;
+        *journal.answered.lock() = std::mem::take(&mut recovered.answered);
+        // The horizon was durable before anything was freed; what was not yet, is now.
+        for range in std::mem::take(&mut recovered.freed) {
+            match journal.content.free(range.file, range.offset, range.len) {
+                Err(err) if err.kind() == io::ErrorKind::NotFound => (),
+                other => other?,
+            }
+        }
+        if let Some(damage) = &recovered.damage {
+            *journal.refused.lock() = Some(format!("damaged: {damage}"));
+        } else if read_only {
+            *journal.refused.lock() = Some(READ_ONLY.to_owned());
+        }
+        Ok((journal, recovered))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a value that is made in two ways")]
+    fn new(
+        disk: Arc<dyn Disk>,
+        durability: Durability,
+        state: Super,
+        log: Option<Log>,
+        content: Content,
+        next: Seq,
+        end: Mark,
+        lock: Box<dyn Any + Send + Sync>,
+    ) -> Result<Self, OpenError> {
+        let until = log.as_ref().map_or(end.position, Log::synced);
+        Ok(Self {
+            disk,
+            durability,
+            state: Mutex::new(state),
+            log,
+            content,
+            next: AtomicU64::new(next.0),
+            end,
+            actors: Mutex::new(Actors::default()),
+            refused: Mutex::new(None),
+            syncing: Mutex::new(Syncing { until, running: false, failed: false }),
+            synced: Condvar::new(),
+            answered: Mutex::new(FxHashMap::default()),
+            salts: Salts { key: random()?, count: AtomicU64::new(0) },
+            _lock: lock,
+        })
+    }
+
+    /// The store's random name.
+    pub fn store_id(&self) -> [u8; 16] {
+        self.state.lock().store
+    }
+
+    /// The store's key for hashes of names.
+    pub fn key(&self) -> [u8; 16] {
+        self.state.lock().key
+    }
+
+    /// Bytes of files.
+    pub const fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// The directory it lives in.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// The number the next event takes.
+    pub fn next_seq(&self) -> Seq {
+        Seq(self.next.load(Ordering::Acquire))
+    }
+
+    /// The time of the last event.
+    pub fn last_time(&self) -> Timestamp {
+        self.log.as_ref().map_or(Timestamp(i64::MAX), |log| log.end().time)
+    }
+
+    /// Where reading goes on behind the last record.
+    pub fn mark(&self) -> Mark {
+        self.log.as_ref().map_or(self.end, Log::mark)
+    }
+
+    /// The oldest tree that can be shown.
+    pub fn horizon(&self) -> Seq {
+        match &self.log {
+            Some(log) => log.end().horizon,
+            None => self.state.lock().checkpoint.horizon,
+        }
+    }
+
+    /// Why changes are refused, if they are.
+    pub fn refusal(&self) -> Option<String> {
+        self.refused.lock().clone()
+    }
+
+    /// Refuses all changes from now on.
+    pub fn refuse(&self, why: String) {
+        self.refused.lock().get_or_insert(why);
+    }
+
+    fn writable(&self) -> Result<&Log, CommitError> {
+        if let Some(why) = &*self.refused.lock() {
+            return Err(CommitError::ReadOnly(why.clone()));
+        }
+        self.log.as_ref().ok_or_else(|| CommitError::ReadOnly("its log is damaged".to_owned()))
+    }
+
+    /// Refuses what would be refused anyway, before any work is done.
+    pub fn check_writable(&self) -> Result<(), CommitError> {
+        self.writable().map(drop)
+    }
+
+    /// See [`Store::place`](super::Store::place).
+    pub fn place<'a>(
+        &self,
+        bytes: &'a [u8],
+        placed: &'a mut Placed,
+    ) -> Result<Data<'a>, CommitError> {
+        self.writable()?;
+        let salt = self.salts.next();
+        let hash = content_hash(&salt, bytes);
+        if bytes.len() < INLINE_MAX {
+            return Ok(Data { hash, salt, place: Place::Inline(bytes) });
+        }
+        placed.crcs.clear();
+        piece_crcs(bytes, &mut placed.crcs);
+        let location = self.content.append(bytes).map_err(refusal_of)?;
+        let place = Place::Extent { location, len: bytes.len() as u64, crcs: &placed.crcs };
+        Ok(Data { hash, salt, place })
+    }
+
+    /// Appends an event, whose number must be [`next_seq`](Self::next_seq). One at a time.
+    pub fn append(&self, event: &Event<'_>) -> Result<Appended, CommitError> {
+        let log = self.writable()?;
+        let growth = Growth::of(&event.change);
+        let appended = match log.append(event, growth) {
+            // The reserve in the newest seal becomes durable by a sync.
+            Err(AppendError::Exhausted) if event.seq < Seq::LIMIT => {
+                self.sync_log(log)?;
+                self.sync_log(log)?;
+                log.append(event, growth)
+            }
+            other => other,
+        };
+        let appended = appended.map_err(CommitError::from)?;
+        self.next.store(event.seq.next().0, Ordering::Release);
+        Ok(appended)
+    }
+
+    /// Waits for the disk if every change does.
+    pub fn settle(&self) -> Result<(), CommitError> {
+        if self.durability == Durability::Always { self.sync_now() } else { Ok(()) }
+    }
+
+    /// Returns once everything appended before the call is on the disk; at once if nobody waits.
+    pub fn sync(&self) -> Result<(), CommitError> {
+        if self.durability == Durability::Async {
+            return self.check_synced();
+        }
+        self.sync_now()
+    }
+
+    fn check_synced(&self) -> Result<(), CommitError> {
+        if self.syncing.lock().failed { Err(lost()) } else { Ok(()) }
+    }
+
+    /// Returns once everything appended before the call is on the disk.
+    pub fn sync_now(&self) -> Result<(), CommitError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let wanted = log.meant();
+        let mut syncing = self.syncing.lock();
+        loop {
+            if syncing.until >= wanted {
+                return Ok(());
+            }
+            if syncing.failed {
+                return Err(lost());
+            }
+            if syncing.running {
+                self.synced.wait(&mut syncing);
+                continue;
+            }
+            syncing.running = true;
+            drop(syncing);
+            let result = self.sync_once(log);
+            syncing = self.syncing.lock();
+            syncing.running = false;
+            match result {
+                Ok(until) => syncing.until = syncing.until.max(until),
+                Err(_) => syncing.failed = true,
+            }
+            self.synced.notify_all();
+        }
+    }
+
+    /// A sync whether or not anything is new.
+    fn sync_log(&self, log: &Log) -> Result<(), CommitError> {
+        let mut syncing = self.syncing.lock();
+        while syncing.running {
+            self.synced.wait(&mut syncing);
+        }
+        if syncing.failed {
+            return Err(lost());
+        }
+        syncing.running = true;
+        drop(syncing);
+        let result = self.sync_once(log);
+        let mut syncing = self.syncing.lock();
+        syncing.running = false;
+        syncing.failed |= result.is_err();
+        self.synced.notify_all();
+        result.map(drop).map_err(CommitError::Io)
+    }
+
+    fn sync_once(&self, log: &Log) -> io::Result<Position> {
+        let point = log.begin_sync();
+        let result = self.content.sync().and_then(|()| log.finish_sync(&point));
+        if let Err(err) = &result {
+            self.refuse(format!("a sync failed ({err}); start again once the disk is well"));
+            // The next start must know that the page cache cannot be believed. It is enough that
+            // it stands there: after a power cut the page cache is gone.
+            let mut state = self.state.lock();
+            state.state = State::SyncFailed;
+            let _ = state.write(&*self.disk, false);
+        }
+        result.map(|()| point.end())
+    }
+
+    /// What must be done now and then, outside of every lock that a change needs: sync what is
+    /// new, set the next segment aside, note down where recovery may begin.
+    pub fn tick(&self) -> Result<(), CommitError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        if self.refused.lock().is_some() {
+            return Ok(());
+        }
+        match log.prepare() {
+            // Said to whoever wants to grow.
+            Err(err) if is_full(&err) => (),
+            other => other.map_err(CommitError::Io)?,
+        }
+        self.sync_now()?;
+        if log.reserve_is_low() {
+            self.sync_log(log)?;
+        }
+        let synced = log.synced();
+        let mut state = self.state.lock();
+        let from = synced.segment.saturating_sub(1).max(1);
+        if from > state.scan_from && state.state == State::InService {
+            state.scan_from = from;
+            state.checkpoint.position = synced;
+            state.checkpoint.reserve = log.durable_reserve().max(state.checkpoint.reserve);
+            state.write(&*self.disk, true).map_err(CommitError::Io)?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`tick`](Self::tick) has a segment to set aside.
+    pub fn wants_segment(&self) -> bool {
+        self.log.as_ref().is_some_and(Log::wants_segment)
+    }
+
+    /// Whether nothing that grows can be appended before space comes back.
+    pub fn is_full(&self) -> bool {
+        self.log.as_ref().is_some_and(Log::is_full)
+    }
+
+    /// Closes the store: opening it again reads nothing of the log. Nothing may be appended
+    /// meanwhile or afterwards.
+    pub fn close(&self) -> Result<(), CommitError> {
+        let Some(log) = &self.log else { return Ok(()) };
+        self.sync_now()?;
+        if self.syncing.lock().failed {
+            return Err(lost());
+        }
+        self.refuse("it was closed".to_owned());
+        let mut end = log.close().map_err(CommitError::Io)?;
+        // Whoever syncs from now on has nothing to wait for, and nothing to say in the log.
+        self.syncing.lock().until = end.position;
+        (end.content_file, end.content_offset) = self.content.end();
+        let mut state = self.state.lock();
+        state.checkpoint = end;
+        state.checkpoint.reserve = log.durable_reserve().max(end.reserve);
+        state.scan_from = end.position.segment.saturating_sub(1).max(1);
+        state.state = State::Closed;
+        state.write(&*self.disk, true).map_err(CommitError::Io)
+    }
+
+    /// The number of `actor`, given now if it has none yet.
+    pub fn actor(&self, actor: &Actor) -> Result<ActorId, CommitError> {
+        let mut actors = self.actors.lock();
+        if let Some(&id) = actors.numbers.get(actor) {
+            return Ok(id);
+        }
+        let log = self.writable()?;
+        let id = log.append_actor(|id| Note::Actor { id, actor: actor.clone() })?;
+        actors.remember(id, actor.clone());
+        Ok(id)
+    }
+
+    /// Notes down more of an actor that has a number.
+    pub fn describe_actor(&self, id: ActorId, actor: &Actor) -> Result<(), CommitError> {
+        let mut actors = self.actors.lock();
+        if actors.known.get(&id) == Some(actor) {
+            return Ok(());
+        }
+        self.writable()?.append_note(&Note::Actor { id, actor: actor.clone() })?;
+        actors.remember(id, actor.clone());
+        Ok(())
+    }
+
+    /// What is known of an actor; read from the log if it is not at hand.
+    pub fn actor_of(&self, id: ActorId) -> io::Result<Option<Actor>> {
+        if let Some(actor) = self.actors.lock().known.get(&id) {
+            return Ok(Some(actor.clone()));
+        }
+        let found = actors_near(&self.disk, self.store_id(), id)?;
+        let mut actors = self.actors.lock();
+        let actor = found.get(&id).cloned();
+        for (id, actor) in found {
+            // What is at hand may be newer.
+            if !actors.known.contains_key(&id) {
+                actors.remember(id, actor);
+            }
+        }
+        Ok(actor)
+    }
+
+    /// Requests count anew from here: they come over another connection of the kernel.
+    pub fn begin_connection(&self, id: [u8; 16]) -> Result<(), CommitError> {
+        self.writable()?.append_note(&Note::Connection { id })?;
+        self.answered.lock().clear();
+        Ok(())
+    }
+
+    /// The connection that the last events came over; zeros before the first.
+    pub fn connection(&self) -> [u8; 16] {
+        self.log.as_ref().map_or([0; 16], |log| log.end().connection)
+    }
+
+    /// The event that a request of this connection caused before the last crash.
+    pub fn answered(&self, unique: u64) -> Option<Seq> {
+        self.answered.lock().get(&unique).copied()
+    }
+
+    /// Marks the end of a version of a file.
+    pub fn mark_version(&self, ino: super::event::Ino, actor: ActorId) -> Result<(), CommitError> {
+        self.writable()?.append_note(&Note::Version { ino, actor })?;
+        Ok(())
+    }
+
+    /// Notes down that trees before `horizon` are gone, makes that durable, and only then gives
+    /// back what was theirs alone.
+    pub fn give_back(
+        &self,
+        horizon: Seq,
+        freed: Vec<super::codec::Freed>,
+    ) -> Result<(), CommitError> {
+        let log = self.writable()?;
+        let note = Note::Horizon { horizon, freed };
+        log.append_note(&note)?;
+        self.sync_now()?;
+        let Note::Horizon { freed, .. } = note else { return Ok(()) };
+        for range in freed {
+            self.content.free(range.file, range.offset, range.len).map_err(CommitError::Io)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the log from a mark, or from its start.
+    pub fn reader(&self, from: Option<Mark>) -> io::Result<LogReader> {
+        let store = self.store_id();
+        match from {
+            Some(mark) => LogReader::resume(Arc::clone(&self.disk), store, mark),
+            None => LogReader::at_segment(Arc::clone(&self.disk), store, 1),
+        }
+    }
+}
+
+impl From<AppendError> for CommitError {
+    fn from(err: AppendError) -> Self {
+        match err {
+            AppendError::NoSpace => Self::NoSpace,
+            AppendError::Misfit => Self::Io(io::ErrorKind::InvalidInput.into()),
+            AppendError::Exhausted => Self::ReadOnly("every sequence number was used".to_owned()),
+            AppendError::Io(err) => Self::Io(err),
+        }
+    }
+}
+
+fn refusal_of(err: io::Error) -> CommitError {
+    if is_full(&err) { CommitError::NoSpace } else { CommitError::Io(err) }
+}
+
+/// What every waiter hears of a sync that failed.
+fn lost() -> CommitError {
+    CommitError::Io(rustix::io::Errno::IO.into())
+}
+
+fn lock(disk: &dyn Disk) -> Result<Box<dyn Any + Send + Sync>, OpenError> {
+    match disk.lock("LOCK")? {
+        Lock::Held(lock) => Ok(lock),
+        Lock::Busy { pid } => Err(OpenError::Locked { pid }),
+    }
+}
+
+/// Whether a log without a `super` has anything in it: then it is no place for a new store.
+fn has_records(disk: &dyn Disk) -> io::Result<bool> {
+    let file = match disk.open(&segment_path(1), false) {
+        Ok(file) => file,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(err) => return Err(err),
+    };
+    // A store being made has its first seal behind the header, and no event.
+    let mut bytes = [0; 4096];
+    let from = super::segment::SEGMENT_HEADER_LEN + 256;
+    let len = file.read_at(&mut bytes, from.into())?;
+    Ok(bytes.iter().take(len).any(|&byte| byte != 0))
+}
+
+/// All actors noted down in the segment where `id` got its number, and in the one after it. For who
+/// reads a log without opening the store.
+pub fn actors_near(
+    disk: &Arc<dyn Disk>,
+    store: [u8; 16],
+    id: ActorId,
+) -> io::Result<FxHashMap<ActorId, Actor>> {
+    let numbers = segment_numbers(&**disk)?;
+    let (mut low, mut high) = (0, numbers.len());
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        let Some(&number) = numbers.get(middle) else { break };
+        let start = read_header(&*disk.open(&segment_path(number), false)?, store, number)?;
+        if start.is_some_and(|start| start.next_actor <= id.0) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    let mut found = FxHashMap::default();
+    let Some(&first) = numbers.get(low) else { return Ok(found) };
+    let mut reader = LogReader::at_segment(Arc::clone(disk), store, first)?;
+    while let Next::Record(position, record) = reader.read()? {
+        if position.segment > first.saturating_add(1) {
+            break;
+        }
+        if record.is_event() {
+            continue;
+        }
+        if let Some(Entry::Note(Note::Actor { id, actor })) = record.entry() {
+            found.insert(id, actor);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,879 @@
+//! The log: events in order, appended by one process and read by any.
+//!
+//! Appending is one `pwrite` of one record at the end. Reading needs no lock: a reader goes from
+//! record to record as long as each is whole and follows the one before, and comes back later to
+//! where it stopped. Nothing outside this file, [`segment`](super::segment) and
+//! [`recover`](super::recover) knows where the log lives.
+//!
+//! Invariants: a failed append applies nothing, uses no number, and its place is where the next
+//! one goes; the segment after the one being written is set aside ahead, so that what frees space
+//! ([`Growth::Shrinks`]) has one to go to when the disk is full; a segment begins directly behind
+//! a seal.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::codec::{Note, SEAL_LEN, Seal};
+use super::disk::{Disk, File, is_full};
+use super::event::{
+    ActorId, Allocation, Change, Data, Event, FileId, Location, Place, Seq, Timestamp,
+};
+use super::record::{self, Fault, HEADER_LEN, Misfit, Outline, Record, Stamp};
+use super::segment::{
+    Checkpoint, Position, SEGMENT_HEADER_LEN, encode_header, read_header, segment_numbers,
+    segment_path,
+};
+use super::superblock::Shape;
+
+/// How many numbers a seal reserves ahead. A power cut skips at most so many.
+pub const RESERVE: u64 = 1 << 20;
+
+/// What a seal takes, which is kept free at the end of every segment.
+const SEAL_ROOM: usize = HEADER_LEN + SEAL_LEN;
+
+/// Whether a change makes the store larger for good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Growth {
+    /// It does: refused when the disk is full.
+    Grows,
+    /// It gives back more than its record takes: may use what was set aside.
+    Shrinks,
+}
+
+impl Growth {
+    /// Which of both `change` does.
+    #[must_use]
+    pub fn of(change: &Change<'_>) -> Self {
+        match change {
+            Change::Unlink { .. }
+            | Change::Rename { .. }
+            | Change::Exchange { .. }
+            | Change::RemoveXattr { .. }
+            | Change::End { .. }
+            // A size alone takes no space whichever way it goes, and chmod must work on a full disk.
+            | Change::SetAttr { .. }
+            | Change::Fallocate { how: Allocation::Punch, .. } => Self::Shrinks,
+            Change::Mkfs { .. }
+            | Change::Create { .. }
+            | Change::Tmpfile { .. }
+            | Change::Link { .. }
+            | Change::Write { .. }
+            | Change::Fallocate { .. }
+            | Change::Clone { .. }
+            | Change::SetXattr { .. } => Self::Grows,
+        }
+    }
+}
+
+/// Why nothing was appended.
+#[derive(Debug)]
+pub enum AppendError {
+    /// No segment could be set aside for what grows.
+    NoSpace,
+    /// It is no record: too long for a segment, or made of impossible parts.
+    Misfit,
+    /// Every number was used, or no more may be used before the next sync.
+    Exhausted,
+    /// Writing failed.
+    Io(io::Error),
+}
+
+impl From<Misfit> for AppendError {
+    fn from(Misfit: Misfit) -> Self {
+        Self::Misfit
+    }
+}
+
+/// Where an event went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Appended {
+    /// Its record.
+    pub position: Position,
+    /// The bytes of an inline write.
+    pub payload: Option<Location>,
+    /// Length of the record in bytes.
+    pub len: u64,
+    /// Where reading goes on behind it.
+    pub mark: Mark,
+}
+
+/// The end of the log that the one writer has.
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    store: [u8; 16],
+    shape: Shape,
+    writer: Mutex<Writer>,
+    /// One at a time sets a segment aside.
+    preparing: Mutex<()>,
+}
+
+struct Writer {
+    /// The end, but for what is under way of the hash chain.
+    end: Checkpoint,
+    /// Everything since the last seal.
+    hasher: blake3::Hasher,
+    file: Arc<dyn File>,
+    /// The segment to go on with.
+    next: Option<(u32, Arc<dyn File>)>,
+    /// Setting it aside met a full disk.
+    full: bool,
+    /// Segments with records that no `sync` has seen; the last one is `file`, always.
+    dirty: Vec<Arc<dyn File>>,
+    /// Behind the last seal.
+    sealed: Position,
+    /// A failed append may have left something up to here in the current segment.
+    garbage_until: u32,
+    /// Behind the last record that is not a seal: what a `sync` would be for.
+    meant: Position,
+    /// All before this is on the disk.
+    synced: Position,
+    /// Numbers below this may be handed out whatever happens to the power.
+    durable_reserve: Seq,
+    /// What the newest seal reserves, durable or not.
+    sealed_reserve: Seq,
+    buffer: Vec<u8>,
+}
+
+/// Where a log that is to be continued ends.
+pub struct Tail {
+    /// The end. Its `seal` is the last one's hash, although records may lie behind that.
+    pub end: Checkpoint,
+    /// Everything since the last seal.
+    pub hasher: blake3::Hasher,
+    /// Behind the last seal.
+    pub sealed: Position,
+    /// All before this is on the disk.
+    pub synced: Position,
+}
+
+/// A sync under way.
+pub struct SyncPoint {
+    files: Vec<Arc<dyn File>>,
+    end: Position,
+    reserve: Seq,
+}
+
+impl SyncPoint {
+    /// All before this will be on the disk.
+    #[must_use]
+    pub const fn end(&self) -> Position {
+        self.end
+    }
+}
+
+impl Log {
+    /// Makes the log of a new store: its first segment, and the one after.
+    pub fn create(
+        disk: Arc<dyn Disk>,
+        store: [u8; 16],
+        shape: Shape,
+        reserve: Seq,
+    ) -> io::Result<Self> {
+        let file = set_aside(&*disk, shape, 1)?;
+        let start = Checkpoint {
+            position: Position::start_of(1),
+            // So that no record of another store can be the first of this one.
+            prev: crc32c::crc32c(&store),
+            seq: Seq::ZERO,
+            time: Timestamp(i64::MIN),
+            next_actor: 1,
+            connection: [0; 16],
+            seal: [0; 32],
+            reserve,
+            content_file: 1,
+            content_offset: 0,
+            horizon: Seq::FIRST,
+        };
+        file.write_at(&encode_header(store, &start), 0)?;
+        let tail = Tail {
+            end: start,
+            hasher: blake3::Hasher::new(),
+            sealed: start.position,
+            synced: Position { segment: 1, offset: 0 },
+        };
+        Self::resume(disk, store, shape, tail, reserve)
+    }
+
+    /// Goes on where a log ends. Numbers below `reserve` may be used at once: that is on the disk.
+    pub fn resume(
+        disk: Arc<dyn Disk>,
+        store: [u8; 16],
+        shape: Shape,
+        tail: Tail,
+        reserve: Seq,
+    ) -> io::Result<Self> {
+        let file = disk.open(&segment_path(tail.end.position.segment), false)?;
+        let writer = Writer {
+            meant: tail.end.position,
+            sealed: tail.sealed,
+            garbage_until: 0,
+            hasher: tail.hasher,
+            dirty: vec![Arc::clone(&file)],
+            file,
+            next: None,
+            full: false,
+            synced: tail.synced,
+            durable_reserve: reserve,
+            sealed_reserve: reserve,
+            end: Checkpoint { reserve, ..tail.end },
+            buffer: Vec::with_capacity(8 << 10),
+        };
+        let log =
+            Self { disk, store, shape, writer: Mutex::new(writer), preparing: Mutex::new(()) };
+        match log.prepare() {
+            // A full disk shows when something that grows is asked for.
+            Err(err) if is_full(&err) => Ok(log),
+            other => other.map(|()| log),
+        }
+    }
+
+    /// The end: the last event, its time, and where the next record goes.
+    pub fn end(&self) -> Checkpoint {
+        self.writer.lock().end
+    }
+
+    /// Behind the last record that is not a seal: what a sync would be for.
+    pub fn meant(&self) -> Position {
+        self.writer.lock().meant
+    }
+
+    /// All before this is on the disk.
+    pub fn synced(&self) -> Position {
+        self.writer.lock().synced
+    }
+
+    /// Numbers below this may be handed out whatever happens to the power.
+    pub fn durable_reserve(&self) -> Seq {
+        self.writer.lock().durable_reserve
+    }
+
+    /// Where reading goes on behind the last record.
+    pub fn mark(&self) -> Mark {
+        let end = self.writer.lock().end;
+        Mark { store: self.store, position: end.position, prev: end.prev, seq: end.seq }
+    }
+
+    /// Appends `event`, whose number must be above the last one's.
+    pub fn append(&self, event: &Event<'_>, growth: Growth) -> Result<Appended, AppendError> {
+        let mut writer = self.writer.lock();
+        assert!(event.seq > writer.end.seq, "numbers grow");
+        if event.seq >= writer.durable_reserve || event.seq >= Seq::LIMIT {
+            return Err(AppendError::Exhausted);
+        }
+        let writer = &mut *writer;
+        let mut buffer = std::mem::take(&mut writer.buffer);
+        buffer.clear();
+        let result = record::encode_event(&mut buffer, writer.end.prev, event)
+            .map_err(AppendError::from)
+            .and_then(|crc| self.write(writer, &mut buffer, crc, growth));
+        let len = buffer.len();
+        writer.buffer = buffer;
+        let position = result?;
+        writer.end.seq = event.seq;
+        writer.end.time = event.time;
+        writer.meant = writer.end.position;
+        let payload = match &event.change {
+            Change::Write { data, .. } => match data.place {
+                Place::Inline(bytes) => {
+                    Some(position.location().advance((len - bytes.len()) as u64))
+                }
+                Place::Extent { location, len, .. } => {
+                    writer.content_until(location, len);
+                    None
+                }
+            },
+            _ => None,
+        };
+        let Checkpoint { position: end, prev, seq, .. } = writer.end;
+        let mark = Mark { store: self.store, position: end, prev, seq };
+        Ok(Appended { position, payload, len: len as u64, mark })
+    }
+
+    /// Appends a note of the log's own.
+    pub fn append_note(&self, note: &Note<'_>) -> Result<Position, AppendError> {
+        let mut writer = self.writer.lock();
+        let position = self.note(&mut writer, note)?;
+        writer.meant = writer.end.position;
+        Ok(position)
+    }
+
+    /// Gives the next number for an actor and appends what `actor` makes of it.
+    pub fn append_actor(
+        &self,
+        note: impl FnOnce(ActorId) -> Note<'static>,
+    ) -> Result<ActorId, AppendError> {
+        let mut writer = self.writer.lock();
+        let id = ActorId(writer.end.next_actor);
+        self.note(&mut writer, &note(id))?;
+        writer.meant = writer.end.position;
+        Ok(id)
+    }
+
+    fn note(&self, writer: &mut Writer, note: &Note<'_>) -> Result<Position, AppendError> {
+        let stamp =
+            Stamp { seq: writer.end.seq, time: writer.end.time, actor: ActorId(0), unique: 0 };
+        let mut buffer = std::mem::take(&mut writer.buffer);
+        buffer.clear();
+        let result = record::encode_note(&mut buffer, writer.end.prev, stamp, note)
+            .map_err(AppendError::from)
+            .and_then(|crc| self.write(writer, &mut buffer, crc, Growth::Shrinks));
+        writer.buffer = buffer;
+        let position = result?;
+        absorb(&mut writer.end, note);
+        Ok(position)
+    }
+
+    /// Writes the one record in `buffer`, whose checksum is `crc`, at the end.
+    fn write(
+        &self,
+        writer: &mut Writer,
+        buffer: &mut [u8],
+        mut crc: u32,
+        growth: Growth,
+    ) -> Result<Position, AppendError> {
+        let capacity = self.shape.segment_len as usize - SEGMENT_HEADER_LEN as usize;
+        if buffer.len() + SEAL_ROOM > capacity {
+            return Err(AppendError::Misfit);
+        }
+        if growth == Growth::Grows && writer.next.is_none() && writer.full {
+            // Space may have come back since; nobody else asks while the disk is full.
+            self.prepare_next(writer).map_err(from_io)?;
+        }
+        let room = self.shape.segment_len as usize - writer.end.position.offset as usize;
+        if buffer.len() + SEAL_ROOM > room {
+            self.roll(writer)?;
+            // It follows the seal that closed the segment now, and may have to say another thing.
+            crc = rechain(buffer, writer.end.prev);
+        }
+        let position = writer.end.position;
+        self.write_at_end(writer, buffer)?;
+        let (covered, _) = covered_of(buffer);
+        writer.hasher.update(covered);
+        writer.end.prev = crc;
+        writer.end.position = position.advance(buffer.len());
+        Ok(position)
+    }
+
+    /// Writes `bytes` at the end, which does not move.
+    fn write_at_end(&self, writer: &mut Writer, bytes: &[u8]) -> Result<(), AppendError> {
+        let at = writer.end.position;
+        let Err(err) = writer.file.write_at(bytes, at.offset.into()) else { return Ok(()) };
+        // A whole record may have arrived all the same; nobody shall find it there later.
+        let _ = writer.file.write_at(&[0; HEADER_LEN], at.offset.into());
+        writer.garbage_until = writer.garbage_until.max(at.advance(bytes.len()).offset);
+        Err(from_io(err))
+    }
+
+    /// Puts zeros where a failed append may have left something behind the end.
+    fn sweep(writer: &mut Writer) -> Result<(), AppendError> {
+        let from = writer.end.position.offset;
+        if writer.garbage_until > from {
+            let zeros = vec![0; (writer.garbage_until - from) as usize];
+            writer.file.write_at(&zeros, from.into()).map_err(from_io)?;
+        }
+        writer.garbage_until = 0;
+        Ok(())
+    }
+
+    /// Closes the segment with a seal and goes on in the next.
+    fn roll(&self, writer: &mut Writer) -> Result<(), AppendError> {
+        if writer.next.is_none() {
+            self.prepare_next(writer).map_err(from_io)?;
+        }
+        // Not taken before all else has worked: a failure here leaves everything as it was.
+        let Some((number, file)) = writer.next.clone() else { return Err(AppendError::NoSpace) };
+        if writer.sealed != writer.end.position {
+            self.seal(writer)?;
+        }
+        Self::sweep(writer)?;
+        let start = Checkpoint { position: Position::start_of(number), ..writer.end };
+        file.write_at(&encode_header(self.store, &start), 0).map_err(from_io)?;
+        writer.dirty.push(Arc::clone(&file));
+        writer.file = file;
+        writer.next = None;
+        writer.end = start;
+        writer.sealed = start.position;
+        Ok(())
+    }
+
+    /// Appends a seal, for which there is always room.
+    fn seal(&self, writer: &mut Writer) -> Result<(), AppendError> {
+        let seq = writer.end.seq;
+        // Renewed at half, so that the next durable seal comes long before the last number.
+        if writer.sealed_reserve.0.saturating_sub(seq.0) < RESERVE / 2 {
+            writer.sealed_reserve = Seq(seq.0.saturating_add(RESERVE));
+        }
+        let seal = Seal {
+            synced: writer.synced,
+            hash: *writer.hasher.finalize().as_bytes(),
+            previous: writer.end.seal,
+            reserve: writer.sealed_reserve,
+        };
+        let stamp = Stamp { seq, time: writer.end.time, actor: ActorId(0), unique: 0 };
+        let mut buffer = Vec::with_capacity(SEAL_ROOM);
+        let crc = record::encode_note(&mut buffer, writer.end.prev, stamp, &Note::Seal(seal))?;
+        let position = writer.end.position;
+        self.write_at_end(writer, &buffer)?;
+        writer.hasher.reset();
+        writer.end.seal = *blake3::hash(&buffer).as_bytes();
+        writer.end.reserve = seal.reserve;
+        writer.end.prev = crc;
+        writer.end.position = position.advance(buffer.len());
+        writer.sealed = writer.end.position;
+        Ok(())
+    }
+
+    /// Sets the next segment aside, if that was not done. Called now and then from outside, so
+    /// that appending need not.
+    pub fn prepare(&self) -> io::Result<()> {
+        let _one = self.preparing.lock();
+        let number = {
+            let writer = self.writer.lock();
+            if writer.next.is_some() {
+                return Ok(());
+            }
+            writer.end.position.segment + 1
+        };
+        let made = set_aside(&*self.disk, self.shape, number);
+        let mut writer = self.writer.lock();
+        Self::prepared(&mut writer, number, made)
+    }
+
+    fn prepare_next(&self, writer: &mut Writer) -> io::Result<()> {
+        let number = writer.end.position.segment + 1;
+        Self::prepared(writer, number, set_aside(&*self.disk, self.shape, number))
+    }
+
+    fn prepared(
+        writer: &mut Writer,
+        number: u32,
+        made: io::Result<Arc<dyn File>>,
+    ) -> io::Result<()> {
+        // The log may have gone on by itself meanwhile.
+        if writer.end.position.segment + 1 != number {
+            return Ok(());
+        }
+        match made {
+            Ok(file) => {
+                writer.next = Some((number, file));
+                writer.full = false;
+                Ok(())
+            }
+            Err(err) => {
+                writer.full |= is_full(&err);
+                Err(err)
+            }
+        }
+    }
+
+    /// Begins to make everything appended before this call durable. Content that those records
+    /// refer to must be synced between this and [`finish_sync`](Self::finish_sync).
+    pub fn begin_sync(&self) -> SyncPoint {
+        let mut writer = self.writer.lock();
+        let files = writer.dirty.clone();
+        // The others take no more records; this one does, whatever this sync finds in it.
+        let last = writer.dirty.len().saturating_sub(1);
+        writer.dirty.drain(..last);
+        SyncPoint { files, end: writer.end.position, reserve: writer.end.reserve }
+    }
+
+    /// Waits until all before `point` is on the disk, then says so in a seal. After an error nothing
+    /// may be appended any more: what the disk has is unknown.
+    pub fn finish_sync(&self, point: &SyncPoint) -> io::Result<()> {
+        for file in &point.files {
+            file.sync_data()?;
+        }
+        let mut writer = self.writer.lock();
+        writer.synced = writer.synced.max(point.end);
+        writer.durable_reserve = writer.durable_reserve.max(point.reserve);
+        // Only a seal directly behind another can lack the room, and nobody misses that one.
+        let room = self.shape.segment_len.saturating_sub(writer.end.position.offset);
+        if room as usize >= SEAL_ROOM {
+            match self.seal(&mut writer) {
+                // A seal is no promise: the next one says what this one would have.
+                Ok(()) | Err(AppendError::Io(_) | AppendError::NoSpace) => (),
+                Err(err) => return Err(into_io(err)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last attempt to set a segment aside met a full disk, and none is left.
+    pub fn is_full(&self) -> bool {
+        let writer = self.writer.lock();
+        writer.next.is_none() && writer.full
+    }
+
+    /// Whether the next segment is still to be set aside.
+    pub fn wants_segment(&self) -> bool {
+        let writer = self.writer.lock();
+        writer.next.is_none() && !writer.full
+    }
+
+    /// Whether a sync must come before many more numbers can be handed out.
+    pub fn reserve_is_low(&self) -> bool {
+        let writer = self.writer.lock();
+        writer.durable_reserve.0.saturating_sub(writer.end.seq.0) < RESERVE / 4
+    }
+
+    /// Makes the end of the log a clean one, with a last seal behind the last record. All else must
+    /// have been synced, and nothing be appended meanwhile. Returns the end, where nothing of the
+    /// hash chain is under way.
+    pub fn close(&self) -> io::Result<Checkpoint> {
+        self.append_note(&Note::End).map_err(into_io)?;
+        let mut writer = self.writer.lock();
+        self.seal(&mut writer).map_err(into_io)?;
+        Self::sweep(&mut writer).map_err(into_io)?;
+        for file in &writer.dirty {
+            file.sync_data()?;
+        }
+        writer.synced = writer.end.position;
+        Ok(writer.end)
+    }
+}
+
+impl Writer {
+    fn content_until(&mut self, location: Location, len: u64) {
+        content_until(&mut self.end, location, len);
+    }
+}
+
+/// Moves what `end` knows of the content's end behind an extent.
+pub(super) fn content_until(end: &mut Checkpoint, location: Location, len: u64) {
+    if let FileId::Content(file) = location.file {
+        let until = (file, location.offset.saturating_add(len));
+        if until > (end.content_file, end.content_offset) {
+            (end.content_file, end.content_offset) = until;
+        }
+    }
+}
+
+/// Folds what a note says into the end of the log (seals apart).
+pub(super) fn absorb(end: &mut Checkpoint, note: &Note<'_>) {
+    match note {
+        Note::Actor { id, .. } => end.next_actor = end.next_actor.max(id.0.saturating_add(1)),
+        Note::Connection { id } => end.connection = *id,
+        Note::Horizon { horizon, .. } => end.horizon = end.horizon.max(*horizon),
+        Note::Relocation { data, .. } => {
+            if let Place::Extent { location, len, .. } = data.place {
+                content_until(end, location, len);
+            }
+        }
+        Note::Seal(_) | Note::Version { .. } | Note::End => (),
+    }
+}
+
+fn from_io(err: io::Error) -> AppendError {
+    if is_full(&err) { AppendError::NoSpace } else { AppendError::Io(err) }
+}
+
+fn into_io(err: AppendError) -> io::Error {
+    match err {
+        AppendError::NoSpace => io::ErrorKind::StorageFull.into(),
+        AppendError::Misfit => io::ErrorKind::InvalidInput.into(),
+        AppendError::Exhausted => io::Error::other("no more sequence numbers"),
+        AppendError::Io(err) => err,
+    }
+}
+
+/// Makes the file of a segment, all zeros, its space and its name safe.
+fn set_aside(disk: &dyn Disk, shape: Shape, number: u32) -> io::Result<Arc<dyn File>> {
+    let file = disk.open(&segment_path(number), true)?;
+    file.allocate(0, shape.segment_len.into())?;
+    disk.sync_dir("log")?;
+    Ok(file)
+}
+
+/// Header and body of the one encoded record in `buffer`, and the rest.
+fn covered_of(buffer: &[u8]) -> (&[u8], &[u8]) {
+    let body_len = buffer
+        .get(36..40)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map_or(0, |bytes| u32::from_le_bytes(bytes) as usize);
+    buffer.split_at((HEADER_LEN + body_len).min(buffer.len()))
+}
+
+/// Makes the one encoded record in `buffer` follow another; returns its new checksum.
+fn rechain(buffer: &mut [u8], prev: u32) -> u32 {
+    let covered = covered_of(buffer).0.len();
+    buffer[4..8].copy_from_slice(&prev.to_le_bytes());
+    let crc = crc32c::crc32c(&buffer[4..covered]);
+    buffer[..4].copy_from_slice(&crc.to_le_bytes());
+    crc
+}
+
+/// Where reading can begin again: opaque to whoever keeps it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Mark {
+    /// Which store's log.
+    pub store: [u8; 16],
+    /// The place of the next record.
+    pub position: Position,
+    /// `crc` of the record before.
+    pub prev: u32,
+    /// The last event before.
+    pub seq: Seq,
+}
+
+impl Mark {
+    /// Length of [`to_bytes`](Self::to_bytes).
+    pub const LEN: usize = 36;
+
+    /// As bytes, for keeping.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..16].copy_from_slice(&self.store);
+        bytes[16..20].copy_from_slice(&self.position.segment.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.position.offset.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.prev.to_le_bytes());
+        bytes[28..].copy_from_slice(&self.seq.0.to_le_bytes());
+        bytes
+    }
+
+    /// From kept bytes; `None` if they have another length.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+            Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+        }
+        if bytes.len() != Self::LEN {
+            return None;
+        }
+        Some(Self {
+            store: *bytes.first_chunk()?,
+            position: Position { segment: u32_at(bytes, 16)?, offset: u32_at(bytes, 20)? },
+            prev: u32_at(bytes, 24)?,
+            seq: Seq(u64::from_le_bytes(*bytes.get(28..)?.first_chunk()?)),
+        })
+    }
+}
+
+/// Reads records in order, without a lock, from a log that someone may be appending to.
+pub struct LogReader {
+    disk: Arc<dyn Disk>,
+    store: [u8; 16],
+    file: Arc<dyn File>,
+    /// What the next record must follow.
+    mark: Mark,
+    /// What the header of the segment says; of the one the reader began in.
+    start: Checkpoint,
+    buffer: Vec<u8>,
+    /// How much of the buffer was read.
+    filled: usize,
+    /// Offset in the segment of the buffer's first byte.
+    buffer_at: u32,
+}
+
+/// What a reader found at its place.
+#[derive(Debug)]
+pub enum Next<'r> {
+    /// A whole record, and where.
+    Record(Position, Record<'r>),
+    /// No record yet, or never. Asking again looks again.
+    End(Fault),
+}
+
+/// How much is read at a time.
+const WINDOW: usize = 256 << 10;
+
+impl LogReader {
+    /// Reads from the start of segment `number`. `NotFound` if it was never begun, `InvalidData`
+    /// if its header is damaged.
+    pub fn at_segment(disk: Arc<dyn Disk>, store: [u8; 16], number: u32) -> io::Result<Self> {
+        let file = disk.open(&segment_path(number), false)?;
+        let Some(start) = read_header(&*file, store, number)? else {
+            let what = format!("{}: damaged header", segment_path(number));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        };
+        Ok(Self {
+            disk,
+            store,
+            file,
+            mark: Mark { store, position: start.position, prev: start.prev, seq: start.seq },
+            start,
+            buffer: Vec::new(),
+            filled: 0,
+            buffer_at: 0,
+        })
+    }
+
+    /// Reads from a kept mark of the same store.
+    pub fn resume(disk: Arc<dyn Disk>, store: [u8; 16], mark: Mark) -> io::Result<Self> {
+        if mark.store != store {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "mark of another store"));
+        }
+        let mut reader = Self::at_segment(disk, store, mark.position.segment)?;
+        reader.mark = mark;
+        Ok(reader)
+    }
+
+    /// Reads from a mark whatever the header of its segment says; for who checks headers himself.
+    pub(super) fn from_mark(disk: Arc<dyn Disk>, mark: Mark) -> io::Result<Self> {
+        let file = disk.open(&segment_path(mark.position.segment), false)?;
+        let start = Checkpoint {
+            position: mark.position,
+            prev: mark.prev,
+            seq: mark.seq,
+            time: Timestamp(i64::MIN),
+            next_actor: 0,
+            connection: [0; 16],
+            seal: [0; 32],
+            reserve: Seq::ZERO,
+            content_file: 0,
+            content_offset: 0,
+            horizon: Seq::ZERO,
+        };
+        let store = mark.store;
+        Ok(Self { disk, store, file, mark, start, buffer: Vec::new(), filled: 0, buffer_at: 0 })
+    }
+
+    /// Reads from the segment that holds the event after `seq`, which may begin well before it.
+    pub fn before(disk: Arc<dyn Disk>, store: [u8; 16], seq: Seq) -> io::Result<Self> {
+        let numbers = segment_numbers(&*disk)?;
+        let header = |number: u32| -> io::Result<Option<Checkpoint>> {
+            read_header(&*disk.open(&segment_path(number), false)?, store, number)
+        };
+        // The last one whose header says that what is before it ends at `seq` or earlier.
+        let (mut low, mut high) = (0, numbers.len());
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            match numbers.get(middle) {
+                Some(&number) if header(number)?.is_some_and(|start| start.seq <= seq) => {
+                    low = middle;
+                }
+                _ => high = middle,
+            }
+        }
+        let first = numbers.get(low).copied().ok_or(io::ErrorKind::NotFound)?;
+        Self::at_segment(disk, store, first)
+    }
+
+    /// Where the next record will be looked for.
+    #[must_use]
+    pub const fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// What the header of the current segment says.
+    #[must_use]
+    pub const fn segment_start(&self) -> &Checkpoint {
+        &self.start
+    }
+
+    /// The next whole record, which follows the last.
+    pub fn read(&mut self) -> io::Result<Next<'_>> {
+        match self.look()? {
+            Ok(outline) => Ok(self.take(&outline)),
+            Err(fault) if !self.next_segment()? => Ok(Next::End(fault)),
+            Err(_) => self.read_here(),
+        }
+    }
+
+    /// The same, but never in another segment.
+    pub(super) fn read_here(&mut self) -> io::Result<Next<'_>> {
+        match self.look()? {
+            Ok(outline) => Ok(self.take(&outline)),
+            Err(fault) => Ok(Next::End(fault)),
+        }
+    }
+
+    /// Goes past the record that was found at the mark.
+    fn take(&mut self, outline: &Outline) -> Next<'_> {
+        let position = self.mark.position;
+        let from = (position.offset - self.buffer_at) as usize;
+        let bytes = self.buffer.get(from..self.filled);
+        let Some(record) = bytes.and_then(|bytes| outline.record(bytes)) else {
+            return Next::End(Fault::Short(outline.len()));
+        };
+        self.mark.position = position.advance(record.len());
+        self.mark.prev = record.header.crc.get();
+        self.mark.seq = record.stamp().seq;
+        Next::Record(position, record)
+    }
+
+    /// The record at the mark, in the buffer.
+    fn look(&mut self) -> io::Result<Result<Outline, Fault>> {
+        if let Some(Ok(outline)) = self.check() {
+            return Ok(Ok(outline));
+        }
+        // What the buffer has may be old, or end too early: look at the file itself.
+        let mut want = WINDOW;
+        loop {
+            self.fill(want)?;
+            match self.check() {
+                Some(Err(Fault::Short(need))) if need > self.filled && need > want => {
+                    want = need;
+                }
+                // The segment ends here: as it should, or in the middle of something.
+                Some(Err(Fault::Short(_))) | None => {
+                    let rest = self.buffer.get(..self.filled.min(HEADER_LEN)).unwrap_or_default();
+                    let blank = rest.iter().all(|&byte| byte == 0);
+                    return Ok(Err(if blank { Fault::Blank } else { Fault::Damaged }));
+                }
+                Some(result) => return Ok(result),
+            }
+        }
+    }
+
+    fn check(&self) -> Option<Result<Outline, Fault>> {
+        let from = self.mark.position.offset.checked_sub(self.buffer_at)?;
+        let bytes = self.buffer.get(from as usize..self.filled)?;
+        let outline = match Outline::check(bytes, self.mark.prev) {
+            Ok(outline) => outline,
+            Err(fault) => return Some(Err(fault)),
+        };
+        // An event goes on from the last one; a note stays where that was.
+        let follows = outline.record(bytes).is_some_and(|record| {
+            let seq = record.stamp().seq;
+            if record.is_event() { seq > self.mark.seq } else { seq == self.mark.seq }
+        });
+        Some(if follows { Ok(outline) } else { Err(Fault::Stray) })
+    }
+
+    fn fill(&mut self, len: usize) -> io::Result<()> {
+        if self.buffer.len() < len {
+            self.buffer = vec![0; len];
+        }
+        self.filled = 0;
+        self.buffer_at = self.mark.position.offset;
+        self.filled = self.file.read_at(&mut self.buffer, self.buffer_at.into())?;
+        Ok(())
+    }
+
+    /// Goes to the next segment if that one goes on from here.
+    fn next_segment(&mut self) -> io::Result<bool> {
+        let Some(number) = self.mark.position.segment.checked_add(1) else { return Ok(false) };
+        let file = match self.disk.open(&segment_path(number), false) {
+            Ok(file) => file,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(err) => return Err(err),
+        };
+        let Some(start) = read_header(&*file, self.store, number)? else { return Ok(false) };
+        if start.prev != self.mark.prev || start.seq != self.mark.seq {
+            return Ok(false);
+        }
+        self.file = file;
+        self.mark.position = start.position;
+        self.start = start;
+        self.filled = 0;
+        self.buffer_at = 0;
+        Ok(true)
+    }
+}
+
+/// Where the bytes of an inline write lie, however few they are, for its record at `position`.
+pub(super) fn payload_of(
+    position: Position,
+    record: &Record<'_>,
+    change: &Change<'_>,
+) -> Option<Location> {
+    match change {
+        Change::Write { data: Data { place: Place::Inline(_), .. }, .. } => {
+            Some(position.location().advance(record.payload_offset() as u64))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,307 @@
+//! What history is kept: when its budget is used up, the oldest part of it gives its space back.
+//!
+//! ```text
+//!   events:   first ........... horizon .................................. last
+//!             |  in the log,    |   every tree can be shown whole           |
+//!             |  content freed  |
+//! ```
+//!
+//! The horizon moves over events in their order. What an event superseded (overwrote, cut off,
+//! punched, or ended) was last needed by the tree before it, so once the horizon has reached the
+//! event, nothing needs it: unless a clone refers to it. The events stay; so do the bytes of small
+//! writes, which are in the log.
+//!
+//! Invariants: the new horizon is durable before the first byte is freed; nothing is freed that a
+//! tree at or after the horizon refers to; content that a clone ever referred to is kept where
+//! that cannot be told.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::CommitError;
+use super::codec::Freed;
+use super::content::PAGE;
+use super::event::{Allocation, Change, Event, FileId, Ino, Seq};
+use super::index::{Index, IndexError, Stretch, Tables};
+use super::journal::Journal;
+use super::log::{LogReader, Next};
+use super::record::Entry;
+
+/// What is left free for others, if the disk is large enough to speak of it.
+const FREE_MIN: u64 = 1 << 30;
+/// The least that history may take by default.
+const HISTORY_MIN: u64 = 10 << 30;
+/// How much is freed at a time when a write met a full disk.
+const ROOM: u64 = 256 << 20;
+/// Ranges that one note holds at most: it must fit any segment.
+const RANGES_MAX: usize = 256;
+/// How long the store's own thread is at it before it sees to its other duties.
+const TURN: Duration = Duration::from_millis(300);
+/// How much of a file is looked at in one go.
+const WINDOW: u64 = 1 << 30;
+
+/// Moves the horizon.
+pub(super) struct Retainer {
+    /// Bytes history may take; `None` is the default.
+    budget: Option<u64>,
+    walk: Mutex<Walk>,
+}
+
+/// How far the horizon has come in the log.
+#[derive(Default)]
+struct Walk {
+    reader: Option<LogReader>,
+}
+
+impl Retainer {
+    pub(super) fn new(budget: Option<u64>) -> Self {
+        Self { budget, walk: Mutex::default() }
+    }
+
+    /// Frees what is over the budget, or is wanted for what must be left free.
+    pub(super) fn run(&self, journal: &Journal, index: &Index) -> Result<(), CommitError> {
+        let content = journal.content().allocated().map_err(CommitError::Io)?;
+        let live = index.read().totals().allocated;
+        let history = content.saturating_sub(live);
+        let budget = self.budget.unwrap_or_else(|| HISTORY_MIN.max(live.saturating_mul(2)));
+        let space = journal.disk().space().map_err(CommitError::Io)?;
+        let short = FREE_MIN.min(space.total / 4).saturating_sub(space.available);
+        let wanted = history.saturating_sub(budget).max(short.min(history));
+        if wanted > 0 && journal.check_writable().is_ok() {
+            self.free(journal, index, wanted, Some(Instant::now() + TURN))?;
+        }
+        Ok(())
+    }
+
+    /// Frees what it can, up to a good deal, for a write that found the disk full. The caller holds
+    /// neither a pin nor the tables.
+    pub(super) fn make_room(&self, journal: &Journal, index: &Index) -> Result<(), CommitError> {
+        self.free(journal, index, ROOM, None).map(drop)
+    }
+
+    /// Moves the horizon until `wanted` bytes are freed, it has come to the last event, or it is late.
+    /// Returns how many were.
+    fn free(
+        &self,
+        journal: &Journal,
+        index: &Index,
+        wanted: u64,
+        until: Option<Instant>,
+    ) -> Result<u64, CommitError> {
+        let mut walk = self.walk.lock();
+        let result = Self::walk(&mut walk, journal, index, wanted, until);
+        if result.is_err() {
+            // It may have gone past events that the horizon has not.
+            walk.reader = None;
+        }
+        result
+    }
+
+    fn walk(
+        walk: &mut Walk,
+        journal: &Journal,
+        index: &Index,
+        wanted: u64,
+        until: Option<Instant>,
+    ) -> Result<u64, CommitError> {
+        let before = journal.content().freed();
+        let freed = || journal.content().freed() - before;
+        let mut ranges = Vec::new();
+        let mut pending = 0;
+        let mut horizon = journal.horizon();
+        while freed() + pending < wanted {
+            let Some(event_at) = walk.next(journal, horizon).map_err(CommitError::Io)? else {
+                break;
+            };
+            let Walked { seq, dead } = event_at;
+            for (ino, offset, len) in dead {
+                // Only what the file had can have died; most ranges are open to the end of numbers.
+                let before = Seq(seq.0.saturating_sub(1));
+                let inode = index.read().inode(ino, before).map_err(CommitError::Index)?;
+                let size = inode.map_or(0, |inode| inode.size);
+                let mut offset = offset;
+                let end = offset.saturating_add(len).min(size);
+                while offset < end {
+                    let len = (end - offset).min(WINDOW);
+                    // Held for as long as one look takes, so that changes go on meanwhile.
+                    let tables = index.read();
+                    superseded(&tables, ino, offset, len, seq, &mut ranges)
+                        .map_err(CommitError::Index)?;
+                    drop(tables);
+                    offset += len;
+                    while ranges.len() > RANGES_MAX {
+                        let rest = ranges.split_off(RANGES_MAX);
+                        journal.give_back(seq, std::mem::replace(&mut ranges, rest))?;
+                    }
+                }
+            }
+            horizon = seq;
+            pending = ranges.iter().map(|range: &Freed| range.len).sum();
+            if until.is_some_and(|until| Instant::now() > until) {
+                break;
+            }
+        }
+        if horizon > journal.horizon() || !ranges.is_empty() {
+            journal.give_back(horizon, ranges)?;
+        }
+        Ok(freed())
+    }
+}
+
+/// One event, and what of which files may have died with it.
+struct Walked {
+    seq: Seq,
+    dead: Vec<(Ino, u64, u64)>,
+}
+
+impl Walk {
+    /// The next event behind `horizon`.
+    fn next(&mut self, journal: &Journal, horizon: Seq) -> std::io::Result<Option<Walked>> {
+        if self.reader.is_none() {
+            let disk = std::sync::Arc::clone(journal.disk());
+            self.reader = Some(LogReader::before(disk, journal.store_id(), horizon)?);
+        }
+        let Some(reader) = &mut self.reader else { return Ok(None) };
+        // Not beyond what is acknowledged: a record may be there a moment before its event is.
+        let last = journal.next_seq();
+        while reader.mark().seq.next() < last {
+            let Next::Record(_, record) = reader.read()? else { return Ok(None) };
+            if !record.is_event() || record.stamp().seq <= horizon {
+                continue;
+            }
+            let Some(Entry::Event(event)) = record.entry() else { return Ok(None) };
+            return Ok(Some(Walked { seq: event.seq, dead: ranges_of(&event) }));
+        }
+        Ok(None)
+    }
+}
+
+/// The ranges of files whose content before `event` is not their content after it.
+fn ranges_of(event: &Event<'_>) -> Vec<(Ino, u64, u64)> {
+    match &event.change {
+        Change::Write { ino, offset, data, .. } => vec![(*ino, *offset, data.len())],
+        Change::SetAttr { ino, set, .. } => {
+            set.size.map(|size| (*ino, size, u64::MAX - size)).into_iter().collect()
+        }
+        Change::Fallocate {
+            ino,
+            how: Allocation::Punch | Allocation::Zero { .. },
+            offset,
+            len,
+            ..
+        } => {
+            vec![(*ino, *offset, *len)]
+        }
+        Change::Clone { dst, dst_offset, len, .. } => vec![(*dst, *dst_offset, *len)],
+        Change::End { ino } => vec![(*ino, 0, u64::MAX)],
+        _ => Vec::new(),
+    }
+}
+
+/// Appends the pages that nothing needs any more once the tree before event `seq` is given up, of
+/// those that held `offset..offset + len` of `ino` in it.
+fn superseded(
+    tables: &Tables,
+    ino: Ino,
+    offset: u64,
+    len: u64,
+    seq: Seq,
+    out: &mut Vec<Freed>,
+) -> Result<(), IndexError> {
+    let before = Seq(seq.0.saturating_sub(1));
+    let mut old = Vec::new();
+    tables.stretches(ino, offset, len, before, &mut old)?;
+    for stretch in old {
+        let Some(location) = stretch.at else { continue };
+        let FileId::Content(file) = location.file else { continue };
+        let mut start = location.offset / PAGE * PAGE;
+        let mut end = location.offset.saturating_add(stretch.len).next_multiple_of(PAGE);
+        // The first and the last page may hold bytes of the same extent that live on.
+        if start < location.offset && page_lives(tables, ino, &stretch, file, start, seq)? {
+            start += PAGE;
+        }
+        if end > location.offset + stretch.len
+            && start < end
+            && page_lives(tables, ino, &stretch, file, end - PAGE, seq)?
+        {
+            end -= PAGE;
+        }
+        if start < end && !cloned(tables, ino, file, (start, end), seq)? {
+            match out.last_mut() {
+                // Side by side, or two stretches in one page.
+                Some(last)
+                    if last.file == file
+                        && (last.offset..=last.offset + last.len).contains(&start) =>
+                {
+                    last.len = last.len.max(end - last.offset);
+                }
+                _ => out.push(Freed { file, offset: start, len: end - start }),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether `ino` still has bytes in the page at `page` of `file` after event `seq`. A page belongs
+/// to one extent, so what it holds lies in the file at the same distance from `stretch`.
+fn page_lives(
+    tables: &Tables,
+    ino: Ino,
+    stretch: &Stretch,
+    file: u32,
+    page: u64,
+    seq: Seq,
+) -> Result<bool, IndexError> {
+    let Some(location) = stretch.at else { return Ok(true) };
+    let shift = |at: u64| (stretch.offset + at).checked_sub(location.offset);
+    // Where the page begins before the file does, only what is in the file counts.
+    let first = shift(page).unwrap_or(0);
+    let Some(last) = shift(page + PAGE).filter(|&last| last > first) else { return Ok(false) };
+    if tables.inode(ino, seq)?.is_none() {
+        return Ok(false);
+    }
+    let mut now = Vec::new();
+    tables.stretches(ino, first, last - first, seq, &mut now)?;
+    Ok(now.iter().any(|stretch| touches(stretch, file, (page, page + PAGE))))
+}
+
+fn touches(stretch: &Stretch, file: u32, (start, end): (u64, u64)) -> bool {
+    stretch.at.is_some_and(|at| {
+        at.file == FileId::Content(file)
+            && at.offset < end
+            && at.offset.saturating_add(stretch.len) > start
+    })
+}
+
+/// Whether a clone may still need a range of a content file after event `seq`.
+fn cloned(
+    tables: &Tables,
+    ino: Ino,
+    file: u32,
+    range: (u64, u64),
+    seq: Seq,
+) -> Result<bool, IndexError> {
+    let mut references = Vec::new();
+    tables.shared(FileId::Content(file), range.0, range.1, &mut |_, len, clone, offset| {
+        references.push((clone, offset, len));
+        ControlFlow::Continue(())
+    })?;
+    for (clone, offset, len) in references {
+        // What `ino` itself has as a clone, the original may have too, and nothing says where.
+        if clone == ino {
+            return Ok(true);
+        }
+        if tables.inode(clone, seq)?.is_none() {
+            // Not there yet, and then made from one that was; or ended.
+            continue;
+        }
+        let mut now = Vec::new();
+        tables.stretches(clone, offset, len, seq, &mut now)?;
+        if now.iter().any(|stretch| touches(stretch, file, range)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

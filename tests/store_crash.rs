@@ -1,0 +1,476 @@
+//! What a store promises when the power goes, the process is killed, or the disk fails.
+//!
+//! Workloads are random and print their seed. Each is run again and again on a simulated disk
+//! that loses power after one step more.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use std::sync::Arc;
+
+use lighthouse_fuse::store::CommitError;
+use lighthouse_fuse::store::Placed;
+use lighthouse_fuse::store::disk::Disk;
+use lighthouse_fuse::store::event::{
+    ActorId, Change, Data, Event, FileId, Ino, Location, Place, Seq, Timestamp,
+};
+use lighthouse_fuse::store::journal::{Durability, Journal, OpenError, content_hash};
+use lighthouse_fuse::store::log::{LogReader, Next};
+use lighthouse_fuse::store::record::Entry;
+use lighthouse_fuse::store::recover::{Recovered, Stop};
+use lighthouse_fuse::store::sim::{Random, SimDisk, Step};
+use lighthouse_fuse::store::superblock::Shape;
+
+const SHAPE: Shape =
+    Shape { segment_len: 16 << 10, content_len: 256 << 10, content_step: 32 << 10 };
+
+/// What a caller was told, and so may count on.
+#[derive(Clone, Default)]
+struct Told {
+    /// Every event that was acknowledged: number, and the bytes written or a name's hash.
+    events: Vec<(Seq, Vec<u8>)>,
+    /// How many of them a sync has covered.
+    synced: usize,
+}
+
+fn disk() -> SimDisk {
+    SimDisk::new(64 << 20)
+}
+
+fn create(disk: &SimDisk) -> Result<Journal, OpenError> {
+    Journal::create(Arc::new(disk.clone()), SHAPE, Durability::Fsync)
+}
+
+fn open(disk: &SimDisk) -> Result<(Journal, Recovered), OpenError> {
+    Journal::open(Arc::new(disk.clone()), Durability::Fsync, false)
+}
+
+/// Appends a write of `len` bytes, or something without bytes if there are none.
+fn append(
+    journal: &Journal,
+    told: &mut Told,
+    random: &mut Random,
+    len: usize,
+) -> Result<(), CommitError> {
+    let fill = u8::try_from(random.below(255)).unwrap() + 1;
+    let mut bytes = vec![fill; len];
+    // No two pages alike, so that one in the place of another is noticed.
+    for (at, page) in bytes.chunks_mut(1000).enumerate() {
+        page[0] ^= u8::try_from(at % 256).unwrap();
+    }
+    let mut placed = Placed::default();
+    let change = if len == 0 {
+        Change::Unlink { parent: Ino::ROOT, name: &[fill | 128; 20], ino: Ino(7) }
+    } else {
+        let data = journal.place(&bytes, &mut placed)?;
+        Change::Write { ino: Ino(3), offset: 5, data, mode: None, drop_capability: false }
+    };
+    let seq = journal.next_seq();
+    let time = Timestamp(i64::try_from(seq.0).unwrap());
+    journal.append(&Event { seq, time, actor: ActorId(0), unique: seq.0 * 2, change })?;
+    told.events.push((seq, if len == 0 { vec![fill | 128; 20] } else { bytes }));
+    Ok(())
+}
+
+/// One random run until something fails.
+fn workload(
+    journal: &Journal,
+    told: &mut Told,
+    random: &mut Random,
+    count: usize,
+) -> Result<(), CommitError> {
+    for _ in 0..count {
+        match random.below(10) {
+            0..=3 => {
+                let len = random.below(600);
+                append(journal, told, random, len)?;
+            }
+            4 => append(journal, told, random, 0)?,
+            5 => {
+                let len = 4096 + random.below(100_000);
+                append(journal, told, random, len)?;
+            }
+            6 | 7 => {
+                let covered = told.events.len();
+                journal.sync()?;
+                told.synced = covered;
+            }
+            8 => {
+                let covered = told.events.len();
+                journal.tick()?;
+                told.synced = covered;
+            }
+            _ => {
+                let actor = lighthouse_fuse::store::event::Actor {
+                    pid: u32::try_from(random.below(50)).unwrap(),
+                    ..Default::default()
+                };
+                let id = journal.actor(&actor)?;
+                assert_eq!(journal.actor_of(id).unwrap(), Some(actor));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every event in the log, with its bytes.
+fn events(journal: &Journal) -> Vec<(Seq, Vec<u8>)> {
+    let mut reader = journal.reader(None).unwrap();
+    let mut found = Vec::new();
+    let end = journal.mark().position;
+    while reader.mark().position < end {
+        let Next::Record(_, record) = reader.read().unwrap() else { break };
+        let Some(Entry::Event(event)) = record.entry() else { continue };
+        let bytes = match event.change {
+            Change::Write { data, .. } => {
+                let bytes = bytes_of(journal, &data);
+                assert_eq!(content_hash(&data.salt, &bytes), data.hash);
+                bytes
+            }
+            Change::Unlink { name, .. } => name.to_vec(),
+            other => panic!("nobody made {other:?}"),
+        };
+        found.push((event.seq, bytes));
+    }
+    found
+}
+
+fn bytes_of(journal: &Journal, data: &Data<'_>) -> Vec<u8> {
+    match data.place {
+        Place::Inline(bytes) => bytes.to_vec(),
+        Place::Extent { location, len, .. } => {
+            let mut bytes = vec![0; usize::try_from(len).unwrap()];
+            journal.content().read_at(location, &mut bytes).unwrap();
+            bytes
+        }
+    }
+}
+
+/// What must hold of `disk` for who was told `told`. Returns what of it is still there.
+fn check(disk: &SimDisk, told: &Told, stop: Stop, what: &str) -> Option<Told> {
+    let (journal, recovered) = match open(disk) {
+        Err(OpenError::Missing) if told.synced == 0 => return None,
+        // The power went before anybody heard of the store.
+        Ok(_) if told.events.is_empty() => return None,
+        Ok(opened) => opened,
+        Err(err) => panic!("{what}: {err}"),
+    };
+    assert_eq!(recovered.stop, stop, "{what}");
+    assert_eq!(recovered.damage, None, "{what}");
+    let found = events(&journal);
+    assert!(found.len() >= told.synced, "{what}: {} of {} synced", found.len(), told.synced);
+    assert!(found.len() <= told.events.len(), "{what}: more than was acknowledged");
+    assert_eq!(found[..], told.events[..found.len()], "{what}: what survives is a prefix");
+    if let Some((last, _)) = told.events.last() {
+        assert!(journal.next_seq() > *last, "{what}: {} was used", journal.next_seq());
+    }
+    if stop == Stop::Killed {
+        assert_eq!(found.len(), told.events.len(), "{what}: a kill loses nothing");
+        let next = told.events.last().map_or(Seq::FIRST, |(seq, _)| seq.next());
+        assert_eq!(journal.next_seq(), next, "{what}: and leaves no gap");
+    }
+    // It goes on, closes, and opens without a scan.
+    let mut told = Told { synced: found.len(), events: found };
+    let mut random = Random(7);
+    workload(&journal, &mut told, &mut random, 20).unwrap();
+    journal.close().unwrap();
+    drop(journal);
+    let (journal, recovered) = open(disk).unwrap();
+    assert_eq!(recovered.stop, Stop::Clean, "{what}");
+    assert_eq!(events(&journal), told.events, "{what}: after a clean stop");
+    told.synced = told.events.len();
+    Some(told)
+}
+
+/// Runs a workload of `seed` on a disk with power for `steps`; returns what its caller was told.
+fn run(disk: &SimDisk, seed: u64, steps: u64, count: usize) -> Told {
+    disk.cut_after(steps);
+    let mut told = Told::default();
+    let mut random = Random(seed);
+    if let Ok(journal) = create(disk)
+        // Nobody hears of a store before its first event is durable.
+        && append(&journal, &mut told, &mut random, 0).is_ok()
+    {
+        if journal.sync().is_err() {
+            return Told::default();
+        }
+        told.synced = 1;
+        let _ = workload(&journal, &mut told, &mut random, count);
+    }
+    told
+}
+
+fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    // A run can be repeated: LIGHTHOUSE_SEED=N takes that one alone.
+    let one = std::env::var("LIGHTHOUSE_SEED").ok().and_then(|text| text.parse().ok());
+    let first = one.unwrap_or(1);
+    first..first + if one.is_some() { 1 } else { count }
+}
+
+#[test]
+fn what_was_synced_survives_a_power_cut_at_every_step() {
+    for seed in seeds(4) {
+        let whole = disk();
+        run(&whole, seed, u64::MAX, 150);
+        for steps in 0..=whole.steps() {
+            let disk = disk();
+            let told = run(&disk, seed, steps, 150);
+            let what = format!("seed {seed}, power cut after step {steps}");
+            check(&disk.after_power_cut(seed ^ steps), &told, Stop::PowerCut, &what);
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_during_recovery_changes_nothing() {
+    for seed in seeds(6) {
+        let disk = disk();
+        let told = run(&disk, seed, 60 + seed * 17, 200);
+        for steps in 0..40 {
+            let after = disk.after_power_cut(seed);
+            after.cut_after(steps);
+            let opened = open(&after).is_ok();
+            let what = format!("seed {seed}, second power cut after step {steps} ({opened})");
+            check(&after.after_power_cut(steps), &told, Stop::PowerCut, &what);
+        }
+    }
+}
+
+#[test]
+fn a_kill_loses_nothing_and_leaves_no_gap() {
+    for seed in seeds(10) {
+        let disk = disk();
+        let told = run(&disk, seed, u64::MAX, 20 + usize::try_from(seed).unwrap() * 30);
+        let killed = disk.after_kill();
+        let what = format!("seed {seed}");
+        check(&killed, &told, Stop::Killed, &what);
+        // What the killed one did not sync is synced by the next one's start.
+        let killed = disk.after_kill();
+        drop(open(&killed).unwrap());
+        let told = Told { synced: told.events.len(), ..told };
+        check(&killed.after_power_cut(seed), &told, Stop::PowerCut, &what);
+    }
+}
+
+#[test]
+fn after_a_failed_sync_waiters_hear_of_it_and_nothing_more_is_taken() {
+    for seed in seeds(8) {
+        for nth in 0..12 {
+            let disk = disk();
+            let journal = create(&disk).unwrap();
+            let mut told = Told::default();
+            let mut random = Random(seed);
+            disk.fail(Step::Sync, nth, 1, 5);
+            let what = format!("seed {seed}, sync {nth} fails");
+            let Err(err) = workload(&journal, &mut told, &mut random, 300) else {
+                panic!("{what}: nobody heard of it")
+            };
+            assert!(matches!(err, CommitError::Io(_)), "{what}: {err:?}");
+            let refused = append(&journal, &mut told, &mut random, 10).unwrap_err();
+            assert!(matches!(refused, CommitError::ReadOnly(_)), "{what}: {refused:?}");
+            journal.close().unwrap_err();
+            drop(journal);
+            // A new start finds all of it in the page cache, and makes it durable this time.
+            let killed = disk.after_kill();
+            drop(open(&killed).unwrap());
+            told.synced = told.events.len();
+            check(&killed.after_power_cut(seed + nth), &told, Stop::PowerCut, &what);
+        }
+    }
+}
+
+#[test]
+fn a_failed_or_short_write_applies_nothing_and_uses_no_number() {
+    for seed in seeds(4) {
+        for nth in 0..80 {
+            let disk = disk();
+            let journal = create(&disk).unwrap();
+            let mut told = Told::default();
+            let mut random = Random(seed);
+            disk.fail(Step::Write, nth, 1, 5);
+            let what = format!("seed {seed}, write {nth} fails");
+            for _ in 0..3 {
+                let before = told.events.len();
+                let next = journal.next_seq();
+                if workload(&journal, &mut told, &mut random, 60).is_err()
+                    && told.events.len() == before
+                {
+                    assert_eq!(journal.next_seq(), next, "{what}");
+                }
+            }
+            let told = Told { synced: 0, ..told };
+            check(&disk.after_kill(), &told, Stop::Killed, &what);
+        }
+    }
+}
+
+#[test]
+fn numbers_are_not_handed_out_beyond_what_is_reserved_on_the_disk() {
+    use lighthouse_fuse::store::log::RESERVE;
+    let disk = disk();
+    let journal = create(&disk).unwrap();
+    let mut told = Told::default();
+    let mut random = Random(1);
+    append(&journal, &mut told, &mut random, 0).unwrap();
+    journal.close().unwrap();
+    drop(journal);
+    // Power goes again and again; each start skips what the last one may have used.
+    let mut disk = disk;
+    let mut last = told.events[0].0;
+    for seed in 0..5 {
+        let (journal, _) = open(&disk).unwrap();
+        assert!(journal.next_seq() > last);
+        assert!(journal.next_seq().0 <= last.0 + 2 * RESERVE + 2);
+        append(&journal, &mut told, &mut random, 0).unwrap();
+        last = told.events.last().unwrap().0;
+        disk = disk.after_power_cut(seed);
+    }
+}
+
+#[test]
+fn a_second_opener_is_refused_and_a_store_is_not_made_twice() {
+    let disk = disk();
+    assert!(matches!(open(&disk), Err(OpenError::Missing)));
+    let journal = create(&disk).unwrap();
+    assert!(matches!(open(&disk), Err(OpenError::Locked { pid: Some(_) })));
+    drop(journal);
+    assert!(matches!(create(&disk), Err(OpenError::Exists)));
+    open(&disk).unwrap();
+}
+
+#[test]
+fn a_reader_follows_a_log_that_is_being_written() {
+    let disk = disk();
+    let journal = create(&disk).unwrap();
+    let mut told = Told::default();
+    let mut random = Random(3);
+    let store = journal.store_id();
+    let mut reader = LogReader::at_segment(Arc::new(disk.clone()), store, 1).unwrap();
+    let mut seen = Vec::new();
+    for _ in 0..100 {
+        workload(&journal, &mut told, &mut random, 3).unwrap();
+        while let Next::Record(_, record) = reader.read().unwrap() {
+            if record.is_event() {
+                seen.push(record.stamp().seq);
+            }
+        }
+        let all: Vec<Seq> = told.events.iter().map(|(seq, _)| *seq).collect();
+        assert_eq!(seen, all);
+    }
+    assert!(reader.mark().position.segment > 2, "the test should meet several segments");
+    // From the middle on, by number.
+    let middle = seen[seen.len() / 2];
+    let mut reader = LogReader::before(Arc::new(disk.clone()), store, middle).unwrap();
+    let mut first = None;
+    while let Next::Record(_, record) = reader.read().unwrap() {
+        if record.is_event() && record.stamp().seq > middle {
+            first = Some(record.stamp().seq);
+            break;
+        }
+    }
+    assert_eq!(first, Some(middle.next()));
+}
+
+#[test]
+fn requests_of_the_last_connection_are_known_after_a_kill() {
+    let disk = disk();
+    let journal = create(&disk).unwrap();
+    let mut told = Told::default();
+    let mut random = Random(3);
+    journal.begin_connection([1; 16]).unwrap();
+    append(&journal, &mut told, &mut random, 10).unwrap();
+    journal.begin_connection([2; 16]).unwrap();
+    append(&journal, &mut told, &mut random, 10).unwrap();
+    append(&journal, &mut told, &mut random, 10).unwrap();
+    let (journal, _) = open(&disk.after_kill()).unwrap();
+    assert_eq!(journal.connection(), [2; 16]);
+    let seqs: Vec<Seq> = told.events.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(journal.answered(seqs[0].0 * 2), None);
+    assert_eq!(journal.answered(seqs[1].0 * 2), Some(seqs[1]));
+    assert_eq!(journal.answered(seqs[2].0 * 2), Some(seqs[2]));
+}
+
+#[test]
+fn on_a_full_disk_what_frees_space_still_works() {
+    // Room for the first segments and no more.
+    let disk = SimDisk::new(16 * (16 << 10));
+    let journal = create(&disk).unwrap();
+    let mut told = Told::default();
+    let mut random = Random(5);
+    let full = loop {
+        match append(&journal, &mut told, &mut random, 500) {
+            Ok(()) => _ = journal.tick(),
+            Err(err) => break err,
+        }
+        assert!(told.events.len() < 10_000);
+    };
+    assert!(matches!(full, CommitError::NoSpace), "{full:?}");
+    for _ in 0..50 {
+        append(&journal, &mut told, &mut random, 0).unwrap();
+        journal.sync().unwrap();
+    }
+    assert!(matches!(append(&journal, &mut told, &mut random, 500), Err(CommitError::NoSpace)));
+    // Space that comes back is noticed.
+    disk.resize(64 << 20);
+    append(&journal, &mut told, &mut random, 500).unwrap();
+    assert_eq!(events(&journal), told.events);
+}
+
+#[test]
+fn damage_in_what_was_synced_is_said_with_its_place_and_the_store_can_be_read() {
+    let whole = disk();
+    let told = run(&whole, 11, u64::MAX, 300);
+    let (journal, _) = open(&whole.after_kill()).unwrap();
+    let end = journal.mark().position;
+    drop(journal);
+    let mut random = Random(1);
+    for _ in 0..300 {
+        let disk = whole.after_kill();
+        let segment = u32::try_from(random.below(end.segment as usize)).unwrap() + 1;
+        let path = format!("log/{segment:08}.seg");
+        let at = random.below(disk.bytes(&path).unwrap().len());
+        assert!(disk.flip(&path, at as u64, u8::try_from(random.below(8)).unwrap()));
+        let (journal, recovered) = open(&disk).unwrap();
+        if let Some(damage) = recovered.damage {
+            assert!(damage.at.segment >= segment.saturating_sub(1));
+            let err = journal.sync().and(journal.check_writable()).unwrap_err();
+            assert!(matches!(err, CommitError::ReadOnly(_)), "{err:?}");
+        }
+        // Whatever was hit, reading what is left never panics.
+        let mut reader = match journal.reader(None) {
+            Ok(reader) => reader,
+            Err(err) => {
+                assert_eq!(err.kind(), std::io::ErrorKind::InvalidData);
+                continue;
+            }
+        };
+        let mut count = 0;
+        while let Next::Record(_, record) = reader.read().unwrap() {
+            count += usize::from(record.is_event());
+        }
+        assert!(count <= told.events.len());
+    }
+}
+
+#[test]
+fn content_given_back_reads_as_zeros_and_the_horizon_is_remembered() {
+    use lighthouse_fuse::store::codec::Freed;
+    let disk = disk();
+    let journal = create(&disk).unwrap();
+    let mut told = Told::default();
+    let mut random = Random(5);
+    append(&journal, &mut told, &mut random, 70_000).unwrap();
+    append(&journal, &mut told, &mut random, 70_000).unwrap();
+    let horizon = journal.next_seq();
+    journal.give_back(horizon, vec![Freed { file: 1, offset: 0, len: 70_000 }]).unwrap();
+    assert_eq!(journal.horizon(), horizon);
+    let mut bytes = vec![1; 68 << 10];
+    let first = Location { file: FileId::Content(1), offset: 0 };
+    journal.content().read_at(first, &mut bytes).unwrap();
+    assert!(bytes.iter().all(|&byte| byte == 0));
+    drop(journal);
+    for after in [disk.after_kill(), disk.after_power_cut(3)] {
+        let (journal, _) = open(&after).unwrap();
+        assert_eq!(journal.horizon(), horizon);
+    }
+    let _ = Arc::new(disk) as Arc<dyn Disk>;
+}

@@ -1,0 +1,724 @@
+//! The store as its users meet it: changes, questions about any time, crashes, history given back.
+//!
+//! A run remembers what the whole tree looked like after each event. Whatever happens then, the
+//! tree at each event that is still there must look the same.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use lighthouse_fuse::store::disk::Disk;
+use lighthouse_fuse::store::event::{Allocation, Change, FileId, Ino, Place, Seq, SetAttr};
+use lighthouse_fuse::store::log::Next;
+use lighthouse_fuse::store::record::Entry;
+use lighthouse_fuse::store::recover::Stop;
+use lighthouse_fuse::store::sim::{Random, SimDisk};
+use lighthouse_fuse::store::superblock::Shape;
+use lighthouse_fuse::store::verify::{Report, verify};
+use lighthouse_fuse::store::{
+    CommitError, CreateOptions, OpenError, OpenOptions, Origin, Placed, Store,
+};
+
+const SHAPE: Shape =
+    Shape { segment_len: 16 << 10, content_len: 256 << 10, content_step: 32 << 10 };
+
+fn options() -> OpenOptions {
+    OpenOptions { sync_interval: None, memory: 8 << 20, ..OpenOptions::default() }
+}
+
+fn create(disk: &SimDisk, options: &OpenOptions) -> Result<Store, OpenError> {
+    let create = CreateOptions { shape: SHAPE, ..CreateOptions::default() };
+    Store::create_on(Arc::new(disk.clone()), &create, options)
+}
+
+fn open(disk: &SimDisk) -> Result<Store, OpenError> {
+    Store::open_on(Arc::new(disk.clone()), &options())
+}
+
+fn check_all(disk: &SimDisk) -> Report {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    verify(&disk, &mut |done, all| assert!(done <= all)).unwrap()
+}
+
+/// A hash of all that can be asked about the tree after event `at`; `None` if the disk does not answer.
+fn look(store: &Store, at: Seq) -> Option<[u8; 32]> {
+    let _pin = store.pin();
+    let tables = store.read();
+    let mut hasher = blake3::Hasher::new();
+    let mut names = Vec::new();
+    tables
+        .entries(Ino::ROOT, 0, at, &mut |hash, name, entry| {
+            names.push((hash, name.to_vec(), entry));
+            ControlFlow::Continue(())
+        })
+        .ok()?;
+    let root = tables.inode(Ino::ROOT, at).ok()?;
+    hasher.update(format!("{root:?}").as_bytes());
+    for (hash, name, entry) in names {
+        let inode = tables.inode(entry.ino, at).ok()?.expect("what has a name is there");
+        hasher.update(format!("{hash} {name:?} {entry:?} {inode:?}").as_bytes());
+        let xattr = tables.xattr(entry.ino, b"user.a", at).ok()?;
+        hasher.update(format!("{xattr:?}").as_bytes());
+        let mut stretches = Vec::new();
+        tables.stretches(entry.ino, 0, inode.size, at, &mut stretches).ok()?;
+        let mut bytes = vec![0; usize::try_from(inode.size).unwrap()];
+        store.read_content(&stretches, &mut bytes).ok()?;
+        hasher.update(&bytes);
+    }
+    Some(*hasher.finalize().as_bytes())
+}
+
+/// What a user did and saw.
+#[derive(Clone, Default)]
+struct User {
+    /// The tree after each event; `None` if the power went before it could be looked at.
+    trees: BTreeMap<Seq, Option<[u8; 32]>>,
+    files: Vec<(Vec<u8>, Ino, u64)>,
+    count: u64,
+    synced: Seq,
+}
+
+impl User {
+    fn saw(&mut self, store: &Store, seq: Seq) {
+        self.trees.insert(seq, look(store, Seq::NOW));
+    }
+
+    fn change(&mut self, store: &Store, change: Change<'_>) -> Result<Seq, CommitError> {
+        let seq = store.begin()?.commit(Origin::default(), change)?;
+        self.saw(store, seq);
+        Ok(seq)
+    }
+
+    fn write(
+        &mut self,
+        store: &Store,
+        file: usize,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), CommitError> {
+        let mut placed = Placed::default();
+        let data = store.place(bytes, &mut placed)?;
+        let ino = self.files[file].1;
+        let end = offset + bytes.len() as u64;
+        self.change(
+            store,
+            Change::Write { ino, offset, data, mode: None, drop_capability: false },
+        )?;
+        self.files[file].2 = self.files[file].2.max(end);
+        Ok(())
+    }
+
+    fn make(&mut self, store: &Store) -> Result<(), CommitError> {
+        self.count += 1;
+        let name = format!("file {}", self.count).into_bytes();
+        let change = Change::Create {
+            parent: Ino::ROOT,
+            name: &name,
+            mode: 0o100_644,
+            uid: 1,
+            gid: 2,
+            rdev: 0,
+            target: b"",
+            xattrs: Vec::new(),
+        };
+        let seq = self.change(store, change)?;
+        self.files.push((name, Ino(seq.0), 0));
+        Ok(())
+    }
+
+    /// Does `count` random things.
+    fn work(
+        &mut self,
+        store: &Store,
+        random: &mut Random,
+        count: usize,
+    ) -> Result<(), CommitError> {
+        for _ in 0..count {
+            if self.files.is_empty() {
+                self.make(store)?;
+                continue;
+            }
+            let at = random.below(self.files.len());
+            let (name, ino, size) = self.files[at].clone();
+            let fill = u8::try_from(random.below(256)).unwrap();
+            match random.below(12) {
+                0 => self.make(store)?,
+                // Of no bytes at all, too.
+                1 if fill < 30 => self.write(store, at, 5, &[])?,
+                1 | 2 => {
+                    let offset = random.below(20_000) as u64;
+                    self.write(store, at, offset, &vec![fill; random.below(3000)])?;
+                }
+                3..=5 => {
+                    let offset = random.below(60_000) as u64 / 4096 * 4096;
+                    self.write(store, at, offset, &vec![fill; 4096 + random.below(30_000)])?;
+                }
+                6 => {
+                    let unlink = Change::Unlink { parent: Ino::ROOT, name: &name, ino };
+                    self.change(store, unlink)?;
+                    self.files.remove(at);
+                    self.change(store, Change::End { ino })?;
+                }
+                7 => {
+                    self.count += 1;
+                    let new_name = format!("renamed {}", self.count).into_bytes();
+                    let change = Change::Rename {
+                        parent: Ino::ROOT,
+                        name: &name,
+                        new_parent: Ino::ROOT,
+                        new_name: &new_name,
+                        ino,
+                        replaced: None,
+                    };
+                    self.change(store, change)?;
+                    self.files[at].0 = new_name;
+                }
+                8 => {
+                    let size = random.below(50_000) as u64;
+                    let set = SetAttr { size: Some(size), ..SetAttr::default() };
+                    let change = Change::SetAttr { ino, set, acl: None, drop_capability: false };
+                    self.change(store, change)?;
+                    self.files[at].2 = size;
+                }
+                9 => {
+                    let value = vec![fill; random.below(100)];
+                    let change =
+                        Change::SetXattr { ino, name: b"user.a", value: &value, mode: None };
+                    self.change(store, change)?;
+                }
+                10 if size > 100 => {
+                    let to = random.below(self.files.len());
+                    let (_, dst, dst_size) = self.files[to].clone();
+                    if dst != ino {
+                        let len = 1 + random.below(usize::try_from(size).unwrap() - 1) as u64;
+                        let change = Change::Clone {
+                            src: ino,
+                            src_offset: 0,
+                            dst,
+                            dst_offset: 0,
+                            len,
+                            mode: None,
+                        };
+                        self.change(store, change)?;
+                        self.files[to].2 = dst_size.max(len);
+                    }
+                }
+                10 => (),
+                _ => {
+                    let change = Change::Fallocate {
+                        ino,
+                        how: Allocation::Punch,
+                        offset: random.below(20_000) as u64,
+                        len: 1 + random.below(20_000) as u64,
+                        mode: None,
+                    };
+                    self.change(store, change)?;
+                }
+            }
+            if random.below(5) == 0 {
+                let last = store.read().last();
+                store.sync()?;
+                self.synced = last;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every tree that this user saw and that should still be there looks as it did.
+    fn compare(&self, store: &Store, what: &str) {
+        let (horizon, last) = (store.horizon(), store.read().last());
+        for (seq, tree) in self.trees.range(horizon..=last) {
+            let now = look(store, *seq);
+            assert!(now.is_some(), "{what}: tree after event {seq} cannot be read");
+            assert!(tree.is_none() || *tree == now, "{what}: tree after event {seq}");
+        }
+    }
+}
+
+#[test]
+fn every_tree_looks_the_same_after_any_crash() {
+    for seed in 1..=4 {
+        let mut disk = SimDisk::new(1 << 30);
+        let mut user = User::default();
+        let mut random = Random(seed);
+        let store = create(&disk, &options()).unwrap();
+        user.saw(&store, Seq::FIRST);
+        user.synced = Seq::FIRST;
+        user.work(&store, &mut random, 60).unwrap();
+        user.compare(&store, "before any crash");
+        drop(store);
+        for crash in 0..6 {
+            let what = format!("seed {seed}, crash {crash}");
+            let before = user.trees.keys().next_back().copied().unwrap();
+            let power_cut = random.below(2) == 0;
+            disk = if power_cut { disk.after_power_cut(seed + crash) } else { disk.after_kill() };
+            let store = open(&disk).unwrap();
+            let last = store.read().last();
+            assert!(last >= user.synced, "{what}: {last} of {}", user.synced);
+            if !power_cut {
+                assert_eq!(last, before, "{what}");
+            }
+            user.trees.split_off(&last.next());
+            assert_eq!(user.trees.keys().next_back(), Some(&last), "{what}");
+            user.compare(&store, &what);
+            // What the user's own memory says of files may be of the lost future: begin anew.
+            user.files.clear();
+            user.count += 1000;
+            disk.cut_after(200 + random.below(200) as u64);
+            let worked = user.work(&store, &mut random, 200);
+            if crash % 2 == 0 && worked.is_ok() {
+                store.close().unwrap();
+                user.synced = user.trees.keys().next_back().copied().unwrap();
+                drop(store);
+                disk = disk.after_kill();
+                let store = open(&disk).unwrap();
+                assert_eq!(store.opening().stop, Stop::Clean);
+                assert_eq!(
+                    store.opening().replayed,
+                    0,
+                    "{what}: a clean stop leaves nothing to do"
+                );
+                user.compare(&store, &what);
+            }
+        }
+        // An index that is gone is made again.
+        let disk = disk.after_kill();
+        if disk.remove("index/rows.redb").is_ok() {
+            let store = open(&disk).unwrap();
+            let last = store.read().last();
+            user.trees.split_off(&last.next());
+            user.compare(&store, "after the index was deleted");
+        }
+        let report = check_all(&disk);
+        assert_eq!(report.findings, [], "seed {seed}");
+    }
+}
+
+#[test]
+fn rewriting_a_file_for_ever_never_fills_the_disk() {
+    // The disk holds 24 times what is live, and 40 times that is written.
+    let disk = SimDisk::new(6 << 20);
+    let store = create(&disk, &OpenOptions { history: Some(1 << 20), ..options() }).unwrap();
+    let mut user = User::default();
+    user.make(&store).unwrap();
+    user.make(&store).unwrap();
+    for round in 0..200_u32 {
+        let bytes = vec![u8::try_from(round % 250).unwrap() + 1; 64 << 10];
+        user.write(&store, 0, 0, &bytes).unwrap_or_else(|err| panic!("round {round}: {err}"));
+        // Not a multiple of a page, so that pages are shared by what lives and what dies.
+        let offset = u64::from(round) * 777 % 40_000;
+        user.write(&store, 1, offset, &bytes[..5000]).unwrap();
+        if round % 10 == 0 {
+            store.tick().unwrap();
+        }
+    }
+    store.tick().unwrap();
+    assert!(store.horizon() > Seq(300), "the horizon is at {}", store.horizon());
+    let live = store.read().totals().allocated;
+    let content = store.size().unwrap().content;
+    assert!(content <= live + (2 << 20), "{content} bytes for {live} live ones");
+    user.compare(&store, "in service");
+    drop(store);
+    let disk = disk.after_kill();
+    let store = open(&disk).unwrap();
+    assert!(store.horizon() > Seq(300));
+    user.compare(&store, "after a kill");
+    assert_eq!(check_all(&disk).findings, []);
+}
+
+#[test]
+fn a_write_on_a_full_disk_takes_its_space_from_history() {
+    let disk = SimDisk::new(4 << 20);
+    let store = create(&disk, &OpenOptions { history: Some(u64::MAX), ..options() }).unwrap();
+    let mut user = User::default();
+    user.make(&store).unwrap();
+    for round in 0..100_u8 {
+        // Nothing else runs: only the write itself can make room.
+        user.write(&store, 0, 0, &vec![round; 100 << 10])
+            .unwrap_or_else(|err| panic!("round {round}: {err}"));
+    }
+    user.compare(&store, "after 10 MB on 4 MiB");
+}
+
+#[test]
+fn what_is_live_fills_the_disk_and_removing_it_gives_space_back() {
+    let disk = SimDisk::new(4 << 20);
+    let store = create(&disk, &options()).unwrap();
+    let mut user = User::default();
+    let err = loop {
+        let result = user
+            .make(&store)
+            .and_then(|()| user.write(&store, user.files.len() - 1, 0, &vec![7; 100 << 10]));
+        if let Err(err) = result {
+            break err;
+        }
+        assert!(user.files.len() < 100);
+    };
+    assert!(matches!(err, CommitError::NoSpace), "{err:?}");
+    user.compare(&store, "on a full disk");
+    for (name, ino, _) in std::mem::take(&mut user.files) {
+        user.change(&store, Change::Unlink { parent: Ino::ROOT, name: &name, ino }).unwrap();
+        user.change(&store, Change::End { ino }).unwrap();
+        store.sync().unwrap();
+    }
+    user.make(&store).unwrap();
+    user.write(&store, 0, 0, &vec![8; 500 << 10]).unwrap();
+    user.compare(&store, "after removing all");
+}
+
+#[test]
+fn clones_keep_what_they_refer_to() {
+    for seed in 1..=8 {
+        let disk = SimDisk::new(64 << 20);
+        let store = create(&disk, &OpenOptions { history: Some(0), ..options() }).unwrap();
+        let mut user = User::default();
+        let mut random = Random(seed);
+        for _ in 0..30 {
+            user.work(&store, &mut random, 10).unwrap();
+            store.tick().unwrap();
+            user.compare(&store, &format!("seed {seed}"));
+        }
+        assert!(store.horizon() > Seq(100));
+        store.close().unwrap();
+        assert_eq!(check_all(&disk).findings, []);
+    }
+}
+
+/// Every (content file, offset, length) that a write refers to.
+fn extents(store: &Store) -> Vec<(u32, u64, u64)> {
+    let mut reader = store.log(None).unwrap();
+    let mut found = Vec::new();
+    while let Next::Record(_, record) = reader.read().unwrap() {
+        if let Some(Entry::Event(event)) = record.entry()
+            && let Change::Write { data, .. } = event.change
+            && let Place::Extent { location, len, .. } = data.place
+            && let FileId::Content(file) = location.file
+        {
+            found.push((file, location.offset, len));
+        }
+    }
+    found
+}
+
+#[test]
+fn one_flipped_bit_is_found_with_its_place_and_never_panics() {
+    let disk = SimDisk::new(1 << 30);
+    let store = create(&disk, &options()).unwrap();
+    let mut user = User::default();
+    let mut random = Random(5);
+    user.work(&store, &mut random, 250).unwrap();
+    let extents = extents(&store);
+    store.close().unwrap();
+    drop(store);
+    let clean = check_all(&disk);
+    assert_eq!(clean.findings, []);
+    assert!(clean.seals > 10 && clean.events > 200 && clean.content_bytes > 100_000);
+    let segments = disk.list("log").unwrap().len();
+    for round in 0..400 {
+        let disk = disk.after_kill();
+        let bit = u8::try_from(random.below(8)).unwrap();
+        let (path, at) = if round % 3 == 0 {
+            let (file, offset, len) = extents[random.below(extents.len())];
+            let at = offset + random.below(usize::try_from(len).unwrap()) as u64;
+            (format!("content/{file:08}.dat"), at)
+        } else {
+            let path = format!("log/{:08}.seg", 1 + random.below(segments));
+            let len = disk.bytes(&path).unwrap().len();
+            (path, random.below(len) as u64)
+        };
+        assert!(disk.flip(&path, at, bit));
+        let report = check_all(&disk);
+        let what = format!("{path}, byte {at}, bit {bit}");
+        let found = report.findings.iter().find(|finding| finding.file == path);
+        let Some(found) = found else { panic!("{what} was not found: {:?}", report.findings) };
+        // The place is that of the record or the piece it is in.
+        assert!(found.offset <= at, "{what} was found at {}", found.offset);
+        assert!(at - found.offset < 64 << 10, "{what} was found at {}", found.offset);
+        // Opening may refuse, or give a store that can be read; nothing else.
+        if round % 10 == 0
+            && let Ok(store) = open(&disk)
+        {
+            let _ = store.read().inode(Ino::ROOT, Seq::NOW);
+        }
+    }
+    for at in (0..512).step_by(3) {
+        let disk = disk.after_kill();
+        assert!(disk.flip("super", at, 2));
+        let report = check_all(&disk);
+        assert_eq!(report.findings.first().map(|found| &found.file[..]), Some("super"), "{at}");
+        open(&disk).unwrap();
+    }
+}
+
+#[test]
+fn a_store_of_this_machine_is_made_opened_and_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    assert!(matches!(Store::open(&path, &OpenOptions::default()), Err(OpenError::Missing)));
+    let create = CreateOptions { mode: 0o750, uid: 5, gid: 6, ..CreateOptions::default() };
+    let store = Store::create(&path, &create, &OpenOptions::default()).unwrap();
+    let root = store.read().inode(Ino::ROOT, Seq::NOW).unwrap().unwrap();
+    assert_eq!((root.mode, root.uid, root.gid), (0o040_750, 5, 6));
+    let mut user = User::default();
+    let mut random = Random(1);
+    user.work(&store, &mut random, 100).unwrap();
+    let Err(OpenError::Locked { pid }) = Store::open(&path, &OpenOptions::default()) else {
+        panic!("one at a time")
+    };
+    assert_eq!(pid, Some(std::process::id()));
+    // Dropped without closing is as good as killed.
+    drop(store);
+    let store = Store::open(&path, &OpenOptions::default()).unwrap();
+    assert_eq!(store.opening().stop, Stop::Killed);
+    user.compare(&store, "after a kill");
+    user.work(&store, &mut random, 50).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
+    let store = Store::open(&path, &read_only).unwrap();
+    assert_eq!((store.opening().stop, store.opening().replayed), (Stop::Clean, 0));
+    user.compare(&store, "after a clean stop");
+    assert!(matches!(store.begin().err(), Some(CommitError::ReadOnly(_))));
+    drop(store);
+    let disk: Arc<dyn Disk> =
+        Arc::new(lighthouse_fuse::store::disk::Real::read_only(&path).unwrap());
+    assert_eq!(verify(&disk, &mut |_, _| ()).unwrap().findings, []);
+}
+
+#[test]
+fn many_threads_change_sync_and_read_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store =
+        Store::create(dir.path(), &CreateOptions::default(), &OpenOptions::default()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut placed = Placed::default();
+                let create = Change::Create {
+                    parent: Ino::ROOT,
+                    name: &[b'a' + thread],
+                    mode: 0o100_644,
+                    uid: 0,
+                    gid: 0,
+                    rdev: 0,
+                    target: b"",
+                    xattrs: Vec::new(),
+                };
+                let made = store.begin().unwrap().commit(Origin::default(), create).unwrap();
+                let ino = Ino(made.0);
+                for round in 0..50_u64 {
+                    let fill = thread * 50 + u8::try_from(round).unwrap();
+                    let bytes = vec![fill; 10_000];
+                    let data = store.place(&bytes, &mut placed).unwrap();
+                    let change =
+                        Change::Write { ino, offset: 0, data, mode: None, drop_capability: false };
+                    let seq = store.begin().unwrap().commit(Origin::default(), change).unwrap();
+                    if round % 10 == 0 {
+                        store.sync().unwrap();
+                    }
+                    let _pin = store.pin();
+                    let mut stretches = Vec::new();
+                    store.read().stretches(ino, 0, 10_000, seq, &mut stretches).unwrap();
+                    let mut read = vec![0; 10_000];
+                    store.read_content(&stretches, &mut read).unwrap();
+                    assert_eq!(read, bytes);
+                }
+            });
+        }
+    });
+    store.close().unwrap();
+}
+
+#[test]
+fn always_means_that_no_acknowledged_change_is_ever_lost() {
+    use lighthouse_fuse::store::Durability;
+    let always = OpenOptions { durability: Durability::Always, ..options() };
+    for seed in 0..20 {
+        let disk = SimDisk::new(1 << 30);
+        let store = create(&disk, &always).unwrap();
+        let mut user = User::default();
+        let mut random = Random(seed);
+        disk.cut_after(20 + 10 * seed);
+        let _ = user.work(&store, &mut random, 50);
+        let store = open(&disk.after_power_cut(seed)).unwrap();
+        // `files` and `trees` hold what was acknowledged.
+        let last = user.trees.keys().next_back().copied().unwrap_or(Seq::FIRST);
+        assert!(store.read().last() >= last, "seed {seed}: {} of {last}", store.read().last());
+        user.compare(&store, &format!("seed {seed}"));
+    }
+}
+
+#[test]
+fn async_means_that_a_sync_does_not_touch_the_disk() {
+    use lighthouse_fuse::store::Durability;
+    let disk = SimDisk::new(1 << 30);
+    let store = create(&disk, &OpenOptions { durability: Durability::Async, ..options() }).unwrap();
+    let mut user = User::default();
+    user.make(&store).unwrap();
+    let steps = disk.steps();
+    store.sync().unwrap();
+    assert_eq!(disk.steps(), steps);
+    store.tick().unwrap();
+    assert!(disk.steps() > steps);
+    let store = open(&disk.after_power_cut(1)).unwrap();
+    assert_eq!(Some(&store.read().last()), user.trees.keys().next_back());
+}
+
+#[test]
+fn what_was_placed_and_not_committed_gives_its_space_back() {
+    let disk = SimDisk::new(1 << 30);
+    let store = create(&disk, &options()).unwrap();
+    let mut placed = Placed::default();
+    let before = store.size().unwrap().content;
+    for _ in 0..50 {
+        let bytes = [7; 50_000];
+        let data = store.place(&bytes, &mut placed).unwrap();
+        store.unplace(&data);
+    }
+    let after = store.size().unwrap().content;
+    assert!(after <= before + SHAPE.content_step + 50_000, "{after} bytes");
+}
+
+/// Where the child of the next test works; it is one only if this is set.
+const CHILD: &str = "LIGHTHOUSE_TEST_STORE";
+
+/// Not a test of its own: the process that the next test kills. Says each event that it was told of.
+#[test]
+fn child_that_writes_until_it_is_killed() {
+    use std::io::Write as _;
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let store =
+        Store::open_or_create(path.as_ref(), &CreateOptions::default(), &OpenOptions::default())
+            .unwrap();
+    let mut placed = Placed::default();
+    loop {
+        let name = store.read().last().to_string();
+        let create = Change::Create {
+            parent: Ino::ROOT,
+            name: name.as_bytes(),
+            mode: 0o100_644,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: b"",
+            xattrs: Vec::new(),
+        };
+        let ino = Ino(store.begin().unwrap().commit(Origin::default(), create).unwrap().0);
+        let len = usize::try_from(ino.0 % 7 * 3000).unwrap();
+        let bytes = vec![u8::try_from(ino.0 % 251).unwrap(); len];
+        let data = store.place(&bytes, &mut placed).unwrap();
+        let write = Change::Write { ino, offset: 0, data, mode: None, drop_capability: false };
+        let seq = store.begin().unwrap().commit(Origin::default(), write).unwrap();
+        let mut out = std::io::stderr().lock();
+        writeln!(out, "told {seq}").unwrap();
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_it_was_told_of() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let mut told = Vec::new();
+    for round in 0..6_usize {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_writes_until_it_is_killed", "--nocapture"])
+            .env(CHILD, &path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        for _ in 0..50 + round * 300 {
+            let line = lines.next().expect("it writes until it is killed").unwrap();
+            let seq = line.strip_prefix("told ").expect("it says nothing else");
+            told.push(Seq(seq.parse().unwrap()));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it said between the last line read and its end counts too; a line cut short does not.
+        for line in lines.map_while(Result::ok) {
+            let seq = line.strip_prefix("told ").and_then(|seq| seq.parse().ok()).map(Seq);
+            told.extend(seq.filter(|seq| told.last().is_none_or(|last| seq > last)));
+        }
+        let last = told.last().copied().unwrap_or_default();
+        let store = Store::open(&path, &OpenOptions::default()).unwrap();
+        assert_eq!(store.opening().stop, Stop::Killed);
+        let tables = store.read();
+        assert!(tables.last() >= last, "{} of {last}", tables.last());
+        assert!(tables.last().0 <= last.0 + 2, "{} after {last}: no gap", tables.last());
+        // Each was told of a write, which came directly after the event that made its file.
+        for ino in told.iter().map(|seq| Ino(seq.0 - 1)) {
+            let len = usize::try_from(ino.0 % 7 * 3000).unwrap();
+            let mut stretches = Vec::new();
+            tables.stretches(ino, 0, len as u64, Seq::NOW, &mut stretches).unwrap();
+            let mut bytes = vec![0; len];
+            store.read_content(&stretches, &mut bytes).unwrap();
+            assert_eq!(bytes, vec![u8::try_from(ino.0 % 251).unwrap(); len], "inode {ino}");
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_while_closing_or_opening_changes_no_tree() {
+    let disk = SimDisk::new(1 << 30);
+    let store = create(&disk, &options()).unwrap();
+    let mut user = User::default();
+    let mut random = Random(9);
+    user.work(&store, &mut random, 60).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let store = open(&disk).unwrap();
+    user.files.clear();
+    user.count += 1000;
+    user.work(&store, &mut random, 60).unwrap();
+    store.sync().unwrap();
+    let last = store.read().last();
+    drop(store);
+    let mut closed = false;
+    for steps in 0.. {
+        let what = format!("power cut after step {steps}");
+        let disk = disk.after_kill();
+        disk.cut_after(steps);
+        closed =
+            open(&disk).and_then(|store| store.close().map_err(|_| OpenError::Missing)).is_ok();
+        let disk = disk.after_power_cut(steps);
+        let store = open(&disk).unwrap_or_else(|err| panic!("{what}: {err}"));
+        assert_eq!(store.read().last(), last, "{what}");
+        user.compare(&store, &what);
+        store.close().unwrap();
+        assert_eq!(check_all(&disk).findings, [], "{what}");
+        if closed {
+            break;
+        }
+    }
+    assert!(closed);
+}
+
+#[test]
+fn verify_finds_nothing_wrong_with_a_store_in_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let create = CreateOptions { shape: SHAPE, ..CreateOptions::default() };
+    let store = Store::create(dir.path(), &create, &OpenOptions::default()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let disk: Arc<dyn Disk> =
+                Arc::new(lighthouse_fuse::store::disk::Real::read_only(dir.path()).unwrap());
+            let mut rounds = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) || rounds < 3 {
+                assert_eq!(verify(&disk, &mut |_, _| ()).unwrap().findings, [], "round {rounds}");
+                rounds += 1;
+            }
+        });
+        let mut user = User::default();
+        let mut random = Random(4);
+        user.work(&store, &mut random, 400).unwrap();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    store.close().unwrap();
+}
