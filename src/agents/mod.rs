@@ -1,1 +1,134 @@
-//! Who is calling.
+//! Who is calling: from the thread id in a request to an actor of the log.
+//!
+//! ```text
+//! request (uid, gid, tid) --> Agents::actor --> ActorId        on the reader's thread, cannot block
+//!                                  |
+//!                                  +--> late.rs: command line, environment, ancestors, on threads of their own
+//! ```
+//!
+//! A reader thread looks only at what the kernel shows without the caller's `mmap_lock`: `stat`,
+//! `status`, `exe` and `cgroup` below `/proc/PID`. `cmdline` and `environ` take that lock, and a
+//! caller that waits for our WRITE in `munmap` holds it: a handler that read them would wait for
+//! itself (seen on Linux 6.18). So they are read later, and the actor's record in the log grows.
+//!
+//! What cannot be known is left empty: pid 0 is a process of a pid namespace we do not see, or the
+//! kernel itself; pages written back from a mapping have no reliable writer and are `ambiguous`.
+//! Nothing is invented.
+
+mod late;
+mod proc;
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use crate::store::Store;
+use crate::store::event::{Actor, ActorId};
+
+use late::Late;
+use proc::{Incarnation, Proc, StatFile};
+
+/// Callers remembered at once, each with one descriptor open; the least recently seen half goes first.
+const KNOWN_MAX: usize = 128;
+
+/// Finds out who is behind a request, once per process and program.
+#[derive(Debug)]
+pub struct Agents {
+    store: Arc<Store>,
+    proc: Option<Proc>,
+    known: Mutex<Known>,
+    late: Late,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    callers: FxHashMap<Caller, Seen>,
+    tick: u64,
+}
+
+/// What a request says of its caller.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Caller {
+    uid: u32,
+    gid: u32,
+    tid: u32,
+    ambiguous: bool,
+}
+
+#[derive(Debug)]
+struct Seen {
+    id: ActorId,
+    /// `None` where there was nothing to look at: then the caller is known by its numbers alone.
+    process: Option<(StatFile, Incarnation)>,
+    tick: u64,
+}
+
+impl Agents {
+    /// Looks callers up for `store`. Without a readable `/proc` only their numbers are recorded.
+    #[must_use]
+    pub fn new(store: Arc<Store>) -> Self {
+        let late = Late::new(Arc::clone(&store));
+        Self { store, proc: Proc::open(), known: Mutex::default(), late }
+    }
+
+    /// The actor behind a request of thread `pid` (as the kernel gives it) acting as `uid` and
+    /// `gid`; `write_cache` where the request carries `FUSE_WRITE_CACHE`. [`ActorId`] 0 where even
+    /// recording it failed: who did it must never decide whether it can be done.
+    #[must_use]
+    pub fn actor(&self, uid: u32, gid: u32, pid: u32, write_cache: bool) -> ActorId {
+        let caller = Caller { uid, gid, tid: pid, ambiguous: write_cache };
+        let mut known = self.known.lock();
+        known.tick += 1;
+        let tick = known.tick;
+        if let Some(seen) = known.callers.get_mut(&caller)
+            && seen
+                .process
+                .as_ref()
+                .is_none_or(|(stat, before)| stat.read().as_ref() == Some(before))
+        {
+            seen.tick = tick;
+            return seen.id;
+        }
+        drop(known);
+        let (id, process) = self.identify(caller);
+        let mut known = self.known.lock();
+        if known.callers.len() >= KNOWN_MAX {
+            known.forget_older_half();
+        }
+        known.callers.insert(caller, Seen { id, process, tick });
+        id
+    }
+
+    fn identify(&self, caller: Caller) -> (ActorId, Option<(StatFile, Incarnation)>) {
+        let mut actor = Actor {
+            uid: caller.uid,
+            gid: caller.gid,
+            ambiguous: caller.ambiguous,
+            ..Actor::default()
+        };
+        let mut process = None;
+        if caller.tid != 0
+            && let Some(proc) = &self.proc
+            && let Some(stat) = proc.stat_file(caller.tid)
+            && let Some(incarnation) = stat.read()
+        {
+            proc.describe(caller.tid, &incarnation, &mut actor);
+            process = Some((stat, incarnation));
+        }
+        let Ok(id) = self.store.actor(&actor) else { return (ActorId::default(), process) };
+        if process.is_some() {
+            self.late.look(id, actor);
+        }
+        (id, process)
+    }
+}
+
+impl Known {
+    fn forget_older_half(&mut self) {
+        let mut ticks: Vec<u64> = self.callers.values().map(|seen| seen.tick).collect();
+        ticks.sort_unstable();
+        let middle = ticks.get(ticks.len() / 2).copied().unwrap_or(0);
+        self.callers.retain(|_, seen| seen.tick > middle);
+    }
+}

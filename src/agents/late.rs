@@ -1,0 +1,174 @@
+//! What can only be read while a caller might be holding its own `mmap_lock`: command line and
+//! environment. Threads of their own read it, and give up on what does not come in time.
+//!
+//! The agent and session a process works for are what `LIGHTHOUSE_AGENT` and `LIGHTHOUSE_SESSION`
+//! say in its own environment, or in that of the nearest ancestor that has them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use crate::store::Store;
+use crate::store::event::{Actor, ActorId};
+
+use super::proc::{Proc, TEXT_MAX};
+
+/// Questions that may wait; what comes beyond is dropped, and the actor stays as it is.
+const QUEUE_MAX: usize = 1024;
+/// Threads that may hang in a read at once; past that nothing more is looked up until one returns.
+const STUCK_MAX: usize = 8;
+/// A read that takes longer is left behind.
+const DEADLINE: Duration = Duration::from_millis(500);
+/// How far up the parents an agent's name is looked for.
+const ANCESTORS_MAX: usize = 16;
+/// How much of an environment is looked at, in bytes.
+const ENVIRON_MAX: usize = 64 * 1024;
+
+/// The queue to the threads that may wait.
+#[derive(Debug)]
+pub(super) struct Late {
+    queue: SyncSender<(ActorId, Actor)>,
+}
+
+impl Late {
+    pub(super) fn new(store: Arc<Store>) -> Self {
+        let (queue, questions) = sync_channel(QUEUE_MAX);
+        let started =
+            thread::Builder::new().name("late".into()).spawn(move || answer(&questions, &store));
+        if let Err(err) = started {
+            tracing::warn!("command lines will not be recorded: no thread for them: {err}");
+        }
+        Self { queue }
+    }
+
+    /// Asks for the rest of what there is to know of `actor`; never waits.
+    pub(super) fn look(&self, id: ActorId, actor: Actor) {
+        drop(self.queue.try_send((id, actor)));
+    }
+}
+
+fn answer(questions: &Receiver<(ActorId, Actor)>, store: &Store) {
+    static STUCK: AtomicUsize = AtomicUsize::new(0);
+    while let Ok((id, actor)) = questions.recv() {
+        if STUCK.load(Ordering::Relaxed) >= STUCK_MAX {
+            continue;
+        }
+        // A thread for each read, since nothing can call one back that hangs in the kernel.
+        let (reply, answer) = sync_channel(1);
+        STUCK.fetch_add(1, Ordering::Relaxed);
+        let reader = thread::Builder::new().name("late-read".into()).spawn(move || {
+            let known = Proc::open().map(|proc| look_up(&proc, actor));
+            STUCK.fetch_sub(1, Ordering::Relaxed);
+            drop(reply.send(known));
+        });
+        if reader.is_err() {
+            STUCK.fetch_sub(1, Ordering::Relaxed);
+            continue;
+        }
+        match answer.recv_timeout(DEADLINE) {
+            Ok(Some(Some(actor))) => {
+                if let Err(err) = store.describe_actor(id, &actor) {
+                    tracing::debug!("an actor's command line was not recorded: {err}");
+                }
+            }
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => (),
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::debug!(
+                    actor = id.0,
+                    "reading a caller's command line took too long; left out"
+                );
+            }
+        }
+    }
+}
+
+/// Adds command line, agent and session; `None` if the process is no longer the one that asked.
+fn look_up(proc: &Proc, mut actor: Actor) -> Option<Actor> {
+    let still_there = |proc: &Proc| {
+        let now = proc.stat_file(actor.pid)?.read()?;
+        (now.start_time() == actor.start_time).then_some(now.parent())
+    };
+    let mut parent = still_there(proc)?;
+    let cmdline = proc.read(actor.pid, "cmdline").unwrap_or_default();
+    let mut found =
+        named_in(&proc.read_up_to(actor.pid, "environ", ENVIRON_MAX).unwrap_or_default());
+    for _ in 0..ANCESTORS_MAX {
+        if found.0.is_some() || parent <= 1 {
+            break;
+        }
+        found = named_in(&proc.read_up_to(parent, "environ", ENVIRON_MAX).unwrap_or_default());
+        let Some(next) = proc.stat_file(parent).and_then(|stat| stat.read()) else { break };
+        parent = next.parent();
+    }
+    still_there(proc)?;
+    actor.cmdline = cmdline;
+    actor.agent = found.0.unwrap_or_default();
+    actor.session = found.1.unwrap_or_default();
+    Some(actor)
+}
+
+/// Agent and session named in an environment block.
+fn named_in(environ: &[u8]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let value = |name: &[u8]| {
+        let mut found = environ.split(|&byte| byte == 0).find_map(|entry| {
+            entry.strip_prefix(name)?.strip_prefix(b"=").filter(|value| !value.is_empty())
+        })?;
+        if let Some(cut) = found.get(..TEXT_MAX) {
+            found = cut;
+        }
+        Some(found.to_vec())
+    };
+    (value(b"LIGHTHOUSE_AGENT"), value(b"LIGHTHOUSE_SESSION"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_is_named_by_the_environment_of_the_nearest_process_that_names_one() {
+        let mut child = Command::new("sh")
+            .args(["-c", "env -u LIGHTHOUSE_AGENT -u LIGHTHOUSE_SESSION sleep 60 & echo $!; wait"])
+            .env("LIGHTHOUSE_AGENT", "builder-7")
+            .env("LIGHTHOUSE_SESSION", "s1")
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(
+            &mut std::io::BufReader::new(child.stdout.take().unwrap()),
+            &mut line,
+        )
+        .unwrap();
+        let pid: u32 = line.trim().parse().unwrap();
+        let proc = Proc::open().unwrap();
+        // Until both `exec`s have happened the process still shows its shell's environment.
+        let started = std::time::Instant::now();
+        while !proc.read(pid, "cmdline").unwrap_or_default().starts_with(b"sleep\0") {
+            assert!(started.elapsed() < Duration::from_secs(5), "sleep never started");
+            thread::yield_now();
+        }
+        let start_time = proc.stat_file(pid).unwrap().read().unwrap().start_time();
+        let known = look_up(&proc, Actor { pid, start_time, ..Actor::default() }).unwrap();
+        assert_eq!(known.cmdline, b"sleep\x0060\0");
+        assert_eq!(known.agent, b"builder-7");
+        assert_eq!(known.session, b"s1");
+        let other = Actor { pid, start_time: start_time + 1, ..Actor::default() };
+        assert_eq!(look_up(&proc, other), None, "a reused number is somebody else");
+        let _ = Command::new("kill").arg(pid.to_string()).status();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_variable_that_only_begins_like_ours_names_nobody() {
+        assert_eq!(
+            named_in(b"LIGHTHOUSE_AGENTS=x\0XLIGHTHOUSE_AGENT=y\0LIGHTHOUSE_AGENT=\0"),
+            (None, None)
+        );
+        assert_eq!(named_in(b"A=1\0LIGHTHOUSE_AGENT=a=b\0").0.as_deref(), Some(&b"a=b"[..]));
+    }
+}

@@ -1,0 +1,214 @@
+//! `/proc` read through descriptors held open, so that nothing resolves a path twice.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
+use rustix::io::Errno;
+
+use crate::store::event::Actor;
+
+/// Longest text of one field that is recorded, in bytes.
+pub(super) const TEXT_MAX: usize = 4096;
+
+/// How much of a program's name is compared (`TASK_COMM_LEN`), in bytes.
+const COMM_MAX: usize = 16;
+
+/// The mounted procfs.
+#[derive(Debug)]
+pub(super) struct Proc(OwnedFd);
+
+/// One thread's `stat`, open: reading it later fails once that thread is gone, even when its
+/// number belongs to another one by then.
+#[derive(Debug)]
+pub(super) struct StatFile(File);
+
+/// What tells one program in one process from the next: an `exec` changes the name or the places,
+/// a reused number changes the start time.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct Incarnation {
+    comm: [u8; COMM_MAX],
+    start_time: u64,
+    places: [u64; 3],
+    parent: u32,
+}
+
+impl Incarnation {
+    /// Parses `/proc/PID/stat` (proc_pid_stat(5)). The name stands in parentheses and may hold any
+    /// byte, so fields are counted from the last closing one.
+    pub(super) fn parse(stat: &[u8]) -> Option<Self> {
+        let open = stat.iter().position(|&byte| byte == b'(')?;
+        let close = stat.iter().rposition(|&byte| byte == b')')?;
+        let mut comm = [0; COMM_MAX];
+        for (kept, &byte) in comm.iter_mut().zip(stat.get(open + 1..close)?) {
+            *kept = byte;
+        }
+        let rest = std::str::from_utf8(stat.get(close + 1..)?).ok()?;
+        // `rest` starts with field 3, the state.
+        let mut fields = rest.split_ascii_whitespace();
+        let parent = fields.nth(1)?.parse().ok()?;
+        let start_time = fields.nth(17)?.parse().ok()?;
+        let startcode = fields.nth(3)?.parse().ok()?;
+        let endcode = fields.next()?.parse().ok()?;
+        let startstack = fields.next()?.parse().ok()?;
+        Some(Self { comm, start_time, places: [startcode, endcode, startstack], parent })
+    }
+
+    /// The parent process.
+    pub(super) fn parent(&self) -> u32 {
+        self.parent
+    }
+
+    /// Start of the thread, in clock ticks since boot.
+    pub(super) fn start_time(&self) -> u64 {
+        self.start_time
+    }
+}
+
+impl StatFile {
+    /// What the thread is now; `None` once it is gone.
+    pub(super) fn read(&self) -> Option<Incarnation> {
+        let mut buffer = [0; 1024];
+        let len = self.0.read_at(&mut buffer, 0).ok()?;
+        Incarnation::parse(buffer.get(..len)?)
+    }
+}
+
+impl Proc {
+    /// Opens `/proc`; `None` where there is none.
+    pub(super) fn open() -> Option<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(CWD, "/proc", flags, Mode::empty()).ok().map(Self)
+    }
+
+    /// Opens `stat` of process or thread `pid`.
+    pub(super) fn stat_file(&self, pid: u32) -> Option<StatFile> {
+        self.file(pid, "stat").ok().map(StatFile)
+    }
+
+    /// Fills in what can be read without the process's `mmap_lock`.
+    pub(super) fn describe(&self, tid: u32, incarnation: &Incarnation, actor: &mut Actor) {
+        actor.pid = self.thread_group(tid).unwrap_or(tid);
+        // A thread's start is not its process's.
+        actor.start_time = match actor.pid == tid {
+            true => incarnation.start_time(),
+            false => self
+                .stat_file(actor.pid)
+                .and_then(|stat| stat.read())
+                .map_or(0, |process| process.start_time()),
+        };
+        let exe = format!("{}/exe", actor.pid);
+        actor.exe = readlinkat(&self.0, exe, Vec::new())
+            .map_or_else(|_| Vec::new(), |path| path.into_bytes());
+        actor.exe.truncate(TEXT_MAX);
+        actor.cgroup =
+            self.read(actor.pid, "cgroup").map_or_else(Vec::new, |text| cgroup_of(&text));
+    }
+
+    /// Reads at most [`TEXT_MAX`] bytes of a file below `/proc/PID`.
+    pub(super) fn read(&self, pid: u32, name: &str) -> Option<Vec<u8>> {
+        self.read_up_to(pid, name, TEXT_MAX)
+    }
+
+    /// Reads at most `max` bytes of a file below `/proc/PID`.
+    pub(super) fn read_up_to(&self, pid: u32, name: &str, max: usize) -> Option<Vec<u8>> {
+        let file = self.file(pid, name).ok()?;
+        let mut text = vec![0; max];
+        let mut len = 0;
+        while let Some(rest) = text.get_mut(len..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, len as u64) {
+                Ok(0) => break,
+                Ok(more) => len += more,
+                Err(_) => return None,
+            }
+        }
+        text.truncate(len);
+        Some(text)
+    }
+
+    fn file(&self, pid: u32, name: &str) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        openat(&self.0, format!("{pid}/{name}"), flags, Mode::empty()).map(File::from)
+    }
+
+    /// The process a thread belongs to: requests carry thread ids.
+    fn thread_group(&self, tid: u32) -> Option<u32> {
+        let status = self.read(tid, "status")?;
+        let line =
+            status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
+        std::str::from_utf8(line).ok()?.trim().parse().ok()
+    }
+}
+
+/// The path in the unified hierarchy (`0::PATH`), else that of the first hierarchy that has one.
+fn cgroup_of(text: &[u8]) -> Vec<u8> {
+    let path = |line: &[u8]| line.splitn(3, |&byte| byte == b':').nth(2).map(<[u8]>::to_vec);
+    let lines = || text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    lines()
+        .find(|line| line.starts_with(b"0::") && *line != b"0::/")
+        .and_then(path)
+        .or_else(|| lines().filter_map(path).find(|path| path != b"/"))
+        .unwrap_or_else(|| lines().find_map(path).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
+        let stat = b"42 (a) S (b) R 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 9000 1 2 3 100 200 300 0 0\n";
+        let incarnation = Incarnation::parse(stat).unwrap();
+        assert_eq!(&incarnation.comm, b"a) S (b\0\0\0\0\0\0\0\0\0");
+        assert_eq!(incarnation.parent(), 7);
+        assert_eq!(incarnation.start_time(), 9000);
+        assert_eq!(incarnation.places, [100, 200, 300]);
+    }
+
+    #[test]
+    fn cut_or_foreign_text_is_nobody() {
+        for stat in [&b""[..], b"1 (x", b"1 (x) S", b"1 (x) S a b c", b")("] {
+            assert_eq!(Incarnation::parse(stat), None);
+        }
+    }
+
+    #[test]
+    fn this_process_is_found_by_any_of_its_threads() {
+        let proc = Proc::open().unwrap();
+        let pid = std::process::id();
+        let tid = std::thread::spawn(move || {
+            let tid = u32::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            let proc = Proc::open().unwrap();
+            let incarnation = proc.stat_file(tid).unwrap().read().unwrap();
+            let mut actor = Actor::default();
+            proc.describe(tid, &incarnation, &mut actor);
+            actor
+        });
+        let actor = tid.join().unwrap();
+        assert_eq!(actor.pid, pid);
+        assert_eq!(actor.start_time, proc.stat_file(pid).unwrap().read().unwrap().start_time());
+        assert_eq!(
+            actor.exe,
+            std::env::current_exe().unwrap().into_os_string().into_encoded_bytes()
+        );
+    }
+
+    #[test]
+    fn an_ended_process_is_nobody_even_through_an_open_file() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let stat = Proc::open().unwrap().stat_file(child.id()).unwrap();
+        assert!(stat.read().is_some());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(stat.read(), None);
+    }
+
+    #[test]
+    fn the_cgroup_is_the_unified_path_or_the_first_that_says_something() {
+        assert_eq!(cgroup_of(b"9:name=systemd:/\n0::/user.slice/a:b\n"), b"/user.slice/a:b");
+        assert_eq!(cgroup_of(b"8:pids:/\n4:memory:/docker/1f\n0::/\n"), b"/docker/1f");
+        assert_eq!(cgroup_of(b"0::/\n"), b"/");
+        assert_eq!(cgroup_of(b""), b"");
+    }
+}
