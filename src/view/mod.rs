@@ -1,1 +1,349 @@
-//! What the mount shows, now or at a sequence.
+//! What the mount shows: `current/`, the tree as it is, and `history/`, the tree as it was.
+//!
+//! ```text
+//!  node number --nodes--> Place --+-- Root       root.rs      two names, never changed
+//!                                 +-- History    history.rs   names that mean a moment
+//!                                 +-- Tree       reading.rs   every question, now or at a sequence
+//!                                                current.rs   every change; the present only
+//! ```
+//!
+//! There is one way for now and then: a question about a tree carries the sequence it is asked at, and
+//! below `current/` that is [`Seq::NOW`](crate::tree::Seq::NOW).
+//!
+//! Under `history/` modes are what they were, write bits included, so that `cp -a` brings them back; that
+//! nothing can be changed there shows as [`Refusal::ReadOnly`], whatever the mode.
+//!
+//! Invariants: each answer that gives the kernel a node counts one lookup of it, and no other does;
+//! nothing that comes from the kernel is believed: a node or handle that was not given out is refused.
+
+mod current;
+mod handles;
+mod history;
+pub mod listing;
+pub mod moment;
+pub mod news;
+mod nodes;
+mod reading;
+mod root;
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+
+use crate::agents::Agents;
+use crate::proto::types::{
+    Attr, Caller, Entry, FOREVER, FileHandle, NodeId, OpenFlags, Timestamp as Time,
+};
+use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
+use crate::tree::{Ino, Inode, Seq, Timestamp, Tree};
+
+use handles::{Handles, Open};
+use news::NewsQueue;
+use nodes::{Nodes, Place, Tense};
+
+pub use crate::tree::Refusal as TreeRefusal;
+pub use crate::tree::operation::{Attributes, TimeTo};
+pub use current::{Bytes, Range};
+pub use reading::Scratch;
+
+/// Why a request was refused.
+#[derive(Debug)]
+pub enum Refusal {
+    /// By the tree.
+    Tree(TreeRefusal),
+    /// No change is possible here: the mount's root, and everything below `history/` (`EROFS`).
+    ReadOnly,
+    /// No such handle, or not of this node, or not for this use (`EBADF`).
+    BadHandle,
+    /// From a tree to another, which shares nothing with it (`EXDEV`).
+    OtherTree,
+    /// More moments of the past are in use than there are numbers for (`ENFILE`).
+    TooManyViews,
+    /// No data, or no hole, at or after an offset (`ENXIO`).
+    NothingThere,
+}
+
+impl From<TreeRefusal> for Refusal {
+    fn from(refusal: TreeRefusal) -> Self {
+        Self::Tree(refusal)
+    }
+}
+
+/// Who asks, and what comes along with a request that makes an inode.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asker<'a> {
+    /// Who.
+    pub caller: Caller,
+    /// The request's number, without the mark of one that is sent again; 0 where there is none.
+    pub unique: u64,
+    /// The caller's umask, where the kernel has not applied it.
+    pub umask: u32,
+    /// Supplementary groups, where the kernel sent some.
+    pub groups: Option<&'a [u32]>,
+    /// The security context for a new inode: name and value of the attribute.
+    pub security: Option<(&'a [u8], &'a [u8])>,
+}
+
+/// What a name leads to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Found {
+    /// There.
+    Entry(Entry),
+    /// Nowhere, and it stays so unless somebody goes through this mount to change it, or for as long.
+    Absent(Duration),
+}
+
+/// What a kernel holds.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Held {
+    /// Nodes it knows, the mount's root not among them.
+    pub nodes: usize,
+    /// Open files and directories.
+    pub open: usize,
+    /// Moments of the past that it knows nodes of.
+    pub moments: usize,
+}
+
+/// How the mount shows itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long the kernel may go on without asking again what a name below `current/` leads to, what
+    /// attributes hold, and that a name does not exist. Every change comes through the kernel itself or is
+    /// pushed to it, so this is no matter of correctness.
+    pub lifetime: Duration,
+    /// How many full hours, the last first, `history/` lists beside the labels.
+    pub list_times: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { lifetime: Duration::from_secs(24 * 3600), list_times: 0 }
+    }
+}
+
+/// A mount's content.
+#[derive(Debug)]
+pub struct View {
+    tree: Tree,
+    agents: Agents,
+    options: Options,
+    nodes: Nodes,
+    handles: Handles,
+    news: NewsQueue,
+    /// Inodes without a name that the kernel still knows. Never locked while a lock of `nodes` is held.
+    nameless: Mutex<FxHashSet<u64>>,
+}
+
+/// Preferred size of a transfer, in bytes. What programs write through buffers of this size (`stdio`,
+/// Python) reaches us in a sixteenth of the requests that a page each would make.
+const BLOCK_SIZE: u32 = 64 << 10;
+
+/// What one name adds to the size of a directory, in bytes. No program may rely on a directory's size;
+/// that it grows with the number of names is the hint it is on other filesystems.
+const NAME_SIZE: u64 = 32;
+
+/// `st_ino` of the mount's root.
+const ROOT_INO: u64 = NodeId::ROOT.get();
+/// `st_ino` of `history/`: in the range of the past, where no version has it.
+const HISTORY_INO: u64 = PAST | 1;
+/// Marks the numbers that `stat` shows in the past. With 48 bits of a sequence and 3 of a role below,
+/// they stay exact in a double (2^53).
+const PAST: u64 = 1 << 52;
+
+impl View {
+    /// Shows `tree`. Until [`View::connected`] nothing is known to any kernel.
+    #[must_use]
+    pub fn new(tree: Tree, agents: Agents, options: Options) -> Self {
+        Self {
+            tree,
+            agents,
+            options,
+            nodes: Nodes::new(),
+            handles: Handles::default(),
+            news: NewsQueue::default(),
+            nameless: Mutex::default(),
+        }
+    }
+
+    /// The tree that is shown.
+    #[must_use]
+    pub const fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// What the kernel must be told.
+    #[must_use]
+    pub const fn news(&self) -> &NewsQueue {
+        &self.news
+    }
+
+    /// A kernel has connected that knows nothing yet: forgets what an earlier one knew, and ends inodes
+    /// that only its handles kept. Returns how many; none where the store takes no changes.
+    pub fn connected(&self) -> Result<u64, Refusal> {
+        self.nodes.clear();
+        self.handles.clear();
+        self.nameless.lock().clear();
+        self.news.open();
+        let begun = self.begin_connection().and_then(|()| self.tree.end_orphans());
+        match begun {
+            Err(TreeRefusal::ReadOnly(why)) => {
+                tracing::warn!(why, "serving for reading alone");
+                Ok(0)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Requests are numbered anew on each connection, so each has a random name in the log.
+    fn begin_connection(&self) -> Result<(), TreeRefusal> {
+        let mut id = [0; 16];
+        let got = rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty());
+        got.map_err(|errno| TreeRefusal::Io(errno.into()))?;
+        Ok(self.tree.store().begin_connection(id)?)
+    }
+
+    /// What the kernel holds at the moment.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        Held { nodes: self.nodes.len(), open: self.handles.len(), moments: self.nodes.views() }
+    }
+
+    /// The kernel lets go of `lookups` references to `node`.
+    pub fn forget(&self, node: NodeId, lookups: u64) {
+        if !self.nodes.forgotten(node, lookups) {
+            return;
+        }
+        if let Some(Place::Tree(Tense::Now, ino)) = Place::of(node)
+            && self.nameless.lock().remove(&ino.0)
+        {
+            self.end(ino);
+        }
+    }
+
+    /// Events before `horizon` cannot be shown any more: asks the kernel to let go of them.
+    pub fn horizon_moved(&self, horizon: Seq) {
+        self.ask_back(self.nodes.bound_before(horizon));
+    }
+
+    fn ask_back(&self, names: Vec<Box<[u8]>>) {
+        let Some(parent) = Place::History.node() else { return };
+        for name in names {
+            // No room: the kernel is told when the table is crowded the next time.
+            let _ = self.news.push(news::News::Name { parent, name });
+        }
+    }
+
+    fn place(&self, node: NodeId) -> Result<Place, Refusal> {
+        Place::of(node).ok_or(Refusal::Tree(TreeRefusal::Stale))
+    }
+
+    /// The sequence at which questions about a tree are asked.
+    fn at(&self, tense: Tense) -> Result<Seq, Refusal> {
+        match tense {
+            Tense::Now => Ok(Seq::NOW),
+            Tense::Past(view) => self.nodes.at(view).ok_or(Refusal::Tree(TreeRefusal::Stale)),
+        }
+    }
+
+    /// The inode of the present tree that a change is about.
+    fn changeable(&self, node: NodeId) -> Result<Ino, Refusal> {
+        match self.place(node)? {
+            Place::Tree(Tense::Now, ino) => Ok(ino),
+            Place::Root | Place::History | Place::Tree(Tense::Past(_), _) => Err(Refusal::ReadOnly),
+        }
+    }
+
+    fn file(&self, handle: FileHandle, node: NodeId) -> Result<OpenFlags, Refusal> {
+        match self.handles.find(handle, node) {
+            Some(Open::File { flags, .. }) => Ok(flags),
+            Some(Open::Directory) | None => Err(Refusal::BadHandle),
+        }
+    }
+
+    fn directory(&self, handle: FileHandle, node: NodeId) -> Result<(), Refusal> {
+        match self.handles.find(handle, node) {
+            Some(Open::Directory) => Ok(()),
+            Some(Open::File { .. }) | None => Err(Refusal::BadHandle),
+        }
+    }
+
+    fn lifetime(&self, tense: Tense) -> Duration {
+        match tense {
+            Tense::Now => self.options.lifetime,
+            Tense::Past(_) => FOREVER,
+        }
+    }
+
+    /// How long attributes of `inode` hold. Of a file with set-id bits not at all: writing by who may not
+    /// keep them clears them here (HANDLE_KILLPRIV_V2), and after a WRITE the kernel (seen on 6.18) takes
+    /// size and times for old, but not the mode.
+    fn attr_lifetime(&self, tense: Tense, inode: &Inode) -> Duration {
+        let set_id = inode.mode & (S_ISUID | S_ISGID) != 0 && inode.mode & S_IFMT == S_IFREG;
+        if tense == Tense::Now && set_id { Duration::ZERO } else { self.lifetime(tense) }
+    }
+
+    /// `inode` as an answer that gives out its node; whoever sends it counts the lookup.
+    fn entry(&self, tense: Tense, inode: &Inode) -> Result<Entry, Refusal> {
+        Ok(Entry {
+            node: node(tense, inode.ino)?,
+            generation: 0,
+            attr: attr(tense, inode),
+            entry_valid: self.lifetime(tense),
+            attr_valid: self.attr_lifetime(tense, inode),
+        })
+    }
+
+    /// As [`View::entry`], and counts the lookup.
+    fn give_out(&self, tense: Tense, inode: &Inode) -> Result<Entry, Refusal> {
+        let entry = self.entry(tense, inode)?;
+        self.nodes.looked_up(entry.node);
+        Ok(entry)
+    }
+}
+
+fn node(tense: Tense, ino: Ino) -> Result<NodeId, Refusal> {
+    Place::Tree(tense, ino).node().ok_or_else(|| {
+        Refusal::Tree(TreeRefusal::Damaged(format!("inode {ino} is beyond what a store gives out")))
+    })
+}
+
+fn attr(tense: Tense, inode: &Inode) -> Attr {
+    let directory = inode.mode & S_IFMT == S_IFDIR;
+    Attr {
+        ino: shown_ino(tense, inode),
+        size: if directory { inode.entries.saturating_mul(NAME_SIZE) } else { inode.size },
+        blocks: inode.allocated.div_ceil(512),
+        atime: time(inode.atime),
+        mtime: time(inode.mtime),
+        ctime: time(inode.ctime),
+        btime: time(inode.btime),
+        mode: inode.mode,
+        nlink: inode.nlink,
+        uid: inode.uid,
+        gid: inode.gid,
+        // The kernel sent it in 32 bits.
+        rdev: u32::try_from(inode.rdev).unwrap_or(0),
+        blksize: BLOCK_SIZE,
+    }
+}
+
+/// What `stat` shows as the inode number: below `current/` the inode, in the past its version, equal
+/// under every name of the same version and never equal to one of the present.
+fn shown_ino(tense: Tense, inode: &Inode) -> u64 {
+    match tense {
+        Tense::Now => inode.ino.0,
+        Tense::Past(_) => version(inode),
+    }
+}
+
+/// The number of a version of an inode.
+fn version(inode: &Inode) -> u64 {
+    PAST | inode.changed.0 << 3 | u64::from(inode.role & 0b111)
+}
+
+fn time(time: Timestamp) -> Time {
+    const SECOND_NS: i64 = 1_000_000_000;
+    // The remainder is below a second, and not negative.
+    Time::new(time.0.div_euclid(SECOND_NS), time.0.rem_euclid(SECOND_NS) as u32)
+}

@@ -1,0 +1,502 @@
+//! Changes, which the present takes alone: everywhere else they are refused as on a read-only filesystem.
+//!
+//! Invariants: an inode that lost its last name ends with the kernel's last reference to it, and at once
+//! where there is none; each event names who asked, and where that is not known for certain, says so.
+
+use std::time::Duration;
+
+use crate::proto::types::{
+    Attr, Entry, FileHandle, Name, NodeId, OpenFlags, Opened, OpenedFlags, XattrName,
+};
+use crate::tree::operation::{
+    Attributes, Caller, Operation, RenameHow, S_IFDIR, S_IFMT, XattrMust,
+};
+use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Seq};
+
+use super::handles::Open;
+use super::news::News;
+use super::nodes::{Place, Tense};
+use super::reading::OUR_XATTRS;
+use super::{Asker, Refusal, TreeRefusal, View, attr, node};
+
+/// Every change goes through the kernel or is pushed to it, so what it has cached stays right; and each
+/// write is one event, so writes past the cache may run side by side.
+const OPENED: OpenedFlags =
+    OpenedFlags(OpenedFlags::KEEP_CACHE.0 | OpenedFlags::PARALLEL_DIRECT_WRITES.0);
+
+/// Bytes for a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes<'a> {
+    /// From this offset on.
+    pub offset: u64,
+    /// The bytes.
+    pub data: &'a [u8],
+    /// Written back from mapped pages: who asked is not known for certain.
+    pub from_cache: bool,
+    /// Set-id bits go.
+    pub kill_set_id: bool,
+    /// The flags of the open file.
+    pub flags: OpenFlags,
+}
+
+/// A range of one open file, and where it goes in another.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    /// Source.
+    pub src: (NodeId, FileHandle),
+    /// First byte in the source.
+    pub src_offset: u64,
+    /// Destination.
+    pub dst: (NodeId, FileHandle),
+    /// First byte in the destination.
+    pub dst_offset: u64,
+    /// How many bytes.
+    pub len: u64,
+}
+
+impl View {
+    fn actor(&self, asker: &Asker<'_>, from_cache: bool) -> ActorId {
+        let crate::proto::types::Caller { uid, gid, pid } = asker.caller;
+        self.agents.actor(uid, gid, pid, from_cache)
+    }
+
+    fn perform(
+        &self,
+        asker: &Asker<'_>,
+        actor: ActorId,
+        operation: &Operation<'_>,
+    ) -> Result<Outcome, Refusal> {
+        Ok(self.tree.perform(&caller(asker, actor), operation)?)
+    }
+
+    fn change(&self, asker: &Asker<'_>, operation: &Operation<'_>) -> Result<Outcome, Refusal> {
+        self.perform(asker, self.actor(asker, false), operation)
+    }
+
+    /// Ends an inode that nobody can reach. What cannot be ended now is ended by the next start.
+    pub(super) fn end(&self, ino: Ino) {
+        if let Err(refusal) = self.tree.perform(&Caller::default(), &Operation::End { ino }) {
+            tracing::warn!(%ino, ?refusal, "an unlinked file was not ended; the next start will");
+        }
+    }
+
+    /// Notes that `inode` may have lost its last name.
+    fn may_be_nameless(&self, inode: &Inode) -> Result<(), Refusal> {
+        if inode.nlink > 0 {
+            return Ok(());
+        }
+        let node = node(Tense::Now, inode.ino)?;
+        let mut nameless = self.nameless.lock();
+        // Under the lock that `forget` takes after it has taken the node out: one of the two ends it.
+        if self.nodes.knows(node) {
+            nameless.insert(inode.ino.0);
+            return Ok(());
+        }
+        drop(nameless);
+        self.end(inode.ino);
+        Ok(())
+    }
+
+    /// Makes an inode of any type but a symbolic link, with a name that must be free.
+    pub fn make(
+        &self,
+        asker: &Asker<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        mode: u32,
+        rdev: u32,
+    ) -> Result<Entry, Refusal> {
+        let parent = self.changeable(parent)?;
+        let made = self.change(
+            asker,
+            &Operation::Make {
+                parent,
+                name: name.as_bytes(),
+                mode,
+                rdev: rdev.into(),
+                exclusive: true,
+                security: asker.security,
+            },
+        )?;
+        self.give_out(Tense::Now, &about(made)?)
+    }
+
+    /// Makes a directory.
+    pub fn make_directory(
+        &self,
+        asker: &Asker<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        mode: u32,
+    ) -> Result<Entry, Refusal> {
+        self.make(asker, parent, name, mode & !S_IFMT | S_IFDIR, 0)
+    }
+
+    /// Makes a symbolic link.
+    pub fn make_symlink(
+        &self,
+        asker: &Asker<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        target: &[u8],
+    ) -> Result<Entry, Refusal> {
+        let parent = self.changeable(parent)?;
+        let made = self.change(
+            asker,
+            &Operation::Symlink { parent, name: name.as_bytes(), target, security: asker.security },
+        )?;
+        self.give_out(Tense::Now, &about(made)?)
+    }
+
+    /// Opens the regular file `name`, made if it is not there. `kill_set_id` where it is there and cut.
+    pub fn create(
+        &self,
+        asker: &Asker<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        mode: u32,
+        flags: OpenFlags,
+        kill_set_id: bool,
+    ) -> Result<(Entry, Opened), Refusal> {
+        let parent = self.changeable(parent)?;
+        let actor = self.actor(asker, false);
+        let made = self.perform(
+            asker,
+            actor,
+            &Operation::Make {
+                parent,
+                name: name.as_bytes(),
+                mode,
+                rdev: 0,
+                exclusive: flags.has(OpenFlags::EXCL),
+                security: asker.security,
+            },
+        )?;
+        let mut inode = about(made)?;
+        let mut wrote = None;
+        // It was there, which the kernel did not know: so it does not cut it either.
+        if made.seq.is_none() && flags.truncates() {
+            inode = self.cut(asker, actor, inode.ino, kill_set_id)?;
+            wrote = Some(actor);
+        }
+        let entry = self.give_out(Tense::Now, &inode)?;
+        let handle = self.handles.open(entry.node, Open::File { flags, wrote });
+        Ok((entry, Opened { handle, flags: OPENED, backing_id: 0 }))
+    }
+
+    /// Opens a new file without a name.
+    pub fn create_nameless(
+        &self,
+        asker: &Asker<'_>,
+        parent: NodeId,
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(Entry, Opened), Refusal> {
+        let parent = self.changeable(parent)?;
+        let made =
+            self.change(asker, &Operation::Tmpfile { parent, mode, security: asker.security })?;
+        let inode = about(made)?;
+        let entry = self.give_out(Tense::Now, &inode)?;
+        self.may_be_nameless(&inode)?;
+        let handle = self.handles.open(entry.node, Open::File { flags, wrote: None });
+        Ok((entry, Opened { handle, flags: OPENED, backing_id: 0 }))
+    }
+
+    /// Opens a file, and cuts it to nothing where the flags say so.
+    pub fn open(
+        &self,
+        asker: &Asker<'_>,
+        node: NodeId,
+        flags: OpenFlags,
+        kill_set_id: bool,
+    ) -> Result<Opened, Refusal> {
+        let ino = match self.place(node)? {
+            Place::Root | Place::History => return Err(TreeRefusal::IsADirectory.into()),
+            Place::Tree(Tense::Past(_), _) => return self.open_past(node, flags),
+            Place::Tree(Tense::Now, ino) => ino,
+        };
+        let mut wrote = None;
+        if flags.truncates() {
+            let actor = self.actor(asker, false);
+            self.cut(asker, actor, ino, kill_set_id)?;
+            wrote = Some(actor);
+        } else {
+            self.tree.inode(ino, Seq::NOW)?;
+        }
+        let handle = self.handles.open(node, Open::File { flags, wrote });
+        Ok(Opened { handle, flags: OPENED, backing_id: 0 })
+    }
+
+    fn cut(
+        &self,
+        asker: &Asker<'_>,
+        actor: ActorId,
+        ino: Ino,
+        kill_set_id: bool,
+    ) -> Result<Inode, Refusal> {
+        let set = Attributes { size: Some(0), kill_set_id, ..Attributes::default() };
+        about(self.perform(asker, actor, &Operation::SetAttributes { ino, set })?)
+    }
+
+    /// Closes a file. If it was written through the handle, that ends a version of it, by who wrote last:
+    /// the kernel's request says nothing of who closed.
+    pub fn close(&self, node: NodeId, handle: FileHandle) -> Result<(), Refusal> {
+        self.file(handle, node)?;
+        let closed = self.handles.close(handle, node);
+        if let (Some(Open::File { wrote: Some(actor), .. }), Place::Tree(Tense::Now, ino)) =
+            (closed, self.place(node)?)
+            && let Err(error) = self.tree.store().mark_version(ino, actor)
+        {
+            // The events are all there; only that one version ends here is not.
+            tracing::warn!(%ino, %error, "the end of a version was not noted down");
+        }
+        Ok(())
+    }
+
+    /// One more name for a file.
+    pub fn link(
+        &self,
+        asker: &Asker<'_>,
+        file: NodeId,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> Result<Entry, Refusal> {
+        let parent = self.changeable(parent)?;
+        let Place::Tree(Tense::Now, ino) = self.place(file)? else {
+            return Err(Refusal::OtherTree);
+        };
+        let linked = self.change(asker, &Operation::Link { ino, parent, name: name.as_bytes() })?;
+        self.nameless.lock().remove(&ino.0);
+        self.give_out(Tense::Now, &about(linked)?)
+    }
+
+    /// Takes away the name of a file, or with `directory` of an empty directory.
+    pub fn unlink(
+        &self,
+        asker: &Asker<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+        directory: bool,
+    ) -> Result<(), Refusal> {
+        let parent = self.changeable(parent)?;
+        let name = name.as_bytes();
+        let operation = if directory {
+            Operation::Rmdir { parent, name }
+        } else {
+            Operation::Unlink { parent, name }
+        };
+        let gone = self.change(asker, &operation)?;
+        gone.inode.map_or(Ok(()), |inode| self.may_be_nameless(&inode))
+    }
+
+    /// Moves a name; `flags` as of renameat2(2).
+    pub fn rename(
+        &self,
+        asker: &Asker<'_>,
+        (parent, name): (NodeId, Name<'_>),
+        (new_parent, new_name): (NodeId, Name<'_>),
+        flags: u32,
+    ) -> Result<(), Refusal> {
+        let (parent, new_parent) = (self.changeable(parent)?, self.changeable(new_parent)?);
+        let how = RenameHow::from_flags(flags).ok_or(TreeRefusal::Invalid)?;
+        let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
+        let moved =
+            self.change(asker, &Operation::Rename { parent, name, new_parent, new_name, how })?;
+        moved.other.map_or(Ok(()), |replaced| self.may_be_nameless(&replaced))
+    }
+
+    /// Sets attributes, through `handle` if there is one.
+    pub fn set_attributes(
+        &self,
+        asker: &Asker<'_>,
+        node: NodeId,
+        handle: Option<FileHandle>,
+        set: Attributes,
+    ) -> Result<(Attr, Duration), Refusal> {
+        let ino = self.changeable(node)?;
+        let actor = self.actor(asker, false);
+        let inode = about(self.perform(asker, actor, &Operation::SetAttributes { ino, set })?)?;
+        if let (Some(handle), Some(_)) = (handle, set.size) {
+            self.handles.wrote(handle, node, actor);
+        }
+        if ino == Ino::ROOT {
+            self.top_changed();
+        }
+        Ok((attr(Tense::Now, &inode), self.attr_lifetime(Tense::Now, &inode)))
+    }
+
+    /// The directories above the tree look like its root.
+    fn top_changed(&self) {
+        for node in [Some(NodeId::ROOT), Place::History.node()].into_iter().flatten() {
+            // Without room, attributes of two directories nobody can change are old for a day.
+            let _ = self.news.push(News::Attributes(node));
+        }
+    }
+
+    /// Writes through an open file; where the file is open for it, returns only once the bytes are on
+    /// the disk.
+    pub fn write(
+        &self,
+        asker: &Asker<'_>,
+        node: NodeId,
+        handle: FileHandle,
+        bytes: &Bytes<'_>,
+    ) -> Result<u64, Refusal> {
+        let ino = self.changeable(node)?;
+        if !self.file(handle, node)?.writes() {
+            return Err(Refusal::BadHandle);
+        }
+        let actor = self.actor(asker, bytes.from_cache);
+        // Never appending here: the kernel gives the offset, of O_APPEND too, and a page written back
+        // through a handle that appends belongs where it was mapped.
+        let append = false;
+        let written = self.tree.write(
+            &caller(asker, actor),
+            ino,
+            bytes.offset,
+            append,
+            bytes.data,
+            bytes.kill_set_id,
+        )?;
+        self.handles.wrote(handle, node, actor);
+        // Written back at some later time, a page is waited for by msync or fsync.
+        if bytes.flags.is_sync() && !bytes.from_cache {
+            self.tree.sync()?;
+        }
+        Ok(written.len)
+    }
+
+    /// Sets space aside or gives it back; `flags` as of fallocate(2).
+    pub fn allocate(
+        &self,
+        asker: &Asker<'_>,
+        node: NodeId,
+        handle: FileHandle,
+        flags: u32,
+        (offset, len): (u64, u64),
+    ) -> Result<(), Refusal> {
+        let ino = self.changeable(node)?;
+        let open = self.file(handle, node)?;
+        if !open.writes() {
+            return Err(Refusal::BadHandle);
+        }
+        let actor = self.actor(asker, false);
+        let kill_set_id = loses_set_id(asker);
+        self.perform(asker, actor, &Operation::Allocate { ino, flags, offset, len, kill_set_id })?;
+        self.handles.wrote(handle, node, actor);
+        if open.is_sync() {
+            self.tree.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Makes a range of one open file a reference to another's bytes, and returns how many.
+    pub fn copy(&self, asker: &Asker<'_>, range: &Range) -> Result<u64, Refusal> {
+        let &Range { src: (from, from_handle), src_offset, dst: (to, to_handle), dst_offset, len } =
+            range;
+        let dst = self.changeable(to)?;
+        let Place::Tree(Tense::Now, src) = self.place(from)? else {
+            // The kernel copies by reading and writing then.
+            return Err(Refusal::OtherTree);
+        };
+        self.file(from_handle, from)?;
+        let open = self.file(to_handle, to)?;
+        if !open.writes() {
+            return Err(Refusal::BadHandle);
+        }
+        let actor = self.actor(asker, false);
+        let kill_set_id = loses_set_id(asker);
+        let operation = Operation::Copy { src, src_offset, dst, dst_offset, len, kill_set_id };
+        let copied = self.perform(asker, actor, &operation)?;
+        self.handles.wrote(to_handle, to, actor);
+        if open.is_sync() {
+            self.tree.sync()?;
+        }
+        Ok(copied.len)
+    }
+
+    /// Waits until everything answered so far is on the disk, through an open file.
+    pub fn sync_file(&self, node: NodeId, handle: FileHandle) -> Result<(), Refusal> {
+        self.file(handle, node)?;
+        self.sync_node(node)
+    }
+
+    /// As [`View::sync_file`], through an open directory.
+    pub fn sync_directory(&self, node: NodeId, handle: FileHandle) -> Result<(), Refusal> {
+        self.directory(handle, node)?;
+        self.sync_node(node)
+    }
+
+    /// Waits until everything answered so far is on the disk.
+    pub fn sync(&self) -> Result<(), Refusal> {
+        Ok(self.tree.sync()?)
+    }
+
+    fn sync_node(&self, node: NodeId) -> Result<(), Refusal> {
+        match self.place(node)? {
+            Place::Tree(Tense::Now, _) => self.sync(),
+            // Whatever is shown there was on its way to the disk before; nothing is changed there.
+            Place::Root | Place::History | Place::Tree(Tense::Past(_), _) => Ok(()),
+        }
+    }
+
+    /// Sets an extended attribute; `flags` as of setxattr(2).
+    pub fn set_xattr(
+        &self,
+        asker: &Asker<'_>,
+        node: NodeId,
+        name: XattrName<'_>,
+        value: &[u8],
+        flags: u32,
+        kill_sgid: bool,
+    ) -> Result<(), Refusal> {
+        let ino = self.changeable(node)?;
+        let name = ours_refused(name)?;
+        let must = XattrMust::from_flags(flags).ok_or(TreeRefusal::Invalid)?;
+        self.change(asker, &Operation::SetXattr { ino, name, value, must, kill_sgid })?;
+        if ino == Ino::ROOT {
+            self.top_changed();
+        }
+        Ok(())
+    }
+
+    /// Removes an extended attribute.
+    pub fn remove_xattr(
+        &self,
+        asker: &Asker<'_>,
+        node: NodeId,
+        name: XattrName<'_>,
+    ) -> Result<(), Refusal> {
+        let ino = self.changeable(node)?;
+        let name = ours_refused(name)?;
+        self.change(asker, &Operation::RemoveXattr { ino, name })?;
+        Ok(())
+    }
+}
+
+/// Whether set-id bits go where the request does not say: FALLOCATE and COPY_FILE_RANGE carry no flag
+/// for it, and with HANDLE_KILLPRIV_V2 the kernel does not clear them itself. Who has CAP_FSETID keeps
+/// them; that is taken for the superuser, whose capabilities a request does not tell.
+const fn loses_set_id(asker: &Asker<'_>) -> bool {
+    asker.caller.uid != 0
+}
+
+fn ours_refused(name: XattrName<'_>) -> Result<&[u8], Refusal> {
+    let name = name.as_bytes();
+    if name.starts_with(OUR_XATTRS) { Err(TreeRefusal::NotPermitted.into()) } else { Ok(name) }
+}
+
+fn caller<'a>(asker: &Asker<'a>, actor: ActorId) -> Caller<'a> {
+    Caller {
+        uid: asker.caller.uid,
+        gid: asker.caller.gid,
+        groups: asker.groups,
+        umask: asker.umask,
+        origin: Origin { actor, unique: asker.unique },
+    }
+}
+
+/// What an outcome is about.
+fn about(outcome: Outcome) -> Result<Inode, Refusal> {
+    outcome.inode.ok_or(Refusal::Tree(TreeRefusal::Stale))
+}

@@ -1,0 +1,420 @@
+//! Node numbers, how often the kernel has looked each one up, and which view of the past is bound to what.
+//!
+//! ```text
+//!  63         48 47                                0
+//! +-------------+-----------------------------------+
+//! | view        | inode                             |
+//! +-------------+-----------------------------------+
+//!   0             1                  the mount's root (FUSE_ROOT_ID)
+//!   0             2 ..               the present; 2 is `current`
+//!   1 .. 0xfffe   2 ..               the tree after the event the view is bound to
+//!   0xffff        1                  `history`
+//! ```
+//!
+//! A directory has one parent per view, as the kernel demands: a node under two names makes it move the
+//! dentry and take the working directory of whoever is in it along.
+//!
+//! Invariants: inode numbers stay below 2^48, so (view, inode) fits; a view is bound to one event from
+//! the first lookup of its name until the kernel has forgotten every node of it, so whoever is in it
+//! sees one tree. A name looked up again leads to the same view while that one is bound, unless the name
+//! has come to mean another event and nobody has looked it up for a while.
+
+use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
+
+use crate::proto::types::NodeId;
+use crate::tree::{Ino, Seq};
+
+/// Bits of a node number that hold the inode.
+const INO_BITS: u32 = 48;
+const INO_MASK: u64 = (1 << INO_BITS) - 1;
+/// The view of nodes that are in no tree.
+const SYNTHETIC: u16 = u16::MAX;
+/// Views of the past that can be bound at once.
+pub(crate) const VIEWS_MAX: usize = SYNTHETIC as usize - 1;
+/// From so many bound views on, the kernel is asked to let go of those nobody entered for longest.
+const VIEWS_CROWDED: usize = VIEWS_MAX / 4 * 3;
+/// How many it is asked for at a time.
+const VIEWS_ASKED_BACK: usize = VIEWS_MAX / 8;
+/// Lookup counts are spread over so many locks.
+const SHARDS: usize = 64;
+
+/// Which tree a node is of: the present, or a view of the past.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Tense {
+    Now,
+    Past(NonZeroU16),
+}
+
+/// What a node number stands for. That it parses does not mean that it was given out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Place {
+    Root,
+    History,
+    Tree(Tense, Ino),
+}
+
+impl Place {
+    pub(crate) fn of(node: NodeId) -> Option<Self> {
+        let ino = node.get() & INO_MASK;
+        // 16 bits are left.
+        match ((node.get() >> INO_BITS) as u16, ino) {
+            (0, 1) => Some(Self::Root),
+            (SYNTHETIC, 1) => Some(Self::History),
+            (SYNTHETIC, _) | (_, 0 | 1) => None,
+            (view, _) => {
+                Some(Self::Tree(NonZeroU16::new(view).map_or(Tense::Now, Tense::Past), Ino(ino)))
+            }
+        }
+    }
+
+    /// The node number; `None` for an inode number beyond what a store gives out.
+    pub(crate) fn node(self) -> Option<NodeId> {
+        let (view, ino) = match self {
+            Self::Root => (0, 1),
+            Self::History => (SYNTHETIC, 1),
+            Self::Tree(Tense::Now, ino) => (0, ino.0),
+            Self::Tree(Tense::Past(view), ino) => (view.get(), ino.0),
+        };
+        if ino > INO_MASK {
+            return None;
+        }
+        NodeId::new(u64::from(view) << INO_BITS | ino)
+    }
+}
+
+/// What the kernel knows.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    /// Node number to lookups not yet forgotten; at 16 bytes a node, and as many to spare.
+    counts: [Mutex<FxHashMap<u64, u64>>; SHARDS],
+    views: RwLock<Views>,
+}
+
+#[derive(Debug, Default)]
+struct Views {
+    /// View `n` is at `n - 1`.
+    slots: Vec<Option<Bound>>,
+    free: std::collections::VecDeque<NonZeroU16>,
+    names: FxHashMap<Box<[u8]>, NonZeroU16>,
+    /// How many slots are in use: more than there are names where a name has moved on.
+    bound: usize,
+    asked_back: bool,
+}
+
+#[derive(Debug)]
+struct Bound {
+    at: Seq,
+    name: Box<[u8]>,
+    /// Nodes the kernel knows, and lookups of the name being answered.
+    held: u64,
+    /// When the name was last looked up.
+    entered: Instant,
+}
+
+/// What entering a name came to.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    pub(crate) view: NonZeroU16,
+    pub(crate) at: Seq,
+    /// Names whose views should be let go by the kernel, for there are many.
+    pub(crate) crowded_out: Vec<Box<[u8]>>,
+}
+
+impl Nodes {
+    pub(crate) fn new() -> Self {
+        Self { counts: std::array::from_fn(|_| Mutex::default()), views: RwLock::default() }
+    }
+
+    fn shard(&self, node: NodeId) -> &Mutex<FxHashMap<u64, u64>> {
+        // Neighbours in number are neighbours in time: different locks for them.
+        &self.counts[node.get() as usize % SHARDS]
+    }
+
+    /// Counts one more lookup of `node`.
+    pub(crate) fn looked_up(&self, node: NodeId) {
+        if node == NodeId::ROOT {
+            return;
+        }
+        let mut counts = self.shard(node).lock();
+        let count = counts.entry(node.get()).or_insert(0);
+        *count = count.saturating_add(1);
+        if *count == 1
+            && let Some(Place::Tree(Tense::Past(view), _)) = Place::of(node)
+        {
+            self.hold(view);
+        }
+    }
+
+    /// Takes back `lookups` of `node`. Returns whether the kernel does not know it any more, having
+    /// known it before.
+    pub(crate) fn forgotten(&self, node: NodeId, lookups: u64) -> bool {
+        let mut counts = self.shard(node).lock();
+        let Some(count) = counts.get_mut(&node.get()) else { return false };
+        *count = count.saturating_sub(lookups);
+        if *count > 0 {
+            return false;
+        }
+        counts.remove(&node.get());
+        // A table that was once full is given back when it is nearly empty.
+        if counts.capacity() > 1024 && counts.len() < counts.capacity() / 8 {
+            let keep = counts.len() * 2;
+            counts.shrink_to(keep);
+        }
+        drop(counts);
+        if let Some(Place::Tree(Tense::Past(view), _)) = Place::of(node) {
+            self.let_go(view);
+        }
+        true
+    }
+
+    /// Whether the kernel knows `node`.
+    pub(crate) fn knows(&self, node: NodeId) -> bool {
+        self.shard(node).lock().contains_key(&node.get())
+    }
+
+    /// How many nodes the kernel knows.
+    pub(crate) fn len(&self) -> usize {
+        self.counts.iter().map(|counts| counts.lock().len()).sum()
+    }
+
+    /// How many views are bound.
+    pub(crate) fn views(&self) -> usize {
+        self.views.read().bound
+    }
+
+    /// The event a view is bound to.
+    pub(crate) fn at(&self, view: NonZeroU16) -> Option<Seq> {
+        self.views.read().bound(view).map(|bound| bound.at)
+    }
+
+    /// Names bound to an event before `horizon`.
+    pub(crate) fn bound_before(&self, horizon: Seq) -> Vec<Box<[u8]>> {
+        let views = self.views.read();
+        let bound = views.slots.iter().flatten();
+        bound.filter(|bound| bound.at < horizon).map(|bound| bound.name.clone()).collect()
+    }
+
+    /// The view of `name`, bound to `at` unless it is bound already. A name that was bound to another
+    /// event moves on to `at` if it was last looked up at least `still` ago; whoever is in the view it
+    /// had stays there.
+    ///
+    /// The view is held until [`Nodes::let_go`], so that a FORGET meanwhile does not free it. `None` if
+    /// there are too many.
+    pub(crate) fn enter(&self, name: &[u8], at: Seq, still: Duration) -> Option<Entered> {
+        let now = Instant::now();
+        let mut views = self.views.write();
+        if let Some(&view) = views.names.get(name)
+            && let Some(bound) = views.bound_mut(view)
+            && (bound.at == at || now.saturating_duration_since(bound.entered) < still)
+        {
+            bound.held += 1;
+            bound.entered = now;
+            return Some(Entered { view, at: bound.at, crowded_out: Vec::new() });
+        }
+        // Never a number used a moment ago while there are others: a late reader of it then meets a
+        // view that is not bound, instead of another tree.
+        let view = if views.slots.len() < VIEWS_MAX && views.free.len() < 1024 {
+            views.slots.push(None);
+            u16::try_from(views.slots.len()).ok().and_then(NonZeroU16::new)?
+        } else {
+            views.free.pop_front()?
+        };
+        let bound = Bound { at, name: name.into(), held: 1, entered: now };
+        *views.slots.get_mut(usize::from(view.get()) - 1)? = Some(bound);
+        views.bound += 1;
+        views.names.insert(name.into(), view);
+        let crowded_out = views.crowded_out();
+        Some(Entered { view, at, crowded_out })
+    }
+
+    fn hold(&self, view: NonZeroU16) {
+        if let Some(bound) = self.views.write().bound_mut(view) {
+            bound.held += 1;
+        }
+    }
+
+    /// Ends one hold of `view`, and the view if it was the last.
+    pub(crate) fn let_go(&self, view: NonZeroU16) {
+        let mut views = self.views.write();
+        let Some(bound) = views.bound_mut(view) else { return };
+        bound.held = bound.held.saturating_sub(1);
+        if bound.held > 0 {
+            return;
+        }
+        let slot = views.slots.get_mut(usize::from(view.get()) - 1);
+        if let Some(bound) = slot.and_then(Option::take) {
+            if views.names.get(&bound.name) == Some(&view) {
+                views.names.remove(&bound.name);
+            }
+            views.bound -= 1;
+            views.free.push_back(view);
+        }
+        if views.bound < VIEWS_CROWDED {
+            views.asked_back = false;
+        }
+    }
+
+    /// The kernel is gone: it knows nothing any more.
+    pub(crate) fn clear(&self) {
+        for counts in &self.counts {
+            *counts.lock() = FxHashMap::default();
+        }
+        *self.views.write() = Views::default();
+    }
+}
+
+impl Views {
+    fn bound(&self, view: NonZeroU16) -> Option<&Bound> {
+        self.slots.get(usize::from(view.get()) - 1)?.as_ref()
+    }
+
+    fn bound_mut(&mut self, view: NonZeroU16) -> Option<&mut Bound> {
+        self.slots.get_mut(usize::from(view.get()) - 1)?.as_mut()
+    }
+
+    /// The names that were entered longest ago, once the table is crowded, and not again before the
+    /// kernel had its chance to let go of some.
+    fn crowded_out(&mut self) -> Vec<Box<[u8]>> {
+        if self.bound < VIEWS_CROWDED
+            || (self.asked_back && !self.bound.is_multiple_of(VIEWS_ASKED_BACK))
+        {
+            return Vec::new();
+        }
+        self.asked_back = true;
+        let mut oldest: Vec<_> = self.slots.iter().flatten().collect();
+        oldest.sort_by_key(|bound| bound.entered);
+        oldest.into_iter().take(VIEWS_ASKED_BACK).map(|bound| bound.name.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STILL: Duration = Duration::from_secs(3600);
+
+    fn past(view: NonZeroU16, ino: u64) -> NodeId {
+        Place::Tree(Tense::Past(view), Ino(ino)).node().unwrap()
+    }
+
+    #[test]
+    fn places_and_numbers_go_both_ways() {
+        let view = NonZeroU16::new(7).unwrap();
+        for place in [
+            Place::Root,
+            Place::History,
+            Place::Tree(Tense::Now, Ino(2)),
+            Place::Tree(Tense::Past(view), Ino(INO_MASK)),
+        ] {
+            assert_eq!(Place::of(place.node().unwrap()), Some(place));
+        }
+        assert_eq!(Place::Root.node(), Some(NodeId::ROOT));
+        assert_eq!(Place::Tree(Tense::Now, Ino(1 << 48)).node(), None);
+        for number in [u64::MAX, 7 << 48, 7 << 48 | 1, 0xffff << 48, 0xffff << 48 | 2] {
+            assert_eq!(Place::of(NodeId::new(number).unwrap()), None, "{number:#x}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_known_until_every_lookup_is_forgotten() {
+        let nodes = Nodes::new();
+        let node = NodeId::new(9).unwrap();
+        nodes.looked_up(node);
+        nodes.looked_up(node);
+        nodes.looked_up(node);
+        assert!(!nodes.forgotten(node, 2));
+        assert!(nodes.knows(node));
+        assert!(nodes.forgotten(node, 1));
+        assert!(!nodes.knows(node));
+        assert!(!nodes.forgotten(node, 1));
+        nodes.looked_up(node);
+        assert!(nodes.forgotten(node, u64::MAX));
+        assert_eq!(nodes.len(), 0);
+    }
+
+    #[test]
+    fn a_name_stays_bound_until_all_its_nodes_are_forgotten() {
+        let nodes = Nodes::new();
+        let entered = nodes.enter(b"10min-ago", Seq(5), STILL).unwrap();
+        let root = past(entered.view, 2);
+        let below = past(entered.view, 40);
+        nodes.looked_up(root);
+        nodes.let_go(entered.view);
+        nodes.looked_up(below);
+        let again = nodes.enter(b"10min-ago", Seq(6), STILL).unwrap();
+        assert_eq!((again.view, again.at), (entered.view, Seq(5)));
+        nodes.looked_up(root);
+        nodes.let_go(again.view);
+        assert!(nodes.forgotten(root, 2));
+        assert_eq!(nodes.at(entered.view), Some(Seq(5)));
+        assert!(nodes.forgotten(below, 1));
+        assert_eq!(nodes.at(entered.view), None);
+        assert_eq!(nodes.enter(b"10min-ago", Seq(6), STILL).unwrap().at, Seq(6));
+    }
+
+    #[test]
+    fn a_name_that_means_another_event_moves_on_and_leaves_its_visitors_where_they_are() {
+        let nodes = Nodes::new();
+        let entered = nodes.enter(b"10min-ago", Seq(5), Duration::ZERO).unwrap();
+        let root = past(entered.view, 2);
+        nodes.looked_up(root);
+        nodes.let_go(entered.view);
+        let later = nodes.enter(b"10min-ago", Seq(9), Duration::ZERO).unwrap();
+        assert_ne!(later.view, entered.view);
+        assert_eq!(nodes.at(entered.view), Some(Seq(5)));
+        assert_eq!(nodes.at(later.view), Some(Seq(9)));
+        nodes.forgotten(root, 1);
+        assert_eq!(nodes.at(entered.view), None);
+        assert_eq!(nodes.enter(b"10min-ago", Seq(9), Duration::ZERO).unwrap().view, later.view);
+    }
+
+    #[test]
+    fn the_same_event_under_two_names_is_two_views() {
+        let nodes = Nodes::new();
+        let one = nodes.enter(b"@5", Seq(5), STILL).unwrap();
+        let other = nodes.enter(b"10min-ago", Seq(5), STILL).unwrap();
+        assert_ne!(one.view, other.view);
+    }
+
+    #[test]
+    fn many_views_are_asked_back_oldest_first_and_too_many_refused() {
+        let nodes = Nodes::new();
+        let mut asked = Vec::new();
+        let mut first = None;
+        for number in 0..VIEWS_MAX {
+            let entered = nodes.enter(format!("@{number}").as_bytes(), Seq(5), STILL).unwrap();
+            first.get_or_insert(entered.view);
+            asked.extend(entered.crowded_out);
+        }
+        assert_eq!(asked.first().map(|name| &**name), Some(&b"@0"[..]));
+        assert!(asked.len() >= VIEWS_ASKED_BACK);
+        assert!(nodes.enter(b"one more", Seq(5), STILL).is_none());
+        nodes.let_go(first.unwrap());
+        assert!(nodes.enter(b"one more", Seq(5), STILL).is_some());
+    }
+
+    #[test]
+    fn many_threads_looking_up_and_forgetting_lose_no_count() {
+        let nodes = Nodes::new();
+        let entered = nodes.enter(b"@5", Seq(5), STILL).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for round in 0..2000u64 {
+                        let node = past(entered.view, 2 + round % 7);
+                        nodes.looked_up(node);
+                        nodes.forgotten(node, 1);
+                    }
+                });
+            }
+        });
+        assert_eq!(nodes.len(), 0);
+        assert_eq!(nodes.at(entered.view), Some(Seq(5)));
+        nodes.let_go(entered.view);
+        assert_eq!(nodes.views(), 0);
+    }
+}

@@ -1,0 +1,281 @@
+//! Questions about a tree, now or as it was: what is there, and what it holds.
+//!
+//! Invariants: nothing here changes a tree; below `history/` every answer is the same for ever.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use crate::proto::types::{
+    Attr, FileHandle, Name, NodeId, OpenFlags, Opened, OpenedFlags, Statfs, XattrName,
+};
+use crate::tree::{Ino, Inode, Seq, Stretch};
+
+use super::handles::Open;
+use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed, Page};
+use super::nodes::{Place, Tense};
+use super::{
+    BLOCK_SIZE, Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr, shown_ino,
+};
+
+/// Room that one reader keeps from request to request, so that reading allocates nothing.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    stretches: Vec<Stretch>,
+}
+
+/// The extended attribute that tells the event of the last change, in decimal.
+const SEQ_XATTR: &[u8] = b"user.lighthouse.seq";
+/// Names below this are answered here, never stored and never listed.
+pub(super) const OUR_XATTRS: &[u8] = b"user.lighthouse.";
+
+/// What an empty file more would cost the disk at least, in bytes: its event and its attributes. So many
+/// more files fit as this fits into the free space, up to the number of inode numbers.
+const INODE_COST: u64 = 512;
+/// Size of a block as `statfs` counts, in bytes.
+const FRAGMENT: u32 = 4096;
+
+impl View {
+    /// What `name` in `parent` leads to.
+    pub fn lookup(&self, parent: NodeId, name: Name<'_>) -> Result<Found, Refusal> {
+        let name = name.as_bytes();
+        match self.place(parent)? {
+            Place::Root => self.root_lookup(name),
+            Place::History => self.history_lookup(name),
+            Place::Tree(tense, dir) => match self.tree.lookup(dir, name, self.at(tense)?) {
+                Ok(inode) => Ok(Found::Entry(self.give_out(tense, &inode)?)),
+                Err(TreeRefusal::NotFound) => Ok(Found::Absent(self.lifetime(tense))),
+                Err(refusal) => Err(refusal.into()),
+            },
+        }
+    }
+
+    /// The attributes of `node`, and how long they hold.
+    pub fn attributes(&self, node: NodeId) -> Result<(Attr, Duration), Refusal> {
+        match self.place(node)? {
+            Place::Root => Ok((self.root_attr()?, self.options.lifetime)),
+            Place::History => Ok((self.history_attr()?, self.options.lifetime)),
+            Place::Tree(tense, ino) => {
+                let inode = self.tree.inode(ino, self.at(tense)?)?;
+                Ok((attr(tense, &inode), self.attr_lifetime(tense, &inode)))
+            }
+        }
+    }
+
+    /// Where the symbolic link `node` points.
+    pub fn target(&self, node: NodeId) -> Result<Vec<u8>, Refusal> {
+        match self.place(node)? {
+            Place::Root | Place::History => Err(TreeRefusal::Invalid.into()),
+            Place::Tree(tense, ino) => Ok(self.tree.target(ino, self.at(tense)?)?),
+        }
+    }
+
+    /// Opens a file of the past, which can only be read.
+    pub(super) fn open_past(&self, node: NodeId, flags: OpenFlags) -> Result<Opened, Refusal> {
+        if flags.writes() || flags.truncates() {
+            return Err(Refusal::ReadOnly);
+        }
+        let handle = self.handles.open(node, Open::File { flags, wrote: None });
+        Ok(Opened { handle, flags: OpenedFlags::KEEP_CACHE, backing_id: 0 })
+    }
+
+    /// Opens a directory.
+    pub fn open_directory(&self, node: NodeId) -> Result<Opened, Refusal> {
+        let flags = match self.place(node)? {
+            // What it lists changes with the clock.
+            Place::History => OpenedFlags::NONE,
+            Place::Root => OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE,
+            Place::Tree(tense, ino) => {
+                self.tree.inode(ino, self.at(tense)?)?;
+                OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE
+            }
+        };
+        Ok(Opened { handle: self.handles.open(node, Open::Directory), flags, backing_id: 0 })
+    }
+
+    /// Closes a directory.
+    pub fn close_directory(&self, node: NodeId, handle: FileHandle) -> Result<(), Refusal> {
+        self.directory(handle, node)?;
+        self.handles.close(handle, node);
+        Ok(())
+    }
+
+    /// Fills `buffer` from `offset` of an open file, and returns how many bytes there were: fewer than
+    /// fit only at the end of the file.
+    pub fn read(
+        &self,
+        node: NodeId,
+        handle: FileHandle,
+        offset: u64,
+        buffer: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<usize, Refusal> {
+        self.file(handle, node)?;
+        let Place::Tree(tense, ino) = self.place(node)? else { return Err(Refusal::BadHandle) };
+        let stretches = &mut scratch.stretches;
+        stretches.clear();
+        // Before the tree is asked: what it tells of must not be given back until it was read.
+        let _pin = self.tree.store().pin();
+        let asked = buffer.len() as u64;
+        let len = self.tree.stretches(ino, offset, asked, self.at(tense)?, stretches)?;
+        // No longer than the buffer, which was asked for.
+        let len = usize::try_from(len).map_or(buffer.len(), |len| len.min(buffer.len()));
+        let (filled, _) = buffer.split_at_mut(len);
+        self.tree.store().read_content(stretches, filled).map_err(TreeRefusal::Io)?;
+        Ok(len)
+    }
+
+    /// The first offset from `offset` on of an open file that has data, or with `hole` none.
+    pub fn seek(
+        &self,
+        node: NodeId,
+        handle: FileHandle,
+        offset: i64,
+        hole: bool,
+    ) -> Result<u64, Refusal> {
+        self.file(handle, node)?;
+        let Place::Tree(tense, ino) = self.place(node)? else { return Err(Refusal::BadHandle) };
+        let offset = u64::try_from(offset).map_err(|_| Refusal::NothingThere)?;
+        self.tree.seek(ino, offset, hole, self.at(tense)?).map_err(|refusal| match refusal {
+            TreeRefusal::NoData => Refusal::NothingThere,
+            other => other.into(),
+        })
+    }
+
+    /// Value of an extended attribute.
+    pub fn xattr(&self, node: NodeId, name: XattrName<'_>) -> Result<Vec<u8>, Refusal> {
+        let name = name.as_bytes();
+        let Place::Tree(tense, ino) = self.place(node)? else {
+            return Err(TreeRefusal::NoData.into());
+        };
+        let at = self.at(tense)?;
+        if name == SEQ_XATTR {
+            let seq = match (ino, tense) {
+                (Ino::ROOT, Tense::Now) => self.tree.last(),
+                (Ino::ROOT, Tense::Past(_)) => at,
+                _ => self.tree.inode(ino, at)?.changed,
+            };
+            return Ok(seq.to_string().into_bytes());
+        }
+        if name.starts_with(OUR_XATTRS) {
+            return Err(TreeRefusal::NoData.into());
+        }
+        Ok(self.tree.xattr(ino, name, at)?)
+    }
+
+    /// Names of all extended attributes that are stored, each ended by NUL.
+    pub fn xattrs(&self, node: NodeId) -> Result<Vec<u8>, Refusal> {
+        let Place::Tree(tense, ino) = self.place(node)? else { return Ok(Vec::new()) };
+        let mut list = Vec::new();
+        for name in self.tree.xattrs(ino, self.at(tense)?)? {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        Ok(list)
+    }
+
+    /// Totals of the disk and of the present tree.
+    pub fn totals(&self) -> Result<Statfs, Refusal> {
+        let (space, totals) = self.tree.space()?;
+        let available = space.available / u64::from(FRAGMENT);
+        let more = (space.available / INODE_COST).min(Seq::LIMIT.0);
+        Ok(Statfs {
+            blocks: space.total / u64::from(FRAGMENT),
+            bfree: available,
+            bavail: available,
+            files: totals.inodes.saturating_add(more),
+            ffree: more,
+            bsize: BLOCK_SIZE,
+            namelen: Name::MAX as u32,
+            frsize: FRAGMENT,
+        })
+    }
+
+    /// Lists an open directory from `offset` on into `page`; with `plus`, giving out the nodes.
+    pub fn list(
+        &self,
+        node: NodeId,
+        handle: FileHandle,
+        offset: u64,
+        plus: bool,
+        page: &mut dyn Page,
+    ) -> Result<(), Refusal> {
+        self.directory(handle, node)?;
+        let mut filling = Filling::new(page, &self.nodes);
+        let listed = match self.place(node)? {
+            Place::Root => self.root_list(offset, plus, &mut filling),
+            Place::History => self.history_list(offset, &mut filling),
+            Place::Tree(tense, dir) => self.tree_list(tense, dir, offset, plus, &mut filling),
+        };
+        // What is on the page was given out; the next request meets the failure again.
+        if filling.any() { Ok(()) } else { listed }
+    }
+
+    fn tree_list(
+        &self,
+        tense: Tense,
+        dir: Ino,
+        offset: u64,
+        plus: bool,
+        filling: &mut Filling<'_>,
+    ) -> Result<(), Refusal> {
+        let at = self.at(tense)?;
+        if offset < AFTER_DOTS {
+            let inode = self.tree.inode(dir, at)?;
+            let (own, above) = (shown_ino(tense, &inode), self.ino_above(tense, &inode, at)?);
+            for (next, name, ino) in [(AFTER_DOT, &b"."[..], own), (AFTER_DOTS, b"..", above)] {
+                let listed = Listed { name, ino, mode: inode.mode, next, entry: None };
+                if next > offset && !filling.push(next, &listed) {
+                    return Ok(());
+                }
+            }
+        }
+        // In the past, the number of an inode is that of its version, which is among its attributes.
+        if !plus && tense == Tense::Now {
+            self.tree.list(dir, offset, at, &mut |hash, name, entry| {
+                let next = hash.saturating_add(1);
+                let listed = Listed { name, ino: entry.ino.0, mode: entry.kind, next, entry: None };
+                flow(filling.push(hash, &listed))
+            })?;
+            return Ok(());
+        }
+        let mut failed = None;
+        self.tree.list_with_attributes(dir, offset, at, &mut |hash, name, inode| {
+            let entry = match self.entry(tense, inode) {
+                Ok(entry) => entry,
+                Err(refusal) => {
+                    failed = Some(refusal);
+                    return ControlFlow::Break(());
+                }
+            };
+            let listed = Listed {
+                name,
+                ino: entry.attr.ino,
+                mode: inode.mode,
+                next: hash.saturating_add(1),
+                entry: Some(&entry).filter(|_| plus),
+            };
+            flow(filling.push(hash, &listed))
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// What `..` of `dir` shows as its inode number.
+    fn ino_above(&self, tense: Tense, dir: &Inode, at: Seq) -> Result<u64, Refusal> {
+        if dir.ino == Ino::ROOT {
+            return Ok(match tense {
+                Tense::Now => ROOT_INO,
+                Tense::Past(_) => HISTORY_INO,
+            });
+        }
+        match self.tree.parent(dir.ino, at) {
+            Ok(parent) => Ok(shown_ino(tense, &self.tree.inode(parent, at)?)),
+            // Removed, and open still.
+            Err(TreeRefusal::NotFound) => Ok(shown_ino(tense, dir)),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+}
+
+fn flow(goes_on: bool) -> ControlFlow<()> {
+    if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+}

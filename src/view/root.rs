@@ -1,0 +1,76 @@
+//! The mount's own root: `current` and `history`, and nothing else.
+//!
+//! Owner, mode and times are those of the tree's root, so that who may work in `current/` may enter.
+
+use crate::proto::types::{Attr, Entry, FOREVER};
+use crate::tree::{Ino, Inode, Seq};
+
+use super::listing::{AFTER_DOT, Filling, Listed};
+use super::nodes::{Place, Tense};
+use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr};
+
+/// The name of the directory that shows the present.
+pub(super) const CURRENT: &[u8] = b"current";
+/// The name of the directory that shows the past.
+pub(super) const HISTORY: &[u8] = b"history";
+
+impl View {
+    /// Attributes of the root directory of the present tree.
+    pub(super) fn top(&self) -> Result<Inode, Refusal> {
+        Ok(self.tree.inode(Ino::ROOT, Seq::NOW)?)
+    }
+
+    /// Attributes of the mount's root or of `history`, which look like `top` but are not it.
+    pub(super) fn synthetic(top: &Inode, ino: u64, nlink: u32) -> Attr {
+        Attr { ino, size: 0, blocks: 0, nlink, ..attr(Tense::Now, top) }
+    }
+
+    pub(super) fn root_attr(&self) -> Result<Attr, Refusal> {
+        // Itself, its name, and the `..` of two directories.
+        Ok(Self::synthetic(&self.top()?, ROOT_INO, 4))
+    }
+
+    pub(super) fn root_lookup(&self, name: &[u8]) -> Result<Found, Refusal> {
+        let entry = match name {
+            CURRENT => self.entry(Tense::Now, &self.top()?)?,
+            HISTORY => self.history_entry()?,
+            _ => return Ok(Found::Absent(FOREVER)),
+        };
+        self.nodes.looked_up(entry.node);
+        Ok(Found::Entry(entry))
+    }
+
+    fn history_entry(&self) -> Result<Entry, Refusal> {
+        Ok(Entry {
+            node: Place::History.node().ok_or(TreeRefusal::Stale)?,
+            generation: 0,
+            attr: self.history_attr()?,
+            entry_valid: self.options.lifetime,
+            attr_valid: self.options.lifetime,
+        })
+    }
+
+    pub(super) fn root_list(
+        &self,
+        offset: u64,
+        plus: bool,
+        filling: &mut Filling<'_>,
+    ) -> Result<(), Refusal> {
+        let top = self.top()?;
+        let (current, history) = (self.entry(Tense::Now, &top)?, self.history_entry()?);
+        let names: [(&[u8], u64, Option<&Entry>); 4] = [
+            (b".", ROOT_INO, None),
+            (b"..", ROOT_INO, None),
+            (CURRENT, current.attr.ino, Some(&current)),
+            (HISTORY, HISTORY_INO, Some(&history)),
+        ];
+        for (next, (name, ino, entry)) in (AFTER_DOT..).zip(names) {
+            let entry = entry.filter(|_| plus);
+            let listed = Listed { name, ino, mode: top.mode, next, entry };
+            if next > offset && !filling.push(next, &listed) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
