@@ -6,7 +6,8 @@
 //!  kernel <-- send_notification ----- chunks ------------- the server's notification thread
 //! ```
 //!
-//! [`Transport`] is the contract; [`dev_fuse`] keeps it over `/dev/fuse`. How a connection comes to be is in [`mount`], and in [`namespace`] for a private one;
+//! [`Transport`] is the contract; [`dev_fuse`] keeps it over `/dev/fuse`, [`memory`] without a
+//! kernel. How a connection comes to be is in [`mount`], and in [`namespace`] for a private one;
 //! how it ends in [`unmount`].
 //!
 //! Invariants: a message is received whole or not at all, and by one reader; a reply is taken whole
@@ -16,6 +17,7 @@
 pub mod dev_fuse;
 pub mod device;
 pub mod fusermount;
+pub mod memory;
 pub mod mount;
 pub mod mount_table;
 pub mod mount_users;

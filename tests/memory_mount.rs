@@ -1,0 +1,370 @@
+//! The whole server over the kernel in memory: production decode, dispatch, view, tree and store, in a temporary
+//! directory, and no mount.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+#[path = "common/stores.rs"]
+#[allow(dead_code, reason = "each test uses what it needs")]
+mod stores;
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use lighthouse_fuse::agents::Agents;
+use lighthouse_fuse::proto::op::Whence;
+use lighthouse_fuse::proto::types::Errno;
+use lighthouse_fuse::server::{Config, serve};
+use lighthouse_fuse::store::Store;
+use lighthouse_fuse::transport::memory::{self, Caller, Dice, Fd, Kernel, Options, User};
+use lighthouse_fuse::tree::Tree;
+use lighthouse_fuse::view::{self, View};
+
+const O_RDWR: u32 = 0o2;
+const O_CREAT: u32 = 0o100;
+const O_TRUNC: u32 = 0o1000;
+const O_TMPFILE: u32 = 0o20_200_000;
+
+/// A kernel, and the thread that serves it from a store.
+struct Mounted {
+    kernel: Kernel,
+    /// Ends with how many files the server still holds open.
+    server: JoinHandle<usize>,
+}
+
+fn mount(store: &Arc<Store>, options: Options) -> Mounted {
+    let readers = options.readers;
+    let (kernel, device) = memory::pair(options);
+    let store = Arc::clone(store);
+    let server = thread::spawn(move || {
+        let agents = Agents::new(Arc::clone(&store));
+        let view = View::new(Tree::new(store), agents, view::Options::default());
+        let config = Config { readers, ..Config::default() };
+        serve(&device, &view, config).expect("the connection ends as it should");
+        view.held().open
+    });
+    kernel.mount().expect("INIT is answered");
+    Mounted { kernel, server }
+}
+
+impl Mounted {
+    #[track_caller]
+    fn unmount(self) {
+        self.kernel.unmount();
+        let open = self.server.join().expect("the server ends without a panic");
+        assert_eq!(open, 0, "files that were never released");
+    }
+
+    /// Ends as by a kill: nothing is closed, nothing forgotten.
+    fn kill(self) {
+        self.kernel.abort();
+        self.server.join().expect("the server ends without a panic");
+    }
+}
+
+/// A path of `current/`, seldom the same twice.
+fn random_path(dice: &mut Dice) -> String {
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    let names: Vec<_> = (0..=dice.below(3)).map(|_| NAMES[dice.below(4)]).collect();
+    format!("/current/{}", names.join("/"))
+}
+
+/// Random calls, whatever they return: what must hold is checked at the unmount.
+fn random_calls(user: &User, dice: &mut Dice, steps: usize) {
+    let mut open: Vec<Fd> = Vec::new();
+    for _ in 0..steps {
+        let (path, other) = (random_path(dice), random_path(dice));
+        let fd = open.get(dice.below(open.len())).copied();
+        match dice.below(28) {
+            0 | 1 => {
+                let _ = user.mkdir(&path, 0o755);
+            }
+            2 | 3 => open.extend(user.open(&path, O_CREAT | O_RDWR, 0o644)),
+            4 => open.extend(user.open(&path, O_RDWR | O_TRUNC, 0o644)),
+            5 => {
+                let _ = user.unlink(&path);
+            }
+            6 => {
+                let _ = user.rmdir(&path);
+            }
+            7 => {
+                let _ = user.rename(&path, &other);
+            }
+            8 => {
+                let _ = user.rename_with(&path, &other, 1 + u32::from(dice.below(2) == 1));
+            }
+            9 => {
+                let _ = user.link(&path, &other);
+            }
+            10 => {
+                let _ = user.symlink(&path, &other);
+            }
+            11 => {
+                let _ = user.statx(&path, 0xfff);
+            }
+            12 => {
+                let _ = user.list(&path);
+            }
+            13 => {
+                let _ = user.read_file(&path);
+            }
+            14 => {
+                let _ = user.truncate(&path, dice.below(10_000) as u64);
+            }
+            15 => {
+                let _ = user.chmod(&path, 0o700 + u32::try_from(dice.below(0o100)).unwrap_or(0));
+            }
+            16 => {
+                let _ = user.set_xattr(&path, "user.x", b"value", 0);
+            }
+            17 => {
+                let _ = user.xattr_names(&path);
+            }
+            18 => open.extend(user.open("/current", O_TMPFILE | O_RDWR, 0o600)),
+            19 => {
+                let _ = fd.map(|fd| user.link_fd(fd, &path));
+            }
+            20 => {
+                let _ = fd.map(|fd| user.pread(fd, dice.below(20_000), dice.below(9000) as u64));
+            }
+            21 | 22 => {
+                let data = vec![u8::try_from(dice.below(256)).unwrap_or(0); dice.below(9000)];
+                let _ = fd.map(|fd| user.pwrite(fd, &data, dice.below(9000) as u64));
+            }
+            23 => {
+                if let Some(fd) = fd
+                    && let Ok(map) = user.mmap(fd, 0, 8192, true, true)
+                {
+                    let _ = user.map_write(map, dice.below(8000) as u64, b"mapped");
+                    let _ = user.munmap(map);
+                }
+            }
+            24 => {
+                let _ = fd.map(|fd| user.sync(fd, false));
+            }
+            25 => {
+                let mode = [0, 1, 3][dice.below(3)];
+                let _ = fd.map(|fd| user.fallocate(fd, mode, dice.below(9000) as u64, 5000));
+            }
+            26 => {
+                let _ = fd.map(|fd| user.seek(fd, 100, Whence::Data));
+            }
+            _ => {
+                if let Some(fd) = fd {
+                    open.retain(|other| *other != fd);
+                    let _ = user.close(fd);
+                }
+            }
+        }
+    }
+    for fd in open {
+        let _ = user.close(fd);
+    }
+}
+
+/// Everything below `path`: mode, links, size and content of each name.
+fn tree_of(user: &User, path: &str) -> Vec<(String, u32, u32, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut todo = vec![path.to_owned()];
+    while let Some(path) = todo.pop() {
+        let attr = user.lstat(&path).unwrap();
+        let content = match attr.mode & 0o170_000 {
+            0o040_000 => {
+                for entry in user.list(&path).unwrap() {
+                    todo.push(format!("{path}/{}", String::from_utf8(entry.name).unwrap()));
+                }
+                Vec::new()
+            }
+            0o120_000 => user.readlink(&path).unwrap(),
+            _ => {
+                let content = user.read_file(&path).unwrap();
+                assert_eq!(content.len() as u64, attr.size, "{path}");
+                content
+            }
+        };
+        let nlink = if attr.mode & 0o170_000 == 0o040_000 { 0 } else { attr.nlink };
+        found.push((path, attr.mode, nlink, content));
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_file_is_written_read_renamed_and_removed_through_the_whole_server() {
+    let (store, _dir) = stores::fresh();
+    let mounted = mount(&store, Options::default());
+    let user = mounted.kernel.as_root();
+    user.mkdir("/current/d", 0o755).unwrap();
+    let content: Vec<u8> = (0..300_000_u32).map(|at| at.to_le_bytes()[0]).collect();
+    user.write_file("/current/d/f", &content, 0o644).unwrap();
+    user.rename("/current/d/f", "/current/g").unwrap();
+    mounted.kernel.shrink();
+    assert!(user.read_file("/current/g").unwrap() == content);
+    assert_eq!(user.write_file("/new", b"", 0o644), Err(Errno::EROFS));
+    user.unlink("/current/g").unwrap();
+    assert_eq!(user.stat("/current/g"), Err(Errno::ENOENT));
+    mounted.unmount();
+}
+
+#[test]
+fn a_second_stat_and_a_second_read_send_nothing() {
+    let (store, _dir) = stores::fresh();
+    let mounted = mount(&store, Options::default());
+    let user = mounted.kernel.as_root();
+    user.write_file("/current/f", &[1; 10_000], 0o644).unwrap();
+    let fd = user.open("/current/f", 0, 0).unwrap();
+    let look = || {
+        user.statx("/current/f", 0xfff).unwrap();
+        user.pread(fd, 10_000, 0).unwrap();
+        user.fstat(fd).unwrap();
+        user.list("/current").unwrap().len()
+    };
+    look();
+    look();
+    mounted.kernel.settle();
+    mounted.kernel.take_counts();
+    assert_eq!(look(), 1);
+    mounted.kernel.settle();
+    let counts = mounted.kernel.take_counts();
+    let asked: Vec<_> =
+        counts.keys().filter(|name| !["OPENDIR", "RELEASEDIR"].contains(name)).collect();
+    assert!(asked.is_empty(), "{counts:?}");
+    user.close(fd).unwrap();
+    mounted.unmount();
+}
+
+#[test]
+fn every_minor_version_is_served() {
+    for minor in 12..=45 {
+        let (store, _dir) = stores::fresh();
+        let mounted = mount(&store, Options { minor, ..Options::default() });
+        let user = mounted.kernel.as_root();
+        user.mkdir("/current/d", 0o755).unwrap();
+        user.write_file("/current/d/f", b"content", 0o644).unwrap();
+        user.set_xattr("/current/d/f", "user.a", b"1", 0).unwrap();
+        assert_eq!(user.read_file("/current/d/f").unwrap(), b"content", "7.{minor}");
+        assert_eq!(user.list("/current/d").unwrap().len(), 1, "7.{minor}");
+        mounted.unmount();
+    }
+}
+
+#[test]
+fn random_calls_leave_nothing_behind_and_what_is_cached_is_what_is_stored() {
+    for seed in 0..12 {
+        let (store, _dir) = stores::fresh();
+        let options = Options {
+            seed,
+            shuffle: seed % 2 == 0,
+            interrupts_per_mille: if seed % 3 == 0 { 50 } else { 0 },
+            minor: [45, 31, 23, 12][usize::try_from(seed % 4).unwrap_or(0)],
+            ..Options::default()
+        };
+        let mounted = mount(&store, options.clone());
+        let user = mounted.kernel.as_root();
+        let mut dice = Dice::new(seed);
+        for _ in 0..3 {
+            random_calls(&user, &mut dice, 60);
+            mounted.kernel.advance(Duration::from_secs(40_000));
+        }
+        let cached = tree_of(&user, "/current");
+        mounted.kernel.shrink();
+        assert!(
+            tree_of(&user, "/current") == cached,
+            "seed {seed}: the cache shows something else"
+        );
+        mounted.unmount();
+        // Another server, another kernel: the same tree.
+        let mounted = mount(&store, Options { minor: 45, ..options });
+        let user = mounted.kernel.as_root();
+        assert!(
+            tree_of(&user, "/current") == cached,
+            "seed {seed}: the next mount shows something else"
+        );
+        random_calls(&user, &mut dice, 40);
+        mounted.unmount();
+    }
+}
+
+#[test]
+fn several_callers_at_once_leave_nothing_behind() {
+    for seed in 0..10 {
+        let (store, _dir) = stores::fresh();
+        let options = Options {
+            seed,
+            shuffle: true,
+            stepped: seed % 2 == 0,
+            readers: if seed % 2 == 0 { 1 } else { 3 },
+            ..Options::default()
+        };
+        let mounted = mount(&store, options);
+        let user = mounted.kernel.as_root();
+        let callers: Vec<Caller<'_>> = (0..4)
+            .map(|number| {
+                let caller: Caller<'_> = Box::new(move |user| {
+                    random_calls(user, &mut Dice::new(seed * 10 + number), 40);
+                });
+                caller
+            })
+            .collect();
+        mounted.kernel.race(&user, callers);
+        let cached = tree_of(&user, "/current");
+        mounted.kernel.shrink();
+        assert!(
+            tree_of(&user, "/current") == cached,
+            "seed {seed}: the cache shows something else"
+        );
+        mounted.unmount();
+    }
+}
+
+#[test]
+fn a_connection_that_is_aborted_loses_nothing_that_was_answered() {
+    for seed in 0..6 {
+        let (store, _dir) = stores::fresh();
+        let options = Options { seed, shuffle: true, ..Options::default() };
+        let mounted = mount(&store, options.clone());
+        let user = mounted.kernel.as_root();
+        let mut dice = Dice::new(seed);
+        random_calls(&user, &mut dice, 80);
+        let held = user.open("/current/held", O_CREAT | O_RDWR, 0o644).unwrap();
+        user.pwrite(held, b"answered", 0).unwrap();
+        let gone = user.open("/current", O_TMPFILE | O_RDWR, 0o600).unwrap();
+        user.pwrite(gone, b"without a name", 0).unwrap();
+        let before = tree_of(&user, "/current");
+        mounted.kill();
+        let mounted = mount(&store, options);
+        let user = mounted.kernel.as_root();
+        assert!(tree_of(&user, "/current") == before, "seed {seed}: another tree after the abort");
+        assert_eq!(user.read_file("/current/held").unwrap(), b"answered");
+        random_calls(&user, &mut dice, 40);
+        mounted.unmount();
+    }
+}
+
+#[test]
+fn the_past_is_a_whole_tree_that_cannot_be_changed() {
+    let (store, _dir) = stores::fresh();
+    let mounted = mount(&store, Options::default());
+    let user = mounted.kernel.as_root();
+    let mut dice = Dice::new(3);
+    let mut moments = Vec::new();
+    for _ in 0..6 {
+        random_calls(&user, &mut dice, 25);
+        mounted.kernel.settle();
+        let seq = user.xattr("/current", "user.lighthouse.seq").unwrap();
+        moments.push((String::from_utf8(seq).unwrap(), tree_of(&user, "/current")));
+    }
+    for (seq, then) in &moments {
+        let top = format!("/history/@{seq}");
+        let shown: Vec<_> = tree_of(&user, &top)
+            .into_iter()
+            .map(|(path, mode, nlink, content)| {
+                (path.replacen(&top, "/current", 1), mode, nlink, content)
+            })
+            .collect();
+        assert!(shown == *then, "@{seq} shows something else");
+        assert_eq!(user.mkdir(format!("{top}/new"), 0o755), Err(Errno::EROFS));
+        assert_eq!(user.open(&top, O_TMPFILE | O_RDWR, 0o600), Err(Errno::EROFS));
+    }
+    mounted.unmount();
+}
