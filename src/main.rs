@@ -1,3 +1,7 @@
 //! The `lighthouse-fuse` command: parse arguments, run one command, turn its result into an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    lighthouse_fuse::cli::main()
+}

@@ -1,1 +1,154 @@
-//! The commands, one file each.
+//! The commands, one file each: a documented struct of arguments and a `run`.
+//!
+//! Exit codes: 0; 1 failed, with one line on standard error that names the thing and the mend;
+//! 2 wrong usage; 3 `verify` found damage; `run` passes on its command's. A closed pipe ends quietly.
+
+mod completions;
+mod import;
+mod log;
+mod man;
+mod mount;
+mod output;
+mod place;
+mod progress;
+mod run;
+mod service;
+mod status;
+mod store;
+mod umount;
+mod verify;
+
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// What a failed command says: one line that names the thing and the mend.
+#[derive(Debug)]
+pub struct CliError {
+    line: String,
+    /// Whether whoever read our output went away: nothing is said then.
+    pipe_closed: bool,
+}
+
+impl CliError {
+    pub(crate) fn new(line: impl Into<String>) -> Self {
+        Self { line: line.into(), pipe_closed: false }
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+/// Failures to write what was asked for, to standard output.
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> Self {
+        Self {
+            pipe_closed: error.kind() == io::ErrorKind::BrokenPipe,
+            line: format!("cannot write to standard output: {error}"),
+        }
+    }
+}
+
+/// Mount a project whose every change is an event, and whose past is a directory
+///
+/// People work in MOUNTPOINT/current with ordinary tools; MOUNTPOINT/history/@N is the whole tree as
+/// it was after event N.
+#[derive(Debug, Parser)]
+#[command(name = "lighthouse-fuse", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    talk: Talk,
+}
+
+/// How much the program says.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Output")]
+struct Talk {
+    /// Say only what went wrong
+    #[arg(long, short, global = true, env = "LIGHTHOUSE_FUSE_QUIET")]
+    quiet: bool,
+    /// Least important messages to log, on standard error
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        default_value = "warn",
+        env = "LIGHTHOUSE_FUSE_LOG_LEVEL"
+    )]
+    log_level: LogLevel,
+}
+
+/// Importance of a message in the log.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(mount::MountArgs),
+    Umount(umount::UmountArgs),
+    Run(run::RunArgs),
+    Import(import::ImportArgs),
+    Log(log::LogArgs),
+    Status(status::StatusArgs),
+    Verify(verify::VerifyArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
+}
+
+/// Parses the command line, runs the command and says what went wrong.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.talk.log_level);
+    match run(&cli) {
+        Ok(code) => code,
+        Err(CliError { pipe_closed: true, .. }) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("lighthouse-fuse: {err}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode, CliError> {
+    let quiet = cli.talk.quiet;
+    match &cli.command {
+        Command::Mount(args) => mount::run(args, quiet),
+        Command::Umount(args) => umount::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Import(args) => import::run(args, quiet),
+        Command::Log(args) => log::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Verify(args) => verify::run(args, quiet),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+    }
+}
+
+fn start_log(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,265 @@
+//! `mount`: serve a store until it is unmounted or a signal comes.
+//!
+//! ```text
+//!  check the place -> mount -> open the store -> answer INIT -> "serving" -> wait -> unmount -> close
+//!        |              |            |
+//!        +--------------+------------+--- refused: one line, and nothing has changed
+//! ```
+
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::sys::signals::Signals;
+use crate::transport::device;
+use crate::transport::mount::{self, MountOptions};
+use crate::transport::unmount::{Detach, Mounted, UnmountError};
+
+use super::service::{self, Event, Service, ServiceArgs};
+use super::{CliError, store};
+
+/// How long users of the mount have to leave it after SIGINT or SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is tried again to unmount.
+const TRY_EVERY: Duration = Duration::from_millis(100);
+/// Tells a server started by `--background` that its standard error is a pipe to whoever waits for it.
+const BACKGROUND: &str = "LIGHTHOUSE_FUSE_BACKGROUND_CHILD";
+/// What such a server writes once it serves; no message contains it.
+const SERVING: u8 = 0;
+
+/// Serve STORE as a filesystem at MOUNTPOINT
+///
+/// The live tree is in MOUNTPOINT/current, the whole tree as it was after event N in
+/// MOUNTPOINT/history/@N. STORE and the last component of MOUNTPOINT are made if they do not exist.
+/// Serves until it is unmounted, or until ^C or SIGTERM: then users have 10 seconds to leave.
+#[derive(Debug, clap::Args)]
+pub(super) struct MountArgs {
+    /// The store; made if it does not exist
+    store: PathBuf,
+    /// Where to mount; made if only its last component is missing
+    mountpoint: PathBuf,
+    /// Serve in the background; return once the mount works. The log goes to STORE/server.log
+    #[arg(long, env = "LIGHTHOUSE_FUSE_BACKGROUND")]
+    background: bool,
+    /// Let nobody change anything
+    #[arg(long, env = "LIGHTHOUSE_FUSE_READ_ONLY")]
+    read_only: bool,
+    /// Mount over a directory that has files in it
+    #[arg(long, env = "LIGHTHOUSE_FUSE_NONEMPTY")]
+    nonempty: bool,
+    /// Take the mounted device over from a descriptor (/dev/fd/N is given as MOUNTPOINT) sent over this unix socket
+    #[arg(long, value_name = "SOCKET", env = "LIGHTHOUSE_FUSE_FD_SOCKET")]
+    fd_socket: Option<PathBuf>,
+    #[command(flatten)]
+    store_args: store::OpenArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
+    if args.background && std::env::var_os(BACKGROUND).is_none() {
+        return start_in_background();
+    }
+    // Before any thread starts, so that all of them leave these to us.
+    let signals = Signals::block(&[Signal::INT, Signal::TERM, Signal::HUP])
+        .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
+    let source = service::absolute(&args.store)?;
+    let refused = |err: mount::MountError| CliError::new(err.to_string());
+    let (device, place, owner) = match taken_over(args)? {
+        Some(device) => (device, Place::Elsewhere, mount_owner_here()),
+        None => {
+            let site = mount::check(&args.mountpoint, &source, args.nonempty).map_err(refused)?;
+            store::check(&source)?;
+            let point = site.prepare().map_err(refused)?;
+            let owner = point.owner();
+            let mut options = MountOptions::new(source.clone());
+            options.read_only = args.read_only;
+            let (device, mounted) = point.mount(&options).map_err(refused)?;
+            (device, Place::Ours(mounted), owner)
+        }
+    };
+    let opened = store::open_or_make(&source, &args.store_args, owner, args.read_only)
+        .inspect_err(|_| place.give_up())?;
+    let service = Service::start(device, Arc::clone(&opened), &args.service)
+        .inspect_err(|_| place.give_up())
+        .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
+    wait(args, &source, &place, service, &signals, quiet)?;
+    store::close(&opened)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where the mount is.
+enum Place {
+    /// We mounted it, and unmount it.
+    Ours(Mounted),
+    /// Somebody else did, and gave us the device.
+    Elsewhere,
+}
+
+impl Place {
+    fn give_up(&self) {
+        if let Self::Ours(mounted) = self
+            && let Err(err) = mounted.unmount(Detach::Lazily)
+        {
+            tracing::warn!("{err}");
+        }
+    }
+}
+
+/// A device that was mounted by somebody else.
+fn taken_over(args: &MountArgs) -> Result<Option<std::os::fd::OwnedFd>, CliError> {
+    /// How long the other side has to send it.
+    const SENT_WITHIN: Duration = Duration::from_secs(60);
+    let refused = |err: mount::MountError| CliError::new(err.to_string());
+    if let Some(socket) = &args.fd_socket {
+        return device::from_socket(socket, SENT_WITHIN).map(Some).map_err(refused);
+    }
+    device::inherited(&args.mountpoint).map_err(refused)
+}
+
+/// What a new store's tree starts with where the mount point is not ours to look at.
+fn mount_owner_here() -> mount::Owner {
+    mount::Owner {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        mode: 0o755,
+    }
+}
+
+/// Waits until the connection ends, by itself or because a signal asked for it.
+fn wait(
+    args: &MountArgs,
+    source: &Path,
+    place: &Place,
+    service: Service,
+    signals: &Signals,
+    quiet: bool,
+) -> Result<(), CliError> {
+    let mut asked: Option<Instant> = None;
+    let mut said_busy = false;
+    loop {
+        match service.next(TRY_EVERY) {
+            Some(Event::Ready) => ready(args, source, place, quiet)?,
+            Some(Event::Ended(Ok(_))) => return Ok(()),
+            Some(Event::Ended(Err(err))) => {
+                place.give_up();
+                return Err(CliError::new(format!("serving {} failed: {err}", source.display())));
+            }
+            None => (),
+        }
+        let mut again = false;
+        while let Some(arrival) = signals.next(Some(Duration::ZERO)).unwrap_or_default() {
+            match arrival.signal {
+                // Nothing to reload yet; but the terminal going away must not end a server.
+                Signal::HUP => (),
+                _ if asked.is_some() => again = true,
+                _ => asked = Some(Instant::now()),
+            }
+        }
+        let (Some(since), Place::Ours(mounted)) = (asked, place) else {
+            if asked.is_some() {
+                // Not our mount: all we can do is stop.
+                return Ok(());
+            }
+            continue;
+        };
+        let late = again || since.elapsed() >= PATIENCE;
+        match mounted.unmount(if late { Detach::Lazily } else { Detach::WhenUnused }) {
+            Ok(()) => {
+                // Whoever still has files open after a lazy detach loses them when we end.
+                service.join(if late { Duration::from_millis(200) } else { PATIENCE });
+                return Ok(());
+            }
+            Err(UnmountError::NotMounted(_)) => {
+                service.join(Duration::from_secs(1));
+                return Ok(());
+            }
+            Err(err @ UnmountError::Busy { .. }) if !late => {
+                if !std::mem::replace(&mut said_busy, true) && !quiet {
+                    eprintln!("waiting up to {} s: {err}", PATIENCE.as_secs());
+                }
+            }
+            Err(err) => return Err(CliError::new(err.to_string())),
+        }
+    }
+}
+
+fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<(), CliError> {
+    let at = match place {
+        Place::Ours(mounted) => {
+            if let Err(err) = mounted.raise_read_ahead(args.service.read_ahead) {
+                tracing::debug!("read-ahead stays as it is: {err}");
+            }
+            mounted.path()
+        }
+        Place::Elsewhere => args.mountpoint.as_path(),
+    };
+    if !quiet {
+        eprintln!("serving {} at {}", source.display(), at.display());
+        if io::stderr().is_terminal() {
+            eprintln!("work in {}/current; ^C stops", at.display());
+        }
+    }
+    if std::env::var_os(BACKGROUND).is_some() {
+        detach(source)?;
+    }
+    Ok(())
+}
+
+/// Starts this program again as a server of its own session, and waits until it serves or fails.
+fn start_in_background() -> Result<ExitCode, CliError> {
+    let cannot = |err: io::Error| CliError::new(format!("cannot start in the background: {err}"));
+    let program = std::env::current_exe().map_err(cannot)?;
+    let mut server = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .env(BACKGROUND, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(cannot)?;
+    let mut said = Vec::new();
+    if let Some(mut stderr) = server.stderr.take() {
+        let mut piece = [0; 1024];
+        while !said.contains(&SERVING) {
+            match stderr.read(&mut piece).map_err(cannot)? {
+                0 => break,
+                len => said.extend(piece.iter().take(len)),
+            }
+        }
+    }
+    let serving = said.contains(&SERVING);
+    said.retain(|&byte| byte != SERVING);
+    eprint!("{}", String::from_utf8_lossy(&said));
+    if serving {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // It said why; its exit code is ours.
+    let status = server.wait().map_err(cannot)?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    Ok(ExitCode::from(code.max(1)))
+}
+
+/// Lets go of the terminal and of whoever waits: from here on messages go to STORE/server.log.
+fn detach(source: &Path) -> Result<(), CliError> {
+    let cannot = |err: io::Error| {
+        CliError::new(format!("cannot log to {}: {err}", source.join("server.log").display()))
+    };
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(source.join("server.log"))
+        .map_err(cannot)?;
+    rustix::process::setsid().map_err(|err| cannot(err.into()))?;
+    rustix::io::write(rustix::stdio::stderr(), &[SERVING]).map_err(|err| cannot(err.into()))?;
+    rustix::stdio::dup2_stderr(&log).map_err(|err| cannot(err.into()))?;
+    rustix::stdio::dup2_stdout(&log).map_err(|err| cannot(err.into()))?;
+    Ok(())
+}

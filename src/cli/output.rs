@@ -1,0 +1,84 @@
+//! How bytes, sizes and times are written for people.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+
+/// A path or name on one line: bytes that are not printable UTF-8 are written as `\xNN`, and a
+/// backslash as `\\`, so that the original can be told.
+pub(super) fn printable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for char in chunk.valid().chars() {
+            match char {
+                '\\' => text.push_str("\\\\"),
+                char if char.is_control() => {
+                    let mut utf8 = [0; 4];
+                    for byte in char.encode_utf8(&mut utf8).bytes() {
+                        _ = write!(text, "\\x{byte:02x}");
+                    }
+                }
+                char => text.push(char),
+            }
+        }
+        for byte in chunk.invalid() {
+            _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
+/// A size as people read it, in binary units.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for next in &UNITS[1..] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    format!("{value:.1} {unit}")
+}
+
+/// A time in RFC 3339, in UTC, to the microsecond.
+pub(super) fn time(time: crate::store::event::Timestamp) -> String {
+    Timestamp::from_nanosecond(i128::from(time.0))
+        .map_or_else(|_| format!("{} ns", time.0), |time| format!("{time:.6}"))
+}
+
+/// What time it is.
+pub(super) fn now() -> crate::store::event::Timestamp {
+    let now = Timestamp::now().as_nanosecond();
+    crate::store::event::Timestamp(i64::try_from(now).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_can_be_told_from_what_is_printed() {
+        assert_eq!(printable(b"a b/\xc3\xa4"), "a b/\u{e4}");
+        assert_eq!(printable(b"\\x41\n\xff"), "\\\\x41\\x0a\\xff");
+    }
+
+    #[test]
+    fn sizes_have_the_unit_that_fits() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(u64::MAX), "16.0 EiB");
+    }
+
+    #[test]
+    fn times_are_rfc_3339() {
+        let noon = crate::store::event::Timestamp(43_200_000_001_000);
+        assert_eq!(time(noon), "1970-01-01T12:00:00.000001Z");
+    }
+}

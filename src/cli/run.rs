@@ -1,0 +1,101 @@
+//! `run`: one command in a mount that only it sees. Needs no privilege where user namespaces work.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::transport::mount::{self, MountOptions, Owner};
+use crate::transport::namespace::{self, Job};
+
+use super::service::{self, Service, ServiceArgs};
+use super::{CliError, store};
+
+/// How long processes that the command left behind may stay in the mount.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the server has to finish once the mount is gone.
+const FINISH: Duration = Duration::from_secs(10);
+
+/// Run COMMAND in the tree of STORE, in a mount that nobody else sees; no root needed
+///
+/// The command starts in current/. Its exit code is passed on.
+#[derive(Debug, clap::Args)]
+pub(super) struct RunArgs {
+    /// The store; made if it does not exist
+    store: PathBuf,
+    /// What to run, after `--`
+    #[arg(required = true, last = true)]
+    command: Vec<OsString>,
+    #[command(flatten)]
+    store_args: store::OpenArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
+    let source = service::absolute(&args.store)?;
+    let said = |err: &dyn std::fmt::Display| CliError::new(err.to_string());
+    store::check(&source)?;
+    let namespace = namespace::enter().map_err(|err| said(&err))?;
+    let directory = Directory::make()?;
+    let site = mount::check(&directory.0, &source, false).map_err(|err| said(&err))?;
+    let point = site.prepare().map_err(|err| said(&err))?;
+    let owner = Owner {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        mode: 0o755,
+    };
+    let opened = store::open_or_make(&source, &args.store_args, owner, false)?;
+    let job = Job { command: &args.command, directory: Path::new("current"), patience: PATIENCE };
+    let options = MountOptions::new(source);
+    let finished = namespace.run(point, &options, &job, |device, mounted| {
+        let service = Service::start(device, Arc::clone(&opened), &args.service)?;
+        if let Err(err) = mounted.raise_read_ahead(args.service.read_ahead) {
+            tracing::debug!("read-ahead stays as it is: {err}");
+        }
+        Ok(service)
+    });
+    let result = match finished {
+        Ok(finished) => {
+            if let Some(left) = finished.left_behind {
+                tracing::warn!("the command left processes behind: {left}");
+            }
+            finished.server.join(FINISH);
+            Ok(ExitCode::from(finished.exit_code))
+        }
+        Err(err) => {
+            let code = err.exit_code();
+            if code == 1 {
+                Err(said(&err))
+            } else {
+                eprintln!("lighthouse-fuse: {err}");
+                Ok(ExitCode::from(code))
+            }
+        }
+    };
+    store::close(&opened)?;
+    result
+}
+
+/// A fresh directory to mount on, taken away at the end.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn make() -> Result<Self, CliError> {
+        namespace::scratch_directory().map(Self).map_err(|err| {
+            CliError::new(format!(
+                "cannot make a directory to mount on below {}: {err}",
+                std::env::temp_dir().display()
+            ))
+        })
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Err(err) = std::fs::remove_dir(&self.0) {
+            tracing::debug!("{} stays: {err}", self.0.display());
+        }
+    }
+}

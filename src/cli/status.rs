@@ -1,0 +1,155 @@
+//! `status`: how large a store is, how far back it reaches, and who serves it. Reads the log's end
+//! and takes no lock, so it may be asked at any time.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::store::codec::Note;
+use crate::store::disk::{Disk, Real};
+use crate::store::event::{Seq, Timestamp};
+use crate::store::log::{LogReader, Next};
+use crate::store::record::Entry;
+use crate::store::segment::FORMAT_VERSION;
+use crate::store::superblock::{State, Super};
+use crate::transport::mount_table;
+
+use super::{CliError, output, service, store};
+
+/// Show the size of STORE, its history, its last event, and who serves it
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// The store
+    store: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What there is to say. Names are stable: scripts read them. Sizes are in bytes.
+#[derive(Serialize)]
+struct Status {
+    store: String,
+    format_version: u32,
+    /// The last event.
+    last: u64,
+    last_time: Option<String>,
+    /// The oldest event whose tree can be shown.
+    horizon: u64,
+    log_bytes: u64,
+    content_bytes: u64,
+    index_bytes: u64,
+    /// `closed`, `in service`, `not closed` (its server was killed), `sync failed`.
+    state: &'static str,
+    /// Process that has it open.
+    served_by: Option<u32>,
+    mounted_at: Vec<String>,
+}
+
+pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
+    let status = look(&args.store)?;
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &status).map_err(io::Error::from)?;
+        writeln!(out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut line = |name: &str, value: String| writeln!(out, "{name:<11}{value}");
+    line("store", status.store.clone())?;
+    let server = match (status.served_by, status.state) {
+        (Some(pid), _) => format!("in service, by process {pid}"),
+        (None, state) => state.to_owned(),
+    };
+    line("state", server)?;
+    for place in &status.mounted_at {
+        line("mounted at", place.clone())?;
+    }
+    let when = status.last_time.as_deref().unwrap_or("never");
+    line("last event", format!("@{} at {when}", status.last))?;
+    line("history", format!("from @{} to @{}", status.horizon, status.last))?;
+    let total = status.log_bytes + status.content_bytes + status.index_bytes;
+    line(
+        "size",
+        format!(
+            "{} (log {}, content {}, index {})",
+            output::size(total),
+            output::size(status.log_bytes),
+            output::size(status.content_bytes),
+            output::size(status.index_bytes)
+        ),
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn look(path: &Path) -> Result<Status, CliError> {
+    let disk: Arc<dyn Disk> =
+        Arc::new(Real::read_only(path).map_err(|err| store::failed(path, &store::missing(err)))?);
+    let state = Super::read(&*disk).map_err(|err| store::failed(path, &err.into()))?;
+    let unread =
+        |err: io::Error| CliError::new(format!("cannot read the store {}: {err}", path.display()));
+    let (last, time, horizon) = end_of(&disk, &state).map_err(unread)?;
+    let holder = store::holder(path);
+    Ok(Status {
+        store: service::absolute(path)?.display().to_string(),
+        format_version: FORMAT_VERSION,
+        last: last.0,
+        last_time: (last != Seq::ZERO).then(|| output::time(time)),
+        horizon: horizon.0.max(Seq::FIRST.0),
+        log_bytes: allocated(&*disk, "log").map_err(unread)?,
+        content_bytes: allocated(&*disk, "content").map_err(unread)?,
+        index_bytes: allocated(&*disk, "index").map_err(unread)?,
+        state: match (state.state, holder) {
+            (_, Some(_)) => "in service",
+            (State::Closed, None) => "closed",
+            (State::InService, None) => "not closed",
+            (State::SyncFailed, None) => "sync failed",
+        },
+        served_by: holder.flatten(),
+        mounted_at: mounts_of(path),
+    })
+}
+
+/// The last event, its time, and the horizon, as the last segment of the log says.
+fn end_of(disk: &Arc<dyn Disk>, state: &Super) -> io::Result<(Seq, Timestamp, Seq)> {
+    let mut reader = LogReader::before(Arc::clone(disk), state.store, Seq::NOW)?;
+    let start = *reader.segment_start();
+    let (mut last, mut time, mut horizon) = (start.seq, start.time, start.horizon);
+    while let Next::Record(_, record) = reader.read()? {
+        let stamp = record.stamp();
+        if record.is_event() {
+            (last, time) = (stamp.seq, stamp.time);
+        } else if let Some(Entry::Note(Note::Horizon { horizon: moved, .. })) = record.entry() {
+            horizon = moved;
+        }
+    }
+    Ok((last, time, horizon))
+}
+
+/// What the files of a directory of the store take on the disk.
+fn allocated(disk: &dyn Disk, directory: &str) -> io::Result<u64> {
+    let names = match disk.list(directory) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    let mut total = 0;
+    for name in names {
+        match disk.open(&format!("{directory}/{name}"), false) {
+            Ok(file) => total += file.allocated()?,
+            // Taken away since it was listed.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => (),
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(total)
+}
+
+/// Where the store is mounted, as far as this process sees.
+fn mounts_of(path: &Path) -> Vec<String> {
+    let Ok(store) = path.canonicalize() else { return Vec::new() };
+    let table = mount_table::read().unwrap_or_default();
+    let ours = table.iter().filter(|mount| mount.is_ours() && Path::new(&mount.source) == store);
+    ours.map(|mount| mount.mountpoint.display().to_string()).collect()
+}
