@@ -1,0 +1,111 @@
+"""What the kernel knows: mounts, FUSE connections, and which processes belong to a session.
+
+Invariant: nothing here touches a mount outside the scratch directory, nor a process we did not start.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+CONNECTIONS = Path("/sys/fs/fuse/connections")
+MNT_DETACH = 2
+PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class MountEntry:
+    """One line of mountinfo: where, which type, from what, and the minor device number."""
+
+    mountpoint: Path
+    kind: str
+    source: str
+    minor: int
+
+
+def mounts_below(root: Path) -> list[MountEntry]:
+    """The mounts at or below `root`, innermost last."""
+    entries = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        fields, kind_and_source = left.split(" "), right.split(" ")
+        where = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields[4]))
+        if where == root or root in where.parents:
+            minor = int(fields[2].partition(":")[2])
+            entries.append(MountEntry(where, kind_and_source[0], kind_and_source[1], minor))
+    return entries
+
+
+def abort_connections(root: Path) -> None:
+    """Aborts every FUSE connection mounted below `root`: whoever waits for it gets an error."""
+    for entry in mounts_below(root):
+        if entry.kind.startswith("fuse"):
+            try:
+                (CONNECTIONS / str(entry.minor) / "abort").write_text("1")
+            except OSError:
+                # Already gone, or fusectl is not mounted: the lazy unmount below is what is left.
+                pass
+
+
+def detach(mountpoint: Path) -> bool:
+    """Unmounts lazily; false if nothing was mounted there."""
+    code: int = _libc.umount2(os.fsencode(mountpoint), MNT_DETACH)
+    return code == 0
+
+
+def detach_all(root: Path) -> None:
+    """Detaches every mount below `root`, however often something is mounted over something."""
+    for _ in range(64):
+        entries = mounts_below(root)
+        if not entries:
+            return
+        for entry in reversed(entries):
+            detach(entry.mountpoint)
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of whatever its children leave behind."""
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def session_members(session: int) -> list[int]:
+    """The processes of `session`: all that a step started and did not give a session of its own."""
+    members = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The command's name may hold spaces and brackets, so count from its closing one.
+            fields = status.read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            members.append(int(status.parent.name))
+    return members
+
+
+def kill_session(session: int) -> None:
+    """Kills every process of `session` until none is left that can be killed."""
+    for _ in range(20):
+        members = session_members(session)
+        if not members:
+            return
+        for pid in members:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        reap()
+
+
+def reap() -> None:
+    """Collects children that have ended, so that none stays behind as a zombie."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
