@@ -96,12 +96,14 @@ def verify(world: World) -> str:
 
 
 def _log_flips(store: Path, dice: random.Random, count: int) -> list[Flip]:
-    """Anywhere in what was written of the log."""
+    """Anywhere in what was written of the log; the segment allocated ahead is still blank."""
+    lengths = {name: used_length(store / name) for name in segments(store, "log", ".seg")}
+    begun = [name for name, length in lengths.items() if length]
+    require(begun, "no segment of the log was written to")
     chosen = []
-    names = segments(store, "log", ".seg")
     for _ in range(count):
-        name = dice.choice(names)
-        chosen.append(Flip(name, dice.randrange(used_length(store / name)), dice.randrange(8)))
+        name = dice.choice(begun)
+        chosen.append(Flip(name, dice.randrange(lengths[name]), dice.randrange(8)))
     return chosen
 
 
