@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -87,6 +88,11 @@ pub trait File: Send + Sync {
     /// The descriptor, for splicing; `None` where there is no kernel file behind.
     fn as_fd(&self) -> Option<BorrowedFd<'_>>;
 }
+
+/// How often a lock that is taken is tried before it counts as taken.
+const LOCK_TRIES: u32 = 10;
+/// How long between two tries.
+const LOCK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A directory of the machine's own filesystem.
 ///
@@ -185,15 +191,20 @@ impl Disk for Real {
     fn lock(&self, path: &str) -> io::Result<Lock> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = rustix::fs::openat(&self.root, path, flags, Mode::from(0o644))?;
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => (),
-            Err(Errno::WOULDBLOCK) => {
+        // Whoever only asks who holds it takes it for an instant: that must not turn a server away.
+        let mut tries = LOCK_TRIES;
+        while let Err(err) = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            if err != Errno::WOULDBLOCK {
+                return Err(err.into());
+            }
+            tries -= 1;
+            if tries == 0 {
                 let mut text = [0; 16];
                 let len = rustix::io::pread(&fd, &mut text, 0)?;
                 let text = std::str::from_utf8(text.get(..len).unwrap_or_default());
                 return Ok(Lock::Busy { pid: text.ok().and_then(|text| text.trim().parse().ok()) });
             }
-            Err(err) => return Err(err.into()),
+            std::thread::sleep(LOCK_AGAIN);
         }
         // Who holds it is for messages alone: the lock is the flock, which ends with its process.
         let text = format!("{}\n", std::process::id());
