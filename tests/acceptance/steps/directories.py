@@ -11,7 +11,7 @@ from harness.step import step
 from harness.world import World
 
 
-@step("directory", smoke=60, full=420)
+@step("directory", smoke=60, full=600)
 def directory(world: World) -> str:
     """Can a directory of a million entries be made, listed, walked and removed?"""
     count = world.pick(smoke=20_000, full=1_000_000)

@@ -107,7 +107,10 @@ def pjdfstest_c(world: World) -> str:
     place = world.work("pjdfstest-c")
     # Its tests mostly sleep, and each works under names of its own.
     argv: list[Argument] = [world.tool("prove"), "-j4", "-r", suite / "tests"]
-    done = run(argv, cwd=place, timeout=world.time_left(), codes=None)
+    configured = _configured(suite, world.aside("pjdfstest-c"))
+    done = run(
+        argv, cwd=place, env={"dir": str(configured)}, timeout=world.time_left(), codes=None
+    )
     summary = re.search(r"Files=\d+, Tests=(\d+)", done.stdout)
     broken = re.findall(r"^\S*?tests/(\S+\.t)\s+\(Wstat", done.stdout, flags=re.MULTILINE)
     require(done.code == 0 and "Result: PASS" in done.stdout, f"failing: {', '.join(broken)[:400]}")
@@ -115,6 +118,17 @@ def pjdfstest_c(world: World) -> str:
     require(count >= C_TESTS, f"only {count} of {C_TESTS} tests ran")
     shutil.rmtree(place)
     return f"{count} passed"
+
+
+def _configured(suite: Path, folder: Path) -> Path:
+    """What the suite is to believe: that a rename moves `ctime`, as it asks only of types it knows.
+
+    It takes the type from `df`, and leaves out the 29 tests of rename/22.t for any that is not in its list.
+    """
+    conf = (suite / "tests" / "conf").read_text()
+    (folder / "conf").write_text(f'{conf}\nfs="EXT4"\n')
+    (folder / "pjdfstest").symlink_to(suite / "pjdfstest")
+    return folder
 
 
 @step("fsx", smoke=40, full=660, tools=("fsx",))
