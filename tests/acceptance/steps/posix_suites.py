@@ -131,7 +131,7 @@ def _configured(suite: Path, folder: Path) -> Path:
     return folder
 
 
-@step("fsx", smoke=40, full=660, tools=("fsx",))
+@step("fsx", smoke=40, full=780, tools=("fsx",))
 def fsx(world: World) -> str:
     """Does a file survive random operations, mapped ones included, for ten minutes?"""
     seconds = world.pick(smoke=15.0, full=600.0)
