@@ -19,7 +19,7 @@ use crate::sys::signals::Signals;
 use crate::transport::mount::Owner;
 use crate::tree::Refusal;
 
-use super::CliError;
+use super::{CliError, output};
 
 /// How the store is kept.
 #[derive(Clone, Debug, clap::Args)]
@@ -124,25 +124,25 @@ pub(super) fn open_or_make(
         ..CreateOptions::default()
     };
     let options = args.options(read_only);
-    if matches!(args.durability, When::Async) {
-        eprintln!("--durability async: a power cut loses what fsync has promised");
-    }
     let store = Store::open_or_create(path, &create, &options).map_err(|err| failed(path, &err))?;
+    if matches!(args.durability, When::Async) {
+        output::say(format_args!("--durability async: a power cut loses what fsync has promised"));
+    }
     let opening = store.opening();
     if let Some(cut) = &opening.cut {
-        eprintln!(
+        output::say(format_args!(
             "{}: {} bytes behind the last whole event were cut off and kept in {}/lost",
             path.display(),
             cut.bytes,
             path.display()
-        );
+        ));
     }
     if let Some(damage) = &opening.damage {
-        eprintln!(
+        output::say(format_args!(
             "{}: damaged at {damage}: serving what is before it, read-only; `lighthouse-fuse verify` \
              says more",
             path.display()
-        );
+        ));
     }
     tracing::info!(replayed = opening.replayed, stop = ?opening.stop, "opened the store");
     Ok(Arc::new(store))
@@ -214,7 +214,13 @@ fn check_empty(path: &Path) -> Result<(), CliError> {
 pub(super) fn failed(path: &Path, err: &OpenError) -> CliError {
     let store = path.display();
     CliError::new(match err {
-        OpenError::Missing => format!("there is no store at {store}"),
+        OpenError::Missing => format!(
+            "there is no store at {store}; name another, or make one with `lighthouse-fuse mount \
+             {store} MOUNTPOINT`"
+        ),
+        OpenError::Io(err) if err.kind() == std::io::ErrorKind::NotADirectory => {
+            format!("{store} is no directory; name another for STORE")
+        }
         OpenError::Locked { pid: Some(pid) } => format!(
             "{store} is served by process {pid}; work through its mount, or unmount it first"
         ),
