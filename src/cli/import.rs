@@ -284,19 +284,23 @@ impl Import {
         }
         let caller = self.caller();
         let mut weight_left = content_weight(meta);
+        // Most files have no holes to ask for.
+        let sparse = meta.blocks().saturating_mul(512) < meta.size();
         let mut offset = 0;
-        loop {
-            offset = match rustix::fs::seek(&file, SeekFrom::Data(offset)) {
-                Ok(data) => data,
-                // No data from here on; or a filesystem that cannot tell: then all is data.
-                Err(rustix::io::Errno::NXIO) => break,
-                Err(_) => offset,
-            };
-            // Up to the next hole at most, or a part of it would be imported as zeros.
-            let wanted = match rustix::fs::seek(&file, SeekFrom::Hole(offset)) {
-                Ok(hole) => usize::try_from(hole.saturating_sub(offset)).unwrap_or(PIECE),
-                Err(_) => PIECE,
-            };
+        while offset < meta.size() {
+            let mut wanted = PIECE;
+            if sparse {
+                offset = match rustix::fs::seek(&file, SeekFrom::Data(offset)) {
+                    Ok(data) => data,
+                    // No data from here on; or a filesystem that cannot tell: then all is data.
+                    Err(rustix::io::Errno::NXIO) => break,
+                    Err(_) => offset,
+                };
+                // Up to the next hole at most, or a part of it would be imported as zeros.
+                if let Ok(hole) = rustix::fs::seek(&file, SeekFrom::Hole(offset)) {
+                    wanted = usize::try_from(hole.saturating_sub(offset)).unwrap_or(PIECE);
+                }
+            }
             let piece = self.buffer.get_mut(..wanted.min(PIECE)).unwrap_or_default();
             let len = file.read_at(piece, offset).map_err(unread)?;
             let Some(piece) = self.buffer.get(..len).filter(|piece| !piece.is_empty()) else {
@@ -451,13 +455,18 @@ fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     use rustix::io::Errno;
     /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX`.
     const MAX: usize = 64 << 10;
-    let mut list = vec![0; MAX];
-    let len = match llistxattr(path, &mut list) {
-        Ok(len) => len,
-        Err(Errno::OPNOTSUPP | Errno::NOENT) => 0,
+    // Few have many names: room for them all is made only where it is needed.
+    let mut list = vec![0; 256];
+    let mut listed = llistxattr(path, &mut list);
+    if listed == Err(Errno::RANGE) {
+        list.resize(MAX, 0);
+        listed = llistxattr(path, &mut list);
+    }
+    match listed {
+        Ok(len) => list.truncate(len),
+        Err(Errno::OPNOTSUPP | Errno::NOENT) => return Ok(Vec::new()),
         Err(err) => return Err(err.into()),
-    };
-    list.truncate(len);
+    }
     let mut found = Vec::new();
     for name in list.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let mut value = vec![0; MAX];

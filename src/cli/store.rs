@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use rustix::fs::FlockOperation;
@@ -266,23 +266,31 @@ pub(super) fn log_reader(path: &Path) -> Result<LogReader, CliError> {
         .map_err(|err| CliError::new(format!("cannot read the log of {}: {err}", path.display())))
 }
 
+/// How often it is looked whether a signal came.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// Whether a signal asked to stop.
 #[derive(Debug)]
 pub(super) struct Stop {
     signals: Signals,
     asked: std::cell::Cell<bool>,
+    looked: std::cell::Cell<Instant>,
 }
 
 /// From here on SIGINT and SIGTERM ask instead of killing. To be called before any thread starts.
 pub(super) fn stop_on_signals() -> Result<Stop, CliError> {
     let signals = Signals::block(&[Signal::INT, Signal::TERM])
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
-    Ok(Stop { signals, asked: std::cell::Cell::new(false) })
+    Ok(Stop { signals, asked: false.into(), looked: Instant::now().into() })
 }
 
 impl Stop {
-    /// Whether one came so far.
+    /// Whether one came so far. Costs a system call only now and then, so it may be asked often.
     pub(super) fn asked(&self) -> bool {
+        if self.looked.get().elapsed() < LOOK_EVERY {
+            return self.asked.get();
+        }
+        self.looked.set(Instant::now());
         if matches!(self.signals.next(Some(Duration::ZERO)), Ok(Some(_))) {
             self.asked.set(true);
         }

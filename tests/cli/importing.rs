@@ -60,7 +60,8 @@ fn everything_a_directory_holds_arrives() -> Outcome {
         place.shell(
             "cd tree; setfattr -n user.note -v 'a note' small; setfattr -n user.empty dir; \
              setfattr -h -n trusted.note -v t dangling; setfacl -m u:77:rw,m::rwx dir/large; \
-             setfacl -d -m g:88:rx dir",
+             setfacl -d -m g:88:rx dir; \
+             for n in $(seq 40); do setfattr -n user.one-of-many-names-$n -v $n dir/empty; done",
         );
     }
     place.output(&["import", "--quiet", "store", "tree"]);
