@@ -32,6 +32,8 @@ use super::{CliError, output, store};
 const PIECE: usize = 1 << 20;
 /// Directories below directories that are followed; deeper ones cannot be named by a path either.
 const DEPTH_MAX: usize = 2048;
+/// Share of the progress bar that every entry has, in bytes, beside its content.
+const ENTRY_WEIGHT: u64 = 4096;
 
 /// Import a directory into STORE; stopped, it can be run again and continues
 #[derive(Debug, clap::Args)]
@@ -49,18 +51,24 @@ pub(super) fn run(args: &ImportArgs, quiet: bool) -> Result<ExitCode, CliError> 
     let cannot_read = |err: io::Error| failed(source, &err);
     let root = std::fs::metadata(source).map_err(cannot_read)?;
     if !root.is_dir() {
-        return Err(CliError::new(format!("{} is not a directory", source.display())));
+        return Err(CliError::new(format!(
+            "{} is not a directory; name one to import",
+            source.display()
+        )));
     }
     refuse_nesting(&args.store, source)?;
+    store::check(&args.store)?;
     let stop = store::stop_on_signals()?;
     let total = weigh(source, &root, &stop).map_err(cannot_read)?;
     let opened = store::open_or_create(&args.store, &args.how, &root)?;
     let agents = Agents::new(Arc::clone(&opened));
-    let actor = agents.actor(root.uid(), root.gid(), std::process::id(), false);
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let actor = agents.actor(uid, gid, std::process::id(), false);
     let mut import = Import {
         tree: Tree::new(Arc::clone(&opened)),
         origin: Origin { actor, unique: 0 },
         links: FxHashMap::default(),
+        claimed: FxHashMap::default(),
         buffer: vec![0; PIECE],
         progress: Progress::new("importing", total, quiet),
         stop,
@@ -73,14 +81,14 @@ pub(super) fn run(args: &ImportArgs, quiet: bool) -> Result<ExitCode, CliError> 
     result.map_err(|stopped| stopped.into_error(&args.store, source))?;
     closed?;
     if !quiet {
-        eprintln!(
+        output::say(format_args!(
             "imported {} into {}: {} new or changed ({}), {} as they were",
             source.display(),
             args.store.display(),
             counts.changed,
             output::size(counts.bytes),
-            counts.same,
-        );
+            counts.same
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,6 +140,8 @@ struct Import {
     origin: Origin,
     /// Imported files that have several names, by device and inode in the source.
     links: FxHashMap<(u64, u64), Ino>,
+    /// The same, seen from the tree.
+    claimed: FxHashMap<Ino, (u64, u64)>,
     buffer: Vec<u8>,
     progress: Progress,
     stop: store::Stop,
@@ -163,7 +173,7 @@ impl Import {
                 Err(err) => return Err(Stopped::Source(child, err)),
             };
             self.entry(&child, &meta, into, &name, depth)?;
-            self.progress.advance(weight(&meta));
+            self.progress.advance(ENTRY_WEIGHT);
         }
         self.attributes(path, meta, into)
     }
@@ -210,6 +220,9 @@ impl Import {
                 && (!meta.is_symlink()
                     || self.tree.target(inode.ino, Seq::NOW).is_ok_and(|found| found == target))
                 && (!is_device(meta) || inode.rdev == meta.rdev())
+                // Names that are one file in the tree and several in the source come apart.
+                && (several || meta.is_dir() || inode.nlink == 1)
+                && self.claimed.get(&inode.ino).is_none_or(|&by| by == key)
         };
         let (ino, new) = match there {
             Some(inode) if fits(&inode) => (inode.ino, false),
@@ -228,13 +241,16 @@ impl Import {
                         security: None,
                     },
                 };
-                let made = self.perform(&operation).map_err(refused)?;
+                // Owned from the start: one event less.
+                let caller = Caller { uid: meta.uid(), gid: meta.gid(), ..self.caller() };
+                let made = self.tree.perform(&caller, &operation).map_err(refused)?;
                 let inode = made.inode.ok_or_else(|| refused(Refusal::Stale))?;
                 (inode.ino, true)
             }
         };
         if several {
             self.links.insert(key, ino);
+            self.claimed.insert(ino, key);
         }
         if meta.is_dir() {
             return self.directory(path, meta, ino, depth + 1);
@@ -245,6 +261,8 @@ impl Import {
         };
         if meta.is_file() && !whole {
             self.content(path, meta, ino)?;
+        } else {
+            self.progress.advance(content_weight(meta));
         }
         self.attributes(path, meta, ino)?;
         if new || !whole {
@@ -265,25 +283,40 @@ impl Import {
             self.size(ino, 0).map_err(refused)?;
         }
         let caller = self.caller();
+        let mut weight_left = content_weight(meta);
+        // Most files have no holes to ask for.
+        let sparse = meta.blocks().saturating_mul(512) < meta.size();
         let mut offset = 0;
-        loop {
-            offset = match rustix::fs::seek(&file, SeekFrom::Data(offset)) {
-                Ok(data) => data,
-                // No data from here on; or a filesystem that cannot tell: then all is data.
-                Err(rustix::io::Errno::NXIO) => break,
-                Err(_) => offset,
-            };
-            let len = file.read_at(&mut self.buffer, offset).map_err(unread)?;
+        while offset < meta.size() {
+            let mut wanted = PIECE;
+            if sparse {
+                offset = match rustix::fs::seek(&file, SeekFrom::Data(offset)) {
+                    Ok(data) => data,
+                    // No data from here on; or a filesystem that cannot tell: then all is data.
+                    Err(rustix::io::Errno::NXIO) => break,
+                    Err(_) => offset,
+                };
+                // Up to the next hole at most, or a part of it would be imported as zeros.
+                if let Ok(hole) = rustix::fs::seek(&file, SeekFrom::Hole(offset)) {
+                    wanted = usize::try_from(hole.saturating_sub(offset)).unwrap_or(PIECE);
+                }
+            }
+            let piece = self.buffer.get_mut(..wanted.min(PIECE)).unwrap_or_default();
+            let len = file.read_at(piece, offset).map_err(unread)?;
             let Some(piece) = self.buffer.get(..len).filter(|piece| !piece.is_empty()) else {
                 break;
             };
             self.tree.write(&caller, ino, offset, false, piece, false).map_err(refused)?;
             offset += len as u64;
             self.counts.bytes += len as u64;
+            let shown = (len as u64).min(weight_left);
+            weight_left -= shown;
+            self.progress.advance(shown);
             if self.stop.asked() {
                 return Err(Stopped::Asked);
             }
         }
+        self.progress.advance(weight_left);
         if self.tree.inode(ino, Seq::NOW).map_err(refused)?.size != meta.size() {
             self.size(ino, meta.size()).map_err(refused)?;
         }
@@ -376,9 +409,9 @@ fn is_device(meta: &Metadata) -> bool {
     meta.file_type().is_block_device() || meta.file_type().is_char_device()
 }
 
-/// Share of the progress bar that an entry has, in bytes: each costs something beside its content.
-fn weight(meta: &Metadata) -> u64 {
-    4096 + if meta.is_file() { meta.size().min(meta.blocks().saturating_mul(512)) } else { 0 }
+/// Share of the progress bar that a file's content has, in bytes.
+fn content_weight(meta: &Metadata) -> u64 {
+    if meta.is_file() { meta.size().min(meta.blocks().saturating_mul(512)) } else { 0 }
 }
 
 /// The weight of all that is below `path`, for the progress bar.
@@ -389,7 +422,7 @@ fn weigh(path: &Path, meta: &Metadata, stop: &store::Stop) -> io::Result<u64> {
         if stop.asked() {
             break;
         }
-        total += weight(&meta);
+        total += ENTRY_WEIGHT + content_weight(&meta);
         if meta.is_dir() {
             for entry in std::fs::read_dir(&path)? {
                 let entry = entry?;
@@ -422,13 +455,18 @@ fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     use rustix::io::Errno;
     /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX`.
     const MAX: usize = 64 << 10;
-    let mut list = vec![0; MAX];
-    let len = match llistxattr(path, &mut list) {
-        Ok(len) => len,
-        Err(Errno::OPNOTSUPP | Errno::NOENT) => 0,
+    // Few have many names: room for them all is made only where it is needed.
+    let mut list = vec![0; 256];
+    let mut listed = llistxattr(path, &mut list);
+    if listed == Err(Errno::RANGE) {
+        list.resize(MAX, 0);
+        listed = llistxattr(path, &mut list);
+    }
+    match listed {
+        Ok(len) => list.truncate(len),
+        Err(Errno::OPNOTSUPP | Errno::NOENT) => return Ok(Vec::new()),
         Err(err) => return Err(err.into()),
-    };
-    list.truncate(len);
+    }
     let mut found = Vec::new();
     for name in list.split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let mut value = vec![0; MAX];

@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use crate::store::event::{Actor, ActorId, Allocation, Change, Event, Ino};
@@ -20,7 +20,7 @@ use crate::store::log::Next;
 use crate::store::record::Entry;
 use crate::view::moment::{self, Moment};
 
-use super::{CliError, output, place, store};
+use super::{CliError, flag, output, place, store};
 
 /// How often `--follow` looks for more.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
@@ -36,19 +36,19 @@ pub(super) struct LogArgs {
     #[arg(long, env = "LIGHTHOUSE_FUSE_STORE")]
     store: Option<PathBuf>,
     /// Print one JSON object per line
-    #[arg(long)]
+    #[arg(long, env = "LIGHTHOUSE_FUSE_JSON", value_parser = flag())]
     json: bool,
     /// Only what happened after this: @SEQUENCE, an RFC 3339 time, a date, or `10min-ago`
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "WHEN", env = "LIGHTHOUSE_FUSE_SINCE")]
     since: Option<String>,
     /// Only the last N
-    #[arg(short = 'n', value_name = "N")]
+    #[arg(long, short = 'n', value_name = "N", env = "LIGHTHOUSE_FUSE_LAST")]
     last: Option<usize>,
     /// Go on with what happens from now on, until ^C
-    #[arg(long, short)]
+    #[arg(long, short, env = "LIGHTHOUSE_FUSE_FOLLOW", value_parser = flag())]
     follow: bool,
     /// Show every single write, and every event that shows in no tree
-    #[arg(long)]
+    #[arg(long, env = "LIGHTHOUSE_FUSE_FINE", value_parser = flag())]
     fine: bool,
 }
 
@@ -80,8 +80,19 @@ pub(super) fn run(args: &LogArgs) -> Result<ExitCode, CliError> {
             return Ok(ExitCode::SUCCESS);
         }
         shown.keep = None;
-        thread::sleep(FOLLOW_EVERY);
+        if !still_read(FOLLOW_EVERY) {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
+}
+
+/// Lets `wait` pass. Whether somebody still reads our output then: without events to write, a closed
+/// pipe would go unnoticed.
+fn still_read(wait: Duration) -> bool {
+    let out = io::stdout();
+    let mut polled = [PollFd::new(&out, PollFlags::empty())];
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(wait.subsec_nanos()) };
+    !matches!(poll(&mut polled, Some(&timeout)), Ok(1..))
 }
 
 /// The moment `--since` names.

@@ -19,10 +19,20 @@ mod umount;
 mod verify;
 
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
+use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
+
+/// How a flag's variable is read: empty, 0, `false`, `no` and `off` leave it off, all else sets it.
+fn flag() -> FalseyValueParser {
+    FalseyValueParser::new()
+}
+
+/// What every command's end means.
+const EXIT_CODES: &str = "Exit codes: 0; 1 failed, and one line on standard error says what, and \
+    how to mend it; 2 wrong usage; 3 `verify` found damage; `run` passes on its command's.";
 
 /// What a failed command says: one line that names the thing and the mend.
 #[derive(Debug)]
@@ -57,9 +67,17 @@ impl From<io::Error> for CliError {
 /// Mount a project whose every change is an event, and whose past is a directory
 ///
 /// People work in MOUNTPOINT/current with ordinary tools; MOUNTPOINT/history/@N is the whole tree as
-/// it was after event N.
+/// it was after event N. Every option may also be given as the variable that its help names; a flag
+/// is off there if it is empty, 0, false, no or off.
 #[derive(Debug, Parser)]
-#[command(name = "lighthouse-fuse", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(
+    name = "lighthouse-fuse",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_long_help = EXIT_CODES
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -72,7 +90,7 @@ pub struct Cli {
 #[command(next_help_heading = "Output")]
 struct Talk {
     /// Say only what went wrong
-    #[arg(long, short, global = true, env = "LIGHTHOUSE_FUSE_QUIET")]
+    #[arg(long, short, global = true, env = "LIGHTHOUSE_FUSE_QUIET", value_parser = flag())]
     quiet: bool,
     /// Least important messages to log, on standard error
     #[arg(
@@ -117,7 +135,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(CliError { pipe_closed: true, .. }) => ExitCode::SUCCESS,
         Err(err) => {
-            eprintln!("lighthouse-fuse: {err}");
+            output::say(format_args!("lighthouse-fuse: {}", output::one_line(&err.line)));
             ExitCode::FAILURE
         }
     }
@@ -150,5 +168,8 @@ fn start_log(level: LogLevel) {
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        // Whoever listened went away; complaining to the same place would panic.
+        .log_internal_errors(false)
         .init();
 }

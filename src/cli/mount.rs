@@ -7,7 +7,7 @@
 //! ```
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -22,7 +22,7 @@ use crate::transport::mount::{self, MountOptions};
 use crate::transport::unmount::{Detach, Mounted, UnmountError};
 
 use super::service::{self, Event, Service, ServiceArgs};
-use super::{CliError, store};
+use super::{CliError, flag, output, store};
 
 /// How long users of the mount have to leave it after SIGINT or SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,13 +45,13 @@ pub(super) struct MountArgs {
     /// Where to mount; made if only its last component is missing
     mountpoint: PathBuf,
     /// Serve in the background; return once the mount works. The log goes to STORE/server.log
-    #[arg(long, env = "LIGHTHOUSE_FUSE_BACKGROUND")]
+    #[arg(long, env = "LIGHTHOUSE_FUSE_BACKGROUND", value_parser = flag())]
     background: bool,
     /// Let nobody change anything
-    #[arg(long, env = "LIGHTHOUSE_FUSE_READ_ONLY")]
+    #[arg(long, env = "LIGHTHOUSE_FUSE_READ_ONLY", value_parser = flag())]
     read_only: bool,
     /// Mount over a directory that has files in it
-    #[arg(long, env = "LIGHTHOUSE_FUSE_NONEMPTY")]
+    #[arg(long, env = "LIGHTHOUSE_FUSE_NONEMPTY", value_parser = flag())]
     nonempty: bool,
     /// Take the mounted device over from a descriptor (/dev/fd/N is given as MOUNTPOINT) sent over this unix socket
     #[arg(long, value_name = "SOCKET", env = "LIGHTHOUSE_FUSE_FD_SOCKET")]
@@ -182,7 +182,7 @@ fn wait(
             }
             Err(err @ UnmountError::Busy { .. }) if !late => {
                 if !std::mem::replace(&mut said_busy, true) && !quiet {
-                    eprintln!("waiting up to {} s: {err}", PATIENCE.as_secs());
+                    output::say(format_args!("waiting up to {} s: {err}", PATIENCE.as_secs()));
                 }
             }
             Err(err) => return Err(CliError::new(err.to_string())),
@@ -201,9 +201,9 @@ fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<
         Place::Elsewhere => args.mountpoint.as_path(),
     };
     if !quiet {
-        eprintln!("serving {} at {}", source.display(), at.display());
+        output::say(format_args!("serving {} at {}", source.display(), at.display()));
         if io::stderr().is_terminal() {
-            eprintln!("work in {}/current; ^C stops", at.display());
+            output::say(format_args!("work in {}/current; ^C stops", at.display()));
         }
     }
     if std::env::var_os(BACKGROUND).is_some() {
@@ -236,7 +236,8 @@ fn start_in_background() -> Result<ExitCode, CliError> {
     }
     let serving = said.contains(&SERVING);
     said.retain(|&byte| byte != SERVING);
-    eprint!("{}", String::from_utf8_lossy(&said));
+    // As it came: what the server said is whole lines.
+    _ = io::stderr().write_all(&said);
     if serving {
         return Ok(ExitCode::SUCCESS);
     }
@@ -258,6 +259,8 @@ fn detach(source: &Path) -> Result<(), CliError> {
         .open(source.join("server.log"))
         .map_err(cannot)?;
     rustix::process::setsid().map_err(|err| cannot(err.into()))?;
+    // Where we were started from may be unmounted while we serve.
+    rustix::process::chdir("/").map_err(|err| cannot(err.into()))?;
     rustix::io::write(rustix::stdio::stderr(), &[SERVING]).map_err(|err| cannot(err.into()))?;
     rustix::stdio::dup2_stderr(&log).map_err(|err| cannot(err.into()))?;
     rustix::stdio::dup2_stdout(&log).map_err(|err| cannot(err.into()))?;

@@ -1,8 +1,37 @@
-//! How bytes, sizes and times are written for people.
+//! How bytes, sizes and times are written for people, and how something is said beside the output.
 
-use std::fmt::Write;
+use std::fmt::{Arguments, Write};
+use std::io;
 
 use jiff::Timestamp;
+
+/// Says one line on standard error. That nobody listens any more (a closed pipe, a terminal that went
+/// away) is no reason to stop serving, nor to panic as `eprintln!` does.
+pub(super) fn say(line: Arguments<'_>) {
+    _ = io::Write::write_fmt(&mut io::stderr().lock(), format_args!("{line}\n"));
+}
+
+/// `text` on one line: what a path may hold and a terminal or a reader of lines would take for
+/// something else is written as `\xNN`.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for char in text.chars() {
+        push(&mut line, char);
+    }
+    line
+}
+
+/// Adds `char`, or its bytes as `\xNN` if it is a control character.
+fn push(text: &mut String, char: char) {
+    if !char.is_control() {
+        text.push(char);
+        return;
+    }
+    let mut utf8 = [0; 4];
+    for byte in char.encode_utf8(&mut utf8).bytes() {
+        _ = write!(text, "\\x{byte:02x}");
+    }
+}
 
 /// A path or name on one line: bytes that are not printable UTF-8 are written as `\xNN`, and a
 /// backslash as `\\`, so that the original can be told.
@@ -12,13 +41,7 @@ pub(super) fn printable(bytes: &[u8]) -> String {
         for char in chunk.valid().chars() {
             match char {
                 '\\' => text.push_str("\\\\"),
-                char if char.is_control() => {
-                    let mut utf8 = [0; 4];
-                    for byte in char.encode_utf8(&mut utf8).bytes() {
-                        _ = write!(text, "\\x{byte:02x}");
-                    }
-                }
-                char => text.push(char),
+                char => push(&mut text, char),
             }
         }
         for byte in chunk.invalid() {
@@ -66,6 +89,11 @@ mod tests {
     fn every_byte_can_be_told_from_what_is_printed() {
         assert_eq!(printable(b"a b/\xc3\xa4"), "a b/\u{e4}");
         assert_eq!(printable(b"\\x41\n\xff"), "\\\\x41\\x0a\\xff");
+    }
+
+    #[test]
+    fn a_message_is_one_line_whatever_a_path_holds() {
+        assert_eq!(one_line("no /a\nb\\: \u{e4}\u{1b}"), "no /a\\x0ab\\: \u{e4}\\x1b");
     }
 
     #[test]

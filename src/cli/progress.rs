@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::output;
+
 /// Time between lines where standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -50,7 +52,12 @@ impl Progress {
             Shown::Lines { last } if last.elapsed() >= LINE_EVERY => {
                 *last = Instant::now();
                 let percent = self.done.saturating_mul(100).checked_div(self.total).unwrap_or(100);
-                eprintln!("{}: {percent}% ({} of {})", self.what, self.done, self.total);
+                output::say(format_args!(
+                    "{}: {percent}% ({} of {})",
+                    self.what,
+                    output::size(self.done),
+                    output::size(self.total)
+                ));
             }
             Shown::Lines { .. } => (),
         }

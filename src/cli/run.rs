@@ -1,6 +1,7 @@
 //! `run`: one command in a mount that only it sees. Needs no privilege where user namespaces work.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use crate::transport::mount::{self, MountOptions, Owner};
 use crate::transport::namespace::{self, Job};
 
 use super::service::{self, Service, ServiceArgs};
-use super::{CliError, store};
+use super::{CliError, output, store};
 
 /// How long processes that the command left behind may stay in the mount.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -46,22 +47,33 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         gid: rustix::process::getegid().as_raw(),
         mode: 0o755,
     };
-    let opened = store::open_or_make(&source, &args.store_args, owner, false)?;
     let job = Job { command: &args.command, directory: Path::new("current"), patience: PATIENCE };
-    let options = MountOptions::new(source);
+    let options = MountOptions::new(source.clone());
+    let mut opened = None;
+    let mut refused = None;
     let finished = namespace.run(point, &options, &job, |device, mounted| {
-        let service = Service::start(device, Arc::clone(&opened), &args.service)?;
+        // After mounting, so that where there is no mount nothing is made on the disk.
+        let made = store::open_or_make(&source, &args.store_args, owner, false);
+        let made = made.map_err(|err| io::Error::other(refused.insert(err).to_string()))?;
+        let opened = opened.insert(made);
+        let service = Service::start(device, Arc::clone(opened), &args.service)?;
         if let Err(err) = mounted.raise_read_ahead(args.service.read_ahead) {
             tracing::debug!("read-ahead stays as it is: {err}");
         }
         Ok(service)
     });
     let result = match finished {
+        Err(_) if let Some(err) = refused => Err(err),
         Ok(finished) => {
-            if let Some(left) = finished.left_behind {
-                tracing::warn!("the command left processes behind: {left}");
-            }
-            finished.server.join(FINISH);
+            // Those that are left lose the mount when we end: there is nothing to wait for.
+            let finish = match finished.left_behind {
+                Some(left) => {
+                    output::say(format_args!("the command left processes behind: {left}"));
+                    Duration::ZERO
+                }
+                None => FINISH,
+            };
+            finished.server.join(finish);
             Ok(ExitCode::from(finished.exit_code))
         }
         Err(err) => {
@@ -69,12 +81,13 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
             if code == 1 {
                 Err(said(&err))
             } else {
-                eprintln!("lighthouse-fuse: {err}");
+                output::say(format_args!("lighthouse-fuse: {err}"));
                 Ok(ExitCode::from(code))
             }
         }
     };
-    store::close(&opened)?;
+    // The command's end is what was asked for; what goes wrong after it is said all the same.
+    opened.map_or(Ok(()), |opened| store::close(&opened))?;
     result
 }
 

@@ -17,7 +17,7 @@ use crate::store::segment::FORMAT_VERSION;
 use crate::store::superblock::{State, Super};
 use crate::transport::mount_table;
 
-use super::{CliError, output, service, store};
+use super::{CliError, flag, output, service, store};
 
 /// Show the size of STORE, its history, its last event, and who serves it
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct StatusArgs {
     /// The store
     store: PathBuf,
     /// Print one JSON object
-    #[arg(long)]
+    #[arg(long, env = "LIGHTHOUSE_FUSE_JSON", value_parser = flag())]
     json: bool,
 }
 

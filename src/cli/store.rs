@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use rustix::fs::FlockOperation;
@@ -19,7 +19,7 @@ use crate::sys::signals::Signals;
 use crate::transport::mount::Owner;
 use crate::tree::Refusal;
 
-use super::CliError;
+use super::{CliError, output};
 
 /// How the store is kept.
 #[derive(Clone, Debug, clap::Args)]
@@ -124,25 +124,25 @@ pub(super) fn open_or_make(
         ..CreateOptions::default()
     };
     let options = args.options(read_only);
-    if matches!(args.durability, When::Async) {
-        eprintln!("--durability async: a power cut loses what fsync has promised");
-    }
     let store = Store::open_or_create(path, &create, &options).map_err(|err| failed(path, &err))?;
+    if matches!(args.durability, When::Async) {
+        output::say(format_args!("--durability async: a power cut loses what fsync has promised"));
+    }
     let opening = store.opening();
     if let Some(cut) = &opening.cut {
-        eprintln!(
+        output::say(format_args!(
             "{}: {} bytes behind the last whole event were cut off and kept in {}/lost",
             path.display(),
             cut.bytes,
             path.display()
-        );
+        ));
     }
     if let Some(damage) = &opening.damage {
-        eprintln!(
+        output::say(format_args!(
             "{}: damaged at {damage}: serving what is before it, read-only; `lighthouse-fuse verify` \
              says more",
             path.display()
-        );
+        ));
     }
     tracing::info!(replayed = opening.replayed, stop = ?opening.stop, "opened the store");
     Ok(Arc::new(store))
@@ -214,7 +214,13 @@ fn check_empty(path: &Path) -> Result<(), CliError> {
 pub(super) fn failed(path: &Path, err: &OpenError) -> CliError {
     let store = path.display();
     CliError::new(match err {
-        OpenError::Missing => format!("there is no store at {store}"),
+        OpenError::Missing => format!(
+            "there is no store at {store}; name another, or make one with `lighthouse-fuse mount \
+             {store} MOUNTPOINT`"
+        ),
+        OpenError::Io(err) if err.kind() == std::io::ErrorKind::NotADirectory => {
+            format!("{store} is no directory; name another for STORE")
+        }
         OpenError::Locked { pid: Some(pid) } => format!(
             "{store} is served by process {pid}; work through its mount, or unmount it first"
         ),
@@ -260,23 +266,31 @@ pub(super) fn log_reader(path: &Path) -> Result<LogReader, CliError> {
         .map_err(|err| CliError::new(format!("cannot read the log of {}: {err}", path.display())))
 }
 
+/// How often it is looked whether a signal came.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
 /// Whether a signal asked to stop.
 #[derive(Debug)]
 pub(super) struct Stop {
     signals: Signals,
     asked: std::cell::Cell<bool>,
+    looked: std::cell::Cell<Instant>,
 }
 
 /// From here on SIGINT and SIGTERM ask instead of killing. To be called before any thread starts.
 pub(super) fn stop_on_signals() -> Result<Stop, CliError> {
     let signals = Signals::block(&[Signal::INT, Signal::TERM])
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
-    Ok(Stop { signals, asked: std::cell::Cell::new(false) })
+    Ok(Stop { signals, asked: false.into(), looked: Instant::now().into() })
 }
 
 impl Stop {
-    /// Whether one came so far.
+    /// Whether one came so far. Costs a system call only now and then, so it may be asked often.
     pub(super) fn asked(&self) -> bool {
+        if self.looked.get().elapsed() < LOOK_EVERY {
+            return self.asked.get();
+        }
+        self.looked.set(Instant::now());
         if matches!(self.signals.next(Some(Duration::ZERO)), Ok(Some(_))) {
             self.asked.set(true);
         }

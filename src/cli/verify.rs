@@ -11,7 +11,7 @@ use crate::store::disk::{Disk, Real};
 use crate::store::verify;
 
 use super::progress::Progress;
-use super::{CliError, output, store};
+use super::{CliError, flag, output, store};
 
 /// The exit code where something is damaged.
 const DAMAGED: u8 = 3;
@@ -24,7 +24,7 @@ pub(super) struct VerifyArgs {
     /// The store
     store: PathBuf,
     /// Print the result as one JSON object
-    #[arg(long)]
+    #[arg(long, env = "LIGHTHOUSE_FUSE_JSON", value_parser = flag())]
     json: bool,
 }
 
@@ -76,11 +76,19 @@ pub(super) fn run(args: &VerifyArgs, quiet: bool) -> Result<ExitCode, CliError> 
         freed_bytes: report.freed_bytes,
         unchecked_bytes: report.unchecked_bytes,
     };
+    match print(args, &result, quiet) {
+        // What was found is found, whether or not somebody read it to the end.
+        Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(code),
+        printed => Ok(printed.map(|()| code)?),
+    }
+}
+
+fn print(args: &VerifyArgs, result: &Checked, quiet: bool) -> io::Result<()> {
+    let path = &args.store;
     let mut out = io::stdout().lock();
     if args.json {
-        serde_json::to_writer(&mut out, &result).map_err(io::Error::from)?;
-        writeln!(out)?;
-        return Ok(code);
+        serde_json::to_writer(&mut out, result)?;
+        return writeln!(out);
     }
     for damaged in &result.damaged {
         let file = path.join(&damaged.file);
@@ -101,5 +109,5 @@ pub(super) fn run(args: &VerifyArgs, quiet: bool) -> Result<ExitCode, CliError> 
             writeln!(out, "{unchecked} could not be checked: what was beside it was given back")?;
         }
     }
-    Ok(code)
+    Ok(())
 }
