@@ -16,6 +16,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -25,10 +26,13 @@ use crate::proto::notify::Notice;
 use crate::proto::types::{Errno, Name};
 use crate::transport::{Buffer, Delivery, Frame, Transport};
 use crate::view::View;
-use crate::view::news::News;
+use crate::view::news::{News, Next};
 
 use super::counters::Counters;
 use super::dispatch::{self, Work};
+
+/// How often the view sees to what the clock alone brings about.
+const TICK: Duration = Duration::from_secs(1);
 
 /// How to serve.
 #[derive(Clone, Copy, Debug)]
@@ -255,9 +259,25 @@ impl<'s> Server<'s> {
         }
     }
 
-    /// The thread that tells the kernel what changed behind its back.
+    /// The thread that tells the kernel what changed behind its back, and looks after what the clock alone
+    /// brings about.
     fn tell_news(&self) {
-        while let Some(news) = self.view.news().next() {
+        let mut ticked = Instant::now();
+        loop {
+            let left = TICK.saturating_sub(ticked.elapsed());
+            if left.is_zero() {
+                ticked = Instant::now();
+                // Its panic must not end this thread: nobody else tells the kernel anything.
+                if guarded(|| self.view.tick()).is_err() {
+                    self.counters.panicked();
+                }
+                continue;
+            }
+            let news = match self.view.news().next(left) {
+                Next::News(news) => news,
+                Next::Nothing => continue,
+                Next::Closed => return,
+            };
             let Some(notice) = notice(&news) else { continue };
             if !self.connection.limits().is_some_and(|limits| limits.takes(&notice)) {
                 continue;

@@ -6,6 +6,7 @@
 //! | a full hour, as many as the options say | yes | for ever |
 //! | a relative time | no | not at all; but it means the same tree for whoever is in it |
 //! | anything unknown, or not yet | no | not at all: it may come to be |
+//! | a moment before the horizon | no | not at all; of one that was there, the kernel is told |
 //!
 //! Invariants: what a name leads to is bound to one sequence and never changes; each name has nodes of
 //! its own, even where two mean the same event.
@@ -43,7 +44,11 @@ impl View {
         let Entered { view, at, crowded_out } =
             self.nodes.enter(name, at, still).ok_or(Refusal::TooManyViews)?;
         self.ask_back(crowded_out);
-        let entry = self.top_at(at).and_then(|top| self.give_out(Tense::Past(view), &top));
+        // Looked at again now that the view is bound: who moves the horizon from here on finds it.
+        let entry = self
+            .within_reach(at)
+            .and_then(|()| self.top_at(at))
+            .and_then(|top| self.give_out(Tense::Past(view), &top));
         self.nodes.let_go(view);
         // Below, everything is as fixed as the event; the name itself may come to mean another.
         Ok(Found::Entry(Entry { entry_valid: valid, ..entry? }))
@@ -58,10 +63,15 @@ impl View {
             }
             Moment::At(_) | Moment::Ago(_) => return Err(TreeRefusal::NotFound.into()),
         };
-        if seq < Seq::FIRST || seq < self.tree.store().horizon() || seq > self.tree.last() {
+        if seq < Seq::FIRST || seq > self.tree.last() {
             return Err(TreeRefusal::NotFound.into());
         }
-        Ok(seq)
+        self.within_reach(seq).map(|()| seq)
+    }
+
+    /// Whether history still reaches back to `at`.
+    fn within_reach(&self, at: Seq) -> Result<(), Refusal> {
+        if at < self.tree.store().horizon() { Err(TreeRefusal::NotFound.into()) } else { Ok(()) }
     }
 
     fn top_at(&self, at: Seq) -> Result<Inode, Refusal> {

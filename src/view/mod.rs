@@ -133,6 +133,15 @@ pub struct View {
     news: NewsQueue,
     /// Inodes without a name that the kernel still knows. Never locked while a lock of `nodes` is held.
     nameless: Mutex<FxHashSet<u64>>,
+    horizon: Mutex<SeenHorizon>,
+}
+
+/// What the kernel was told of the horizon.
+#[derive(Clone, Copy, Debug, Default)]
+struct SeenHorizon {
+    at: Seq,
+    /// Once more at the next tick.
+    again: bool,
 }
 
 /// Preferred size of a transfer, in bytes. What programs write through buffers of this size (`stdio`,
@@ -163,6 +172,7 @@ impl View {
             handles: Handles::default(),
             news: NewsQueue::default(),
             nameless: Mutex::default(),
+            horizon: Mutex::default(),
         }
     }
 
@@ -221,9 +231,24 @@ impl View {
         }
     }
 
-    /// Events before `horizon` cannot be shown any more: asks the kernel to let go of them.
-    pub fn horizon_moved(&self, horizon: Seq) {
-        self.ask_back(self.nodes.bound_before(horizon));
+    /// What the clock alone brings about. To be called about once a second by a thread that answers no
+    /// requests.
+    pub fn tick(&self) {
+        self.see_horizon();
+    }
+
+    /// Asks the kernel to let go of names whose trees cannot be shown any more: it would keep them for
+    /// ever. Twice, a tick apart: the answer to a lookup that was under way the first time may have reached
+    /// the kernel after what it was told.
+    fn see_horizon(&self) {
+        let horizon = self.tree.store().horizon();
+        let mut seen = self.horizon.lock();
+        let moved = seen.at != horizon;
+        let again = std::mem::replace(&mut *seen, SeenHorizon { at: horizon, again: moved }).again;
+        drop(seen);
+        if moved || again {
+            self.ask_back(self.nodes.bound_before(horizon));
+        }
     }
 
     fn ask_back(&self, names: Vec<Box<[u8]>>) {
@@ -238,11 +263,16 @@ impl View {
         Place::of(node).ok_or(Refusal::Tree(TreeRefusal::Stale))
     }
 
-    /// The sequence at which questions about a tree are asked.
+    /// The sequence at which questions about a tree are asked. Stale where history no longer reaches back to
+    /// it: part of what that tree held may have been given back.
     fn at(&self, tense: Tense) -> Result<Seq, Refusal> {
         match tense {
             Tense::Now => Ok(Seq::NOW),
-            Tense::Past(view) => self.nodes.at(view).ok_or(Refusal::Tree(TreeRefusal::Stale)),
+            Tense::Past(view) => {
+                let at = self.nodes.at(view);
+                let at = at.filter(|&at| at >= self.tree.store().horizon());
+                at.ok_or(Refusal::Tree(TreeRefusal::Stale))
+            }
         }
     }
 
