@@ -96,7 +96,133 @@ fn a_moment_before_the_horizon_is_gone_and_whoever_is_in_it_hears_so() {
     within_seconds("the kernel lets go of the name", || user.stat(&past) == Err(Errno::ENOENT));
     assert_eq!(user.stat(&file), Err(Errno::ENOENT));
     let now = seq_of(&user, "/current");
-    assert_eq!(user.read_file(format!("/history/@{now}/f")).unwrap(), [2; 8 << 20]);
+    assert!(user.read_file(format!("/history/@{now}/f")).unwrap() == vec![2; 8 << 20]);
     user.close(held).unwrap();
+    mounted.unmount();
+}
+
+fn names(user: &User, path: &str) -> Vec<String> {
+    let mut names: Vec<_> = user.list(path).unwrap().into_iter().map(|entry| entry.name).collect();
+    names.sort();
+    names.into_iter().map(|name| String::from_utf8(name).unwrap()).collect()
+}
+
+#[test]
+fn a_label_is_made_listed_entered_removed_and_given_again() {
+    let (store, _dir) = fresh(None);
+    let mounted = mount(&store);
+    let user = mounted.kernel.as_root();
+    user.write_file("/current/f", b"one", 0o644).unwrap();
+    let one = seq_of(&user, "/current");
+    assert_eq!(user.stat("/history/v1"), Err(Errno::ENOENT));
+    user.mkdir("/history/v1", 0o755).unwrap();
+    user.write_file("/current/f", b"three", 0o644).unwrap();
+    assert_eq!(user.read_file("/history/v1/f").unwrap(), b"one");
+    assert_eq!(seq_of(&user, "/history/v1"), one);
+    user.mkdir("/history/v2", 0o755).unwrap();
+    assert_eq!(names(&user, "/history"), ["v1", "v2"]);
+    assert_eq!(store.labels().unwrap().len(), 2);
+
+    let inside = user.open("/history/v1/f", O_RDONLY, 0).unwrap();
+    user.rmdir("/history/v1").unwrap();
+    assert_eq!(user.stat("/history/v1"), Err(Errno::ENOENT));
+    assert_eq!(names(&user, "/history"), ["v2"]);
+    user.mkdir("/history/v1", 0o755).unwrap();
+    assert_eq!(user.read_file("/history/v1/f").unwrap(), b"three");
+    assert_eq!(user.pread(inside, 10, 0).unwrap(), b"one", "whoever is in a tree stays in it");
+    user.close(inside).unwrap();
+    mounted.unmount();
+}
+
+#[test]
+fn only_names_that_are_free_and_mean_no_moment_become_labels() {
+    let (store, _dir) = fresh(None);
+    let mounted = mount(&store);
+    let user = mounted.kernel.as_root();
+    user.mkdir("/history/taken", 0o755).unwrap();
+    for (name, refusal) in [
+        ("taken", Errno::EEXIST),
+        ("@99999", Errno::EINVAL),
+        ("@x", Errno::EINVAL),
+        ("2999-01-01", Errno::EINVAL),
+        ("9999999d-ago", Errno::EINVAL),
+    ] {
+        assert_eq!(user.mkdir(format!("/history/{name}"), 0o755), Err(refusal), "{name}");
+    }
+    let now = seq_of(&user, "/current");
+    assert_eq!(user.rmdir(format!("/history/@{now}")), Err(Errno::EROFS));
+    assert_eq!(user.rmdir("/history/none"), Err(Errno::ENOENT));
+    assert_eq!(names(&user, "/history"), ["taken"]);
+    mounted.unmount();
+}
+
+#[test]
+fn only_the_owner_of_the_tree_and_root_give_and_take_labels() {
+    let (store, _dir) = fresh(None);
+    let mounted = mount(&store);
+    let (root, owner) = (mounted.kernel.as_root(), mounted.kernel.as_user(1000, 1000, &[], 0, 11));
+    let other = mounted.kernel.as_user(1001, 1000, &[], 0, 12);
+    // The tree's root is open to all.
+    other.write_file("/current/f", b"", 0o644).unwrap();
+    assert_eq!(other.mkdir("/history/o", 0o755), Err(Errno::EACCES));
+    owner.mkdir("/history/o", 0o755).unwrap();
+    root.mkdir("/history/r", 0o755).unwrap();
+    assert_eq!(other.rmdir("/history/o"), Err(Errno::EACCES));
+    owner.rmdir("/history/r").unwrap();
+    root.rmdir("/history/o").unwrap();
+    mounted.unmount();
+}
+
+#[test]
+fn labels_outlive_clean_stops_kills_and_the_index() {
+    let (store, dir) = fresh(None);
+    let mounted = mount(&store);
+    let user = mounted.kernel.as_root();
+    user.write_file("/current/f", b"one", 0o644).unwrap();
+    user.mkdir("/history/kept", 0o755).unwrap();
+    user.mkdir("/history/removed", 0o755).unwrap();
+    user.rmdir("/history/removed").unwrap();
+    mounted.unmount();
+    let labels = store.labels().unwrap();
+    assert_eq!(labels.len(), 1);
+    let reopen = |store: Arc<Store>, close: bool, rebuild: bool| {
+        if close {
+            store.close().unwrap();
+        }
+        drop(store);
+        if rebuild {
+            std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+        }
+        let store = Arc::new(Store::open(dir.path(), &quiet()).unwrap());
+        assert_eq!(store.labels().unwrap(), labels, "closed {close}, rebuilt {rebuild}");
+        store
+    };
+    let mut store = store;
+    for (close, rebuild) in [(true, false), (false, false), (true, true), (false, true)] {
+        store = reopen(store, close, rebuild);
+    }
+    let mounted = mount(&store);
+    assert_eq!(mounted.kernel.as_root().read_file("/history/kept/f").unwrap(), b"one");
+    mounted.unmount();
+}
+
+#[test]
+fn a_label_keeps_its_tree_though_history_has_no_room() {
+    let (store, _dir) = fresh(Some(0));
+    let mounted = mount(&store);
+    let user = mounted.kernel.as_root();
+    for byte in 1..=4 {
+        user.write_file("/current/f", &vec![byte; 4 << 20], 0o644).unwrap();
+        if byte == 2 {
+            user.mkdir("/history/two", 0o755).unwrap();
+        }
+    }
+    store.tick().unwrap();
+    let label = store.labels().unwrap()[0].1;
+    assert_eq!(store.horizon(), label, "all before the label was let go, and nothing after it");
+    assert!(user.read_file("/history/two/f").unwrap() == vec![2; 4 << 20]);
+    user.rmdir("/history/two").unwrap();
+    store.tick().unwrap();
+    assert!(store.horizon() > label);
     mounted.unmount();
 }

@@ -121,7 +121,7 @@ impl View {
         self.give_out(Tense::Now, &about(made)?)
     }
 
-    /// Makes a directory.
+    /// Makes a directory; in `history/` a label of the present.
     pub fn make_directory(
         &self,
         asker: &Asker<'_>,
@@ -129,6 +129,9 @@ impl View {
         name: Name<'_>,
         mode: u32,
     ) -> Result<Entry, Refusal> {
+        if self.place(parent)? == Place::History {
+            return self.make_label(name.as_bytes());
+        }
         self.make(asker, parent, name, mode & !S_IFMT | S_IFDIR, 0)
     }
 
@@ -270,7 +273,7 @@ impl View {
         self.give_out(Tense::Now, &about(linked)?)
     }
 
-    /// Takes away the name of a file, or with `directory` of an empty directory.
+    /// Takes away the name of a file, or with `directory` of an empty directory; in `history/` a label.
     pub fn unlink(
         &self,
         asker: &Asker<'_>,
@@ -278,6 +281,9 @@ impl View {
         name: Name<'_>,
         directory: bool,
     ) -> Result<(), Refusal> {
+        if directory && self.place(parent)? == Place::History {
+            return self.remove_label(name.as_bytes());
+        }
         let parent = self.changeable(parent)?;
         let name = name.as_bytes();
         let operation = if directory {
