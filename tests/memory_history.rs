@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use lighthouse_fuse::agents::Agents;
 use lighthouse_fuse::proto::types::Errno;
 use lighthouse_fuse::server::{Config, serve};
+use lighthouse_fuse::store::codec::Note;
+use lighthouse_fuse::store::log::Next;
+use lighthouse_fuse::store::record::Entry;
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Store};
 use lighthouse_fuse::transport::memory::{self, Kernel, Options, User};
 use lighthouse_fuse::tree::Tree;
@@ -17,6 +20,8 @@ use lighthouse_fuse::view::{self, View};
 use tempfile::TempDir;
 
 const O_RDONLY: u32 = 0;
+const O_RDWR: u32 = 0o2;
+const O_CREAT: u32 = 0o100;
 
 struct Mounted {
     kernel: Kernel,
@@ -186,6 +191,7 @@ fn labels_outlive_clean_stops_kills_and_the_index() {
     let labels = store.labels().unwrap();
     assert_eq!(labels.len(), 1);
     let reopen = |store: Arc<Store>, close: bool, rebuild: bool| {
+        within_seconds("nobody else has the store", || Arc::strong_count(&store) == 1);
         if close {
             store.close().unwrap();
         }
@@ -224,5 +230,68 @@ fn a_label_keeps_its_tree_though_history_has_no_room() {
     user.rmdir("/history/two").unwrap();
     store.tick().unwrap();
     assert!(store.horizon() > label);
+    mounted.unmount();
+}
+
+/// How many ends of versions the log has.
+fn versions(store: &Store) -> usize {
+    let (mut log, mut count) = (store.log(None).unwrap(), 0);
+    while let Next::Record(_, record) = log.read().unwrap() {
+        count += usize::from(matches!(record.entry(), Some(Entry::Note(Note::Version { .. }))));
+    }
+    count
+}
+
+#[test]
+fn a_version_ends_where_somebody_could_want_it_back_and_nowhere_else() {
+    let (store, _dir) = fresh(None);
+    let mounted = mount(&store);
+    let user = mounted.kernel.as_root();
+    // Other processes: ones that can be told from this one.
+    let other = mounted.kernel.as_user(0, 0, &[], 0o022, 1);
+    let create = |path: &str| user.open(path, O_CREAT | O_RDWR, 0o644).unwrap();
+    let mut seen = versions(&store);
+    let mut more = |what: &str, by: usize| {
+        mounted.kernel.settle();
+        let now = versions(&store);
+        assert_eq!(now - seen, by, "{what}");
+        seen = now;
+    };
+    let f = create("/current/f");
+    user.pwrite(f, b"one", 0).unwrap();
+    user.pwrite(f, b"two", 0).unwrap();
+    more("writes alone", 0);
+    user.sync(f, false).unwrap();
+    more("fsync", 1);
+    user.sync(f, false).unwrap();
+    more("fsync with nothing written since", 0);
+    user.pwrite(f, b"three", 0).unwrap();
+    let also = other.open("/current/f", O_RDWR, 0).unwrap();
+    other.pwrite(also, b"x", 0).unwrap();
+    more("somebody else writes", 1);
+    other.close(also).unwrap();
+    more("the last writer closes", 1);
+    user.close(f).unwrap();
+    more("an earlier writer closes", 0);
+
+    let g = create("/current/g");
+    user.pwrite(g, b"new", 0).unwrap();
+    user.rename("/current/g", "/current/h").unwrap();
+    more("a rename to a free name", 0);
+    user.rename("/current/h", "/current/f").unwrap();
+    more("a rename over a name", 1);
+    user.pwrite(g, b"newer", 0).unwrap();
+    user.link("/current/f", "/current/linked").unwrap();
+    more("a link", 1);
+    user.pwrite(g, b"newest", 0).unwrap();
+    user.mkdir("/history/label", 0o755).unwrap();
+    more("a label", 1);
+    user.pwrite(g, b"last", 0).unwrap();
+    more("a write", 0);
+    within_seconds("silence ends a version", || versions(&store) > seen);
+    seen += 1;
+    user.close(g).unwrap();
+    mounted.kernel.settle();
+    assert_eq!(versions(&store), seen, "closing what was marked already");
     mounted.unmount();
 }

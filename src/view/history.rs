@@ -83,6 +83,7 @@ impl View {
         if !moment::may_be_label(name) {
             return Err(TreeRefusal::Invalid.into());
         }
+        self.mark_all(self.drafts.take_every());
         let at = self.tree.store().label(name, None).map_err(label_refusal)?;
         self.enter(name, at, Duration::ZERO, Duration::ZERO)
     }

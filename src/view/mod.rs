@@ -25,8 +25,9 @@ pub mod news;
 mod nodes;
 mod reading;
 mod root;
+mod versions;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
@@ -41,6 +42,7 @@ use crate::tree::{Ino, Inode, Seq, Timestamp, Tree};
 use handles::{Handles, Open};
 use news::NewsQueue;
 use nodes::{Nodes, Place, Tense};
+use versions::Drafts;
 
 pub use crate::tree::Refusal as TreeRefusal;
 pub use crate::tree::operation::{Attributes, TimeTo};
@@ -134,6 +136,7 @@ pub struct View {
     /// Inodes without a name that the kernel still knows. Never locked while a lock of `nodes` is held.
     nameless: Mutex<FxHashSet<u64>>,
     horizon: Mutex<SeenHorizon>,
+    drafts: Drafts,
 }
 
 /// What the kernel was told of the horizon.
@@ -173,6 +176,7 @@ impl View {
             news: NewsQueue::default(),
             nameless: Mutex::default(),
             horizon: Mutex::default(),
+            drafts: Drafts::default(),
         }
     }
 
@@ -194,6 +198,7 @@ impl View {
         self.nodes.clear();
         self.handles.clear();
         self.nameless.lock().clear();
+        self.mark_all(self.drafts.take_every());
         self.news.open();
         let begun = self.begin_connection().and_then(|()| self.tree.end_orphans());
         match begun {
@@ -235,6 +240,7 @@ impl View {
     /// requests.
     pub fn tick(&self) {
         self.see_horizon();
+        self.mark_all(self.drafts.take_silent(Instant::now()));
     }
 
     /// Asks the kernel to let go of names whose trees cannot be shown any more: it would keep them for
