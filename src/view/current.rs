@@ -21,7 +21,7 @@ use super::{Asker, Refusal, TreeRefusal, View, attr, node};
 
 /// Every change goes through the kernel or is pushed to it, so what it has cached stays right; and each
 /// write is one event, so writes past the cache may run side by side.
-const OPENED: OpenedFlags =
+pub(super) const OPENED: OpenedFlags =
     OpenedFlags(OpenedFlags::KEEP_CACHE.0 | OpenedFlags::PARALLEL_DIRECT_WRITES.0);
 
 /// Bytes for a file.
@@ -126,6 +126,10 @@ impl View {
     /// Notes that `inode` may have lost its last name.
     fn may_be_nameless(&self, inode: &Inode) -> Result<(), Refusal> {
         if inode.nlink > 0 {
+            return Ok(());
+        }
+        if self.is_adopted() {
+            // Somebody may have it open since before; the next mount ends it.
             return Ok(());
         }
         let node = node(Tense::Now, inode.ino)?;

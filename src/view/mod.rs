@@ -16,6 +16,7 @@
 //! Invariants: each answer that gives the kernel a node counts one lookup of it, and no other does;
 //! nothing that comes from the kernel is believed: a node or handle that was not given out is refused.
 
+mod again;
 mod current;
 mod handles;
 mod history;
@@ -27,6 +28,7 @@ mod reading;
 mod root;
 mod versions;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -137,6 +139,8 @@ pub struct View {
     nameless: Mutex<FxHashSet<u64>>,
     horizon: Mutex<SeenHorizon>,
     drafts: Drafts,
+    /// The kernel knows nodes and handles that another process gave out before this one.
+    adopted: AtomicBool,
 }
 
 /// What the kernel was told of the horizon.
@@ -177,6 +181,7 @@ impl View {
             nameless: Mutex::default(),
             horizon: Mutex::default(),
             drafts: Drafts::default(),
+            adopted: AtomicBool::new(false),
         }
     }
 
@@ -195,6 +200,7 @@ impl View {
     /// A kernel has connected that knows nothing yet: forgets what an earlier one knew, and ends inodes
     /// that only its handles kept. Returns how many; none where the store takes no changes.
     pub fn connected(&self) -> Result<u64, Refusal> {
+        self.adopted.store(false, Ordering::Relaxed);
         self.nodes.clear();
         self.handles.clear();
         self.nameless.lock().clear();
@@ -226,7 +232,8 @@ impl View {
 
     /// The kernel lets go of `lookups` references to `node`.
     pub fn forget(&self, node: NodeId, lookups: u64) {
-        if !self.nodes.forgotten(node, lookups) {
+        // How often an adopted kernel has looked a node up, it alone knows: the next mount ends what is left.
+        if !self.nodes.forgotten(node, lookups) || self.is_adopted() {
             return;
         }
         if let Some(Place::Tree(Tense::Now, ino)) = Place::of(node)
@@ -293,6 +300,8 @@ impl View {
     fn file(&self, handle: FileHandle, node: NodeId) -> Result<OpenFlags, Refusal> {
         match self.handles.find(handle, node) {
             Some(Open::File { flags, .. }) => Ok(flags),
+            // The kernel has checked what it may be used for, and nobody else knows.
+            None if self.is_adopted() => Ok(OpenFlags(OpenFlags::RDWR)),
             Some(Open::Directory) | None => Err(Refusal::BadHandle),
         }
     }
@@ -300,6 +309,7 @@ impl View {
     fn directory(&self, handle: FileHandle, node: NodeId) -> Result<(), Refusal> {
         match self.handles.find(handle, node) {
             Some(Open::Directory) => Ok(()),
+            None if self.is_adopted() => Ok(()),
             Some(Open::File { .. }) | None => Err(Refusal::BadHandle),
         }
     }
