@@ -156,6 +156,15 @@ fn only_names_that_are_free_and_mean_no_moment_become_labels() {
     }
     let now = seq_of(&user, "/current");
     assert_eq!(user.rmdir(format!("/history/@{now}")), Err(Errno::EROFS));
+    let set =
+        |value: String| user.set_xattr("/history", "user.lighthouse.label", value.as_bytes(), 0);
+    set(format!("@{now}/earlier")).unwrap();
+    assert_eq!(seq_of(&user, "/history/earlier"), now);
+    assert_eq!(set(format!("@{now}/earlier")), Err(Errno::EEXIST));
+    assert_eq!(set(format!("@{}/later", now + 1)), Err(Errno::ENOENT));
+    assert_eq!(set("no moment/x".to_owned()), Err(Errno::EINVAL));
+    assert_eq!(set("earlier".to_owned()), Err(Errno::EINVAL));
+    user.rmdir("/history/earlier").unwrap();
     assert_eq!(user.rmdir("/history/none"), Err(Errno::ENOENT));
     assert_eq!(names(&user, "/history"), ["taken"]);
     mounted.unmount();

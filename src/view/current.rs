@@ -14,6 +14,7 @@ use crate::tree::operation::{
 use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Seq};
 
 use super::handles::Open;
+use super::history::LABEL_XATTR;
 use super::news::News;
 use super::nodes::{Place, Tense};
 use super::reading::OUR_XATTRS;
@@ -519,6 +520,9 @@ impl View {
         flags: u32,
         kill_sgid: bool,
     ) -> Result<(), Refusal> {
+        if name.as_bytes() == LABEL_XATTR && self.place(node)? == Place::History {
+            return self.label_moment(value);
+        }
         let ino = self.changeable(node)?;
         let name = ours_refused(name)?;
         let must = XattrMust::from_flags(flags).ok_or(TreeRefusal::Invalid)?;

@@ -9,7 +9,8 @@
 //! | anything unknown, or not yet | no | not at all: it may come to be |
 //! | a moment before the horizon | no | not at all; of one that was there, the kernel is told |
 //!
-//! `mkdir` gives a label to the present, `rmdir` takes one back; nothing else can be changed here. Who owns the root
+//! `mkdir` gives a label to the present, `rmdir` takes one back, and the attribute [`LABEL_XATTR`] set to `MOMENT/NAME` gives
+//! one to another moment (a name may have any bytes but `/`, and no moment has one); nothing else can be changed here. Who owns the root
 //! of the tree may do so, and the superuser: the mode of `history/` says that, and the kernel checks it.
 //!
 //! Invariants: what a name leads to is bound to one sequence and never changes; each name has nodes of
@@ -24,6 +25,9 @@ use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed};
 use super::moment::{self, Moment};
 use super::nodes::{Entered, Tense};
 use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, version};
+
+/// Setting this attribute of `history/` labels a moment; it is never there to be read.
+pub(super) const LABEL_XATTR: &[u8] = b"user.lighthouse.label";
 
 /// How long after its last lookup a relative time still means what it meant then: a program that takes
 /// several steps, each by the whole path, meets one tree.
@@ -86,6 +90,21 @@ impl View {
         self.mark_all(self.drafts.take_every());
         let at = self.tree.store().label(name, None).map_err(label_refusal)?;
         self.enter(name, at, Duration::ZERO, Duration::ZERO)
+    }
+
+    /// Gives a label to a tree of the past: `value` is `MOMENT/NAME`.
+    pub(super) fn label_moment(&self, value: &[u8]) -> Result<(), Refusal> {
+        let mut parts = value.splitn(2, |&byte| byte == b'/');
+        let (Some(moment), Some(name)) = (parts.next(), parts.next()) else {
+            return Err(TreeRefusal::Invalid.into());
+        };
+        let moment = moment::parse(moment, now()).ok_or(TreeRefusal::Invalid)?;
+        if !moment::may_be_label(name) {
+            return Err(TreeRefusal::Invalid.into());
+        }
+        let at = self.sequence(moment)?;
+        self.tree.store().label(name, Some(at)).map_err(label_refusal)?;
+        Ok(())
     }
 
     /// Takes the label `name` back. Whoever is in its tree stays there.
