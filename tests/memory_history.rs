@@ -304,3 +304,110 @@ fn a_version_ends_where_somebody_could_want_it_back_and_nowhere_else() {
     assert_eq!(versions(&store), seen, "closing what was marked already");
     mounted.unmount();
 }
+
+#[test]
+fn names_that_move_are_asked_for_each_time_and_those_that_stand_are_not() {
+    let (store, _dir) = fresh(None);
+    let mounted = mount(&store);
+    let user = mounted.kernel.as_root();
+    user.write_file("/current/f", b"one", 0o644).unwrap();
+    user.mkdir("/history/label", 0o755).unwrap();
+    let at = format!("@{}", seq_of(&user, "/current"));
+    for (name, lookups) in [(&*at, 0), ("label", 2), ("0s-ago", 2)] {
+        let file = format!("/history/{name}/f");
+        user.stat(&file).unwrap();
+        user.stat(&file).unwrap();
+        mounted.kernel.settle();
+        mounted.kernel.take_counts();
+        user.stat(&file).unwrap();
+        user.stat(&file).unwrap();
+        mounted.kernel.settle();
+        let counts = mounted.kernel.take_counts();
+        assert_eq!(counts.get("LOOKUP").copied().unwrap_or(0), lookups, "{name}: {counts:?}");
+        // A name looked up again has its access control list read again; one that stands asks nothing at all.
+        assert_eq!(counts.is_empty(), lookups == 0, "{name}: {counts:?}");
+    }
+    // What does not exist yet is asked for each time, so it is seen once it does.
+    let next = format!("/history/@{}", seq_of(&user, "/current") + 1);
+    assert_eq!(user.stat(&next), Err(Errno::ENOENT));
+    assert_eq!(user.stat("/history/2999-01-01"), Err(Errno::ENOENT));
+    user.write_file("/current/g", b"", 0o644).unwrap();
+    user.stat(&next).unwrap();
+    mounted.unmount();
+}
+
+#[test]
+fn times_lead_to_the_tree_as_it_was_then() {
+    let (store, _dir) = fresh(None);
+    let mounted = mount(&store);
+    let user = mounted.kernel.as_root();
+    user.write_file("/current/f", b"one", 0o644).unwrap();
+    let one = seq_of(&user, "/current");
+    thread::sleep(Duration::from_millis(1100));
+    let mtime = user.stat("/current/f").unwrap().mtime.secs;
+    // The first whole second after it, which is over by now.
+    let then = view::moment::stamp(lighthouse_fuse::tree::Timestamp((mtime + 1) * 1_000_000_000));
+    let then = String::from_utf8(then.to_vec()).unwrap();
+    user.stat("/history/0s-ago").unwrap();
+    user.write_file("/current/f", b"second", 0o644).unwrap();
+    assert_eq!(seq_of(&user, &format!("/history/{then}")), one);
+    assert_eq!(user.read_file(format!("/history/{then}/f")).unwrap(), b"one");
+    // A relative time stands still for whoever has just come in.
+    assert_eq!(user.read_file("/history/0s-ago/f").unwrap(), b"one");
+    for before in ["1970-01-01", "10w-ago", "0001-01-01T00:00:00Z"] {
+        assert_eq!(user.stat(format!("/history/{before}")), Err(Errno::ENOENT), "{before}");
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn nothing_below_a_moment_can_be_changed_whatever_its_mode() {
+    let (store, _dir) = fresh(None);
+    let mounted = mount(&store);
+    let user = mounted.kernel.as_root();
+    user.mkdir("/current/d", 0o777).unwrap();
+    user.write_file("/current/f", b"one", 0o666).unwrap();
+    let past = format!("/history/@{}", seq_of(&user, "/current"));
+    let (file, dir, new) = (format!("{past}/f"), format!("{past}/d"), format!("{past}/new"));
+    let refused = Err(Errno::EROFS);
+    assert_eq!(user.mkdir(&new, 0o755), refused);
+    assert_eq!(user.rmdir(&dir), refused);
+    assert_eq!(user.unlink(&file), refused);
+    assert_eq!(user.symlink("x", &new), refused);
+    assert_eq!(user.link(&file, &new), refused);
+    assert_eq!(user.rename(&file, &new), refused);
+    assert_eq!(user.rename(&past, "/history/new"), refused);
+    assert_eq!(user.chmod(&file, 0o600), refused);
+    assert_eq!(user.truncate(&file, 0), refused);
+    assert_eq!(user.set_xattr(&file, "user.x", b"1", 0), refused);
+    assert_eq!(user.open(&file, O_RDWR, 0).map(drop), refused);
+    assert_eq!(user.open(&new, O_CREAT | O_RDWR, 0o644).map(drop), refused);
+    assert_eq!(user.open("/history/file", O_CREAT | O_RDWR, 0o644).map(drop), refused);
+    assert_eq!(user.symlink("x", "/history/x"), refused);
+    assert_eq!(user.mkdir("/new", 0o755), refused);
+    assert_eq!(user.read_file(&file).unwrap(), b"one");
+    mounted.unmount();
+}
+
+#[test]
+fn a_version_has_one_number_under_all_names_and_never_one_of_the_present() {
+    let (store, _dir) = fresh(None);
+    let mounted = mount(&store);
+    let user = mounted.kernel.as_root();
+    user.write_file("/current/f", b"one", 0o644).unwrap();
+    let first = seq_of(&user, "/current");
+    user.mkdir("/history/label", 0o755).unwrap();
+    user.write_file("/current/other", b"", 0o644).unwrap();
+    let second = seq_of(&user, "/current");
+    let ino = |path: String| user.stat(path).unwrap().ino;
+    let version = ino(format!("/history/@{first}/f"));
+    assert_eq!(ino("/history/label/f".to_owned()), version);
+    assert_eq!(ino(format!("/history/@{second}/f")), version, "f has not changed since");
+    assert_ne!(ino("/current/f".to_owned()), version);
+    assert_eq!(seq_of(&user, &format!("/history/@{second}/f")), seq_of(&user, "/current/f"));
+    assert_eq!(seq_of(&user, &format!("/history/@{second}")), second);
+    user.write_file("/current/f", b"two", 0o644).unwrap();
+    let third = seq_of(&user, "/current");
+    assert_ne!(ino(format!("/history/@{third}/f")), version);
+    mounted.unmount();
+}
