@@ -5,6 +5,7 @@
 
 mod completions;
 mod import;
+mod label;
 mod log;
 mod man;
 mod mount;
@@ -120,6 +121,7 @@ enum Command {
     Run(run::RunArgs),
     Import(import::ImportArgs),
     Log(log::LogArgs),
+    Label(label::LabelArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
     Completions(completions::CompletionsArgs),
@@ -149,6 +151,7 @@ fn run(cli: &Cli) -> Result<ExitCode, CliError> {
         Command::Run(args) => run::run(args),
         Command::Import(args) => import::run(args, quiet),
         Command::Log(args) => log::run(args),
+        Command::Label(args) => label::run(args),
         Command::Status(args) => status::run(args),
         Command::Verify(args) => verify::run(args, quiet),
         Command::Completions(args) => completions::run(args),

@@ -282,6 +282,12 @@ impl OpenFlags {
         self.has(Self::TRUNC)
     }
 
+    /// The same flags, with the file left as it is.
+    #[must_use]
+    pub const fn without_truncation(self) -> Self {
+        Self(self.0 & !Self::TRUNC)
+    }
+
     /// Whether writes go to the end. The kernel has done the seeking; the offset in WRITE is right.
     pub const fn appends(self) -> bool {
         self.has(Self::APPEND)

@@ -56,7 +56,12 @@ pub fn answer<'w>(
     op: &Op<'_>,
     work: &'w mut Work,
 ) -> Reply<'w> {
-    attempt(view, id, caller, op, work).unwrap_or_else(|errno| Reply::error(id, errno))
+    let answered = if id.is_resent() { again(view, id, op) } else { None };
+    let result = match answered {
+        Some(answered) => answered,
+        None => attempt(view, id, caller, op, work),
+    };
+    result.unwrap_or_else(|errno| Reply::error(id, errno))
 }
 
 /// Tells the view what no reply is due to.
@@ -252,6 +257,101 @@ fn attempt<'w>(
         | Op::Interrupt(_)
         | Op::NotifyReply(_) => return Err(Errno::EINVAL),
     })
+}
+
+/// The answer to a request that was done before the server died; `None` for one that was not, or that may
+/// be done any number of times.
+fn again(view: &View, id: RequestId, op: &Op<'_>) -> Option<Result<Reply<'static>, Errno>> {
+    // Names were free, or taken, when the kernel asked, and it lets nobody else in meanwhile.
+    match *op {
+        Op::MkDir(op) if view.is_history(op.parent) => {
+            return match view.lookup(op.parent, op.name) {
+                Ok(Found::Entry(entry)) => Some(Ok(Reply::entry(id, &entry))),
+                Ok(Found::Absent(_)) | Err(_) => None,
+            };
+        }
+        Op::RmDir(op) if view.is_history(op.parent) => {
+            let gone = view.lookup(op.parent, op.name);
+            let gone = matches!(gone, Err(Refusal::Tree(TreeRefusal::NotFound)));
+            return gone.then(|| Ok(Reply::empty(id)));
+        }
+        _ => (),
+    }
+    let seq = view.answered(id.masked())?;
+    tracing::debug!(id = id.masked(), %seq, operation = op.name(), "was done before; answered again");
+    let answer = || {
+        Ok(match *op {
+            Op::Symlink(_) | Op::MkNod(_) | Op::MkDir(_) => Reply::entry(id, &view.made(seq)?),
+            Op::Link(op) => Reply::entry(id, &view.linked(op.node, seq)?),
+            Op::Create(op) => {
+                let (entry, opened) = view.created(Some((op.parent, op.name)), op.flags, seq)?;
+                Reply::created(id, &entry, &opened)
+            }
+            Op::TmpFile(op) => {
+                let (entry, opened) = view.created(None, op.flags, seq)?;
+                Reply::created(id, &entry, &opened)
+            }
+            Op::Write(op) => {
+                if op.flags.is_sync() && !op.from_cache {
+                    view.sync()?;
+                }
+                Reply::written(id, u32::try_from(op.data.len()).map_err(|_| Errno::EIO)?)
+            }
+            Op::CopyFileRange(op) => {
+                let range = Range {
+                    src: (op.node, op.handle),
+                    src_offset: op.offset,
+                    dst: (op.new_node, op.new_handle),
+                    dst_offset: op.new_offset,
+                    len: op.len.min(u32::MAX.into()),
+                };
+                let copied = view.copied(&range, seq)?;
+                Reply::written(id, u32::try_from(copied).map_err(|_| Errno::EIO)?)
+            }
+            Op::CopyFileRange64(op) => {
+                let range = Range {
+                    src: (op.node, op.handle),
+                    src_offset: op.offset,
+                    dst: (op.new_node, op.new_handle),
+                    dst_offset: op.new_offset,
+                    len: op.len,
+                };
+                Reply::copied_64(id, view.copied(&range, seq)?)
+            }
+            // Unlink, rmdir, renames, extended attributes, space set aside: their answers say nothing.
+            _ => Reply::empty(id),
+        })
+    };
+    match op {
+        // Cutting a file again would take away what was written since; so it is opened as it is.
+        Op::Open(open) => Some(
+            view.open(&Asker::default(), open.node, open.flags.without_truncation(), false)
+                .map(|opened| Reply::opened(id, &opened))
+                .map_err(Errno::from),
+        ),
+        Op::SetAttr(set) => Some(
+            view.attributes(set.node)
+                .map(|(attr, valid)| Reply::attr(id, &attr, valid))
+                .map_err(Errno::from),
+        ),
+        Op::Symlink(_)
+        | Op::MkNod(_)
+        | Op::MkDir(_)
+        | Op::Link(_)
+        | Op::Create(_)
+        | Op::TmpFile(_)
+        | Op::Write(_)
+        | Op::CopyFileRange(_)
+        | Op::CopyFileRange64(_)
+        | Op::Unlink(_)
+        | Op::RmDir(_)
+        | Op::Rename(_)
+        | Op::Rename2(_)
+        | Op::SetXattr(_)
+        | Op::RemoveXattr(_)
+        | Op::Fallocate(_) => Some(answer()),
+        _ => None,
+    }
 }
 
 /// A size on the wire, as a length here; no buffer is as long as what does not fit.

@@ -11,4 +11,4 @@ pub mod dispatch;
 pub mod serve;
 
 pub use counters::Counters;
-pub use serve::{Config, Ended, Server, serve};
+pub use serve::{Config, Ended, Resumed, Server, serve};

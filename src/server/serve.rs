@@ -16,19 +16,23 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::proto::Reply;
-use crate::proto::connection::{self, Action, Connection};
+use crate::proto::connection::{self, Action, Connection, Limits};
 use crate::proto::notify::Notice;
 use crate::proto::types::{Errno, Name};
 use crate::transport::{Buffer, Delivery, Frame, Transport};
 use crate::view::View;
-use crate::view::news::News;
+use crate::view::news::{News, Next};
 
 use super::counters::Counters;
 use super::dispatch::{self, Work};
+
+/// How often the view sees to what the clock alone brings about.
+const TICK: Duration = Duration::from_secs(1);
 
 /// How to serve.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +68,18 @@ pub struct Server<'s> {
     counters: Counters,
     readers: usize,
     ready: Mutex<Option<Box<dyn FnOnce() + Send + 's>>>,
+    /// How many processes served this connection before; 0: it is a fresh one.
+    restarts: u16,
+}
+
+/// What a process must know to go on with a connection whose server died. Whoever keeps the device alive
+/// meanwhile keeps it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Resumed {
+    /// What was agreed on at INIT, which the kernel does not send again.
+    pub limits: Limits,
+    /// How many processes served the connection before this one: 1 for the first that resumes.
+    pub restarts: u16,
 }
 
 /// Serves `view` over `transport` until the connection ends.
@@ -87,6 +103,26 @@ impl<'s> Server<'s> {
             counters: Counters::default(),
             readers: config.readers.max(1),
             ready: Mutex::new(None),
+            restarts: 0,
+        }
+    }
+
+    /// A server that goes on with a connection whose server died, on `/dev/fuse`: the ring takes its requests
+    /// with it. `view` must be of the store that the other served, opened again. What was not answered is
+    /// sent again by the kernel, and what of it is in the log is answered from there, not done a second time.
+    ///
+    /// Nodes below `history/` are stale afterwards, and files without a name are ended by the next mount only.
+    #[must_use]
+    pub fn resume(
+        transport: &'s dyn Transport,
+        view: &'s View,
+        config: Config,
+        resumed: Resumed,
+    ) -> Self {
+        Self {
+            connection: Connection::resume(config.connection, resumed.limits),
+            restarts: resumed.restarts.max(1),
+            ..Self::new(transport, view, config)
         }
     }
 
@@ -110,13 +146,22 @@ impl<'s> Server<'s> {
     /// What the first reader could not go on after, once all have ended; or why a fresh connection could
     /// not be prepared.
     pub fn run(&self, ready: impl FnOnce() + Send + 's) -> io::Result<Ended> {
-        let ended = self.view.connected().map_err(|refusal| {
-            io::Error::other(format!("cannot end the files of an earlier mount: {refusal:?}"))
-        })?;
-        if ended > 0 {
-            tracing::info!(ended, "ended unlinked files that an earlier mount had open");
-        }
         *self.ready.lock() = Some(Box::new(ready));
+        if self.restarts == 0 {
+            let ended = self.view.connected().map_err(|refusal| {
+                io::Error::other(format!("cannot end the files of an earlier mount: {refusal:?}"))
+            })?;
+            if ended > 0 {
+                tracing::info!(ended, "ended unlinked files that an earlier mount had open");
+            }
+        } else {
+            self.view.adopt(self.restarts);
+            if self.connection.limits().is_some_and(|limits| limits.takes(&Notice::Resend)) {
+                // Whether anything waits or not, the kernel takes it.
+                let _ = self.transport.send_notification(&Notice::Resend.message().io_slices())?;
+            }
+            self.is_ready();
+        }
         let result = thread::scope(|scope| {
             let news = thread::Builder::new()
                 .name("news".to_owned())
@@ -255,9 +300,25 @@ impl<'s> Server<'s> {
         }
     }
 
-    /// The thread that tells the kernel what changed behind its back.
+    /// The thread that tells the kernel what changed behind its back, and looks after what the clock alone
+    /// brings about.
     fn tell_news(&self) {
-        while let Some(news) = self.view.news().next() {
+        let mut ticked = Instant::now();
+        loop {
+            let left = TICK.saturating_sub(ticked.elapsed());
+            if left.is_zero() {
+                ticked = Instant::now();
+                // Its panic must not end this thread: nobody else tells the kernel anything.
+                if guarded(|| self.view.tick()).is_err() {
+                    self.counters.panicked();
+                }
+                continue;
+            }
+            let news = match self.view.news().next(left) {
+                Next::News(news) => news,
+                Next::Nothing => continue,
+                Next::Closed => return,
+            };
             let Some(notice) = notice(&news) else { continue };
             if !self.connection.limits().is_some_and(|limits| limits.takes(&notice)) {
                 continue;

@@ -59,6 +59,13 @@ pub enum Note<'a> {
         /// What is given back.
         freed: Vec<Freed>,
     },
+    /// A name for a moment was given, or taken back.
+    Label {
+        /// The name.
+        name: &'a [u8],
+        /// The tree after this event; `None`: the name means nothing any more.
+        seq: Option<Seq>,
+    },
     /// The store was closed here; the next record, if any, comes from another start.
     End,
 }
@@ -111,13 +118,14 @@ const VERSION: u8 = 67;
 const RELOCATION: u8 = 68;
 const HORIZON: u8 = 69;
 const END: u8 = 70;
+const LABEL: u8 = 71;
 
 /// Length of the body of a seal.
 pub(super) const SEAL_LEN: usize = 8 + 32 + 32 + 8;
 
 /// Whether records of this version have such a kind.
 pub(super) const fn is_kind(kind: u8) -> bool {
-    matches!(kind, MKFS..=END_INODE | SEAL..=END)
+    matches!(kind, MKFS..=END_INODE | SEAL..=LABEL)
 }
 
 /// Whether it is the kind of an event.
@@ -340,6 +348,10 @@ pub(super) fn encode_note(out: &mut Vec<u8>, note: &Note<'_>) -> Result<u8, Misf
             }
             HORIZON
         }
+        Note::Label { name, seq } => {
+            put.name(name)?.optional(*seq, |put, seq| put.u64(seq.0));
+            LABEL
+        }
         Note::End => END,
     })
 }
@@ -389,6 +401,9 @@ pub(super) fn decode_note(kind: u8, body: &[u8]) -> Option<Note<'_>> {
                 freed.push(Freed { file: take.u32()?, offset: take.u64()?, len: take.u64()? });
             }
             Note::Horizon { horizon, freed }
+        }
+        LABEL => {
+            Note::Label { name: take.component()?, seq: take.optional(|take| take.u64().map(Seq))? }
         }
         END => Note::End,
         _ => return None,
@@ -675,6 +690,8 @@ pub(super) mod tests {
             });
             round_note(&Note::Connection { id: salt });
             round_note(&Note::Version { ino: x, actor: ActorId(gid) });
+            round_note(&Note::Label { name: b"label", seq: None });
+            round_note(&Note::Label { name: b"label", seq: Some(Seq(a)) });
             round_note(&Note::Horizon {
                 horizon: Seq(a),
                 freed: vec![Freed { file: uid, offset: b, len }; pieces as usize],

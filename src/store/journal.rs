@@ -622,6 +622,12 @@ impl Journal {
         Ok(())
     }
 
+    /// Notes down that `name` is a label of `seq`, or of nothing any more.
+    pub fn note_label(&self, name: &[u8], seq: Option<Seq>) -> Result<(), CommitError> {
+        self.writable()?.append_note(&Note::Label { name, seq })?;
+        Ok(())
+    }
+
     /// Notes down that trees before `horizon` are gone, makes that durable, and only then gives
     /// back what was theirs alone.
     pub fn give_back(

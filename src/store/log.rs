@@ -561,7 +561,7 @@ pub(super) fn absorb(end: &mut Checkpoint, note: &Note<'_>) {
                 content_until(end, location, len);
             }
         }
-        Note::Seal(_) | Note::Version { .. } | Note::End => (),
+        Note::Seal(_) | Note::Version { .. } | Note::Label { .. } | Note::End => (),
     }
 }
 

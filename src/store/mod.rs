@@ -183,6 +183,47 @@ impl fmt::Display for CommitError {
 
 impl std::error::Error for CommitError {}
 
+/// Why a label was not made or removed.
+#[derive(Debug)]
+pub enum LabelError {
+    /// It is no name: empty, longer than 255 bytes, `.` or `..`, or with a `/` or NUL in it.
+    Name,
+    /// There is one of that name.
+    Taken,
+    /// There is none of that name.
+    Missing,
+    /// History does not reach back to that event, or it has not happened yet.
+    NoTree,
+    /// The store could not do it.
+    Commit(CommitError),
+}
+
+impl fmt::Display for LabelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name => f.write_str("a label is a file name of 1 to 255 bytes"),
+            Self::Taken => f.write_str("there is a label of that name already"),
+            Self::Missing => f.write_str("there is no label of that name"),
+            Self::NoTree => f.write_str("history does not reach there"),
+            Self::Commit(err) => err.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LabelError {}
+
+impl From<CommitError> for LabelError {
+    fn from(err: CommitError) -> Self {
+        Self::Commit(err)
+    }
+}
+
+impl From<IndexError> for LabelError {
+    fn from(err: IndexError) -> Self {
+        Self::Commit(CommitError::Index(err))
+    }
+}
+
 /// Who asks for a change, and which request of the kernel it is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Origin {
@@ -430,7 +471,12 @@ impl Store {
     pub fn space(&self) -> io::Result<disk::Space> {
         let space = self.core.journal.disk().space()?;
         let live = self.core.index.read().totals().allocated;
-        let history = self.core.journal.content().allocated()?.saturating_sub(live);
+        let pinned = Retainer::is_pinned(&self.core.journal, &self.core.index);
+        let history = if pinned.map_err(io::Error::other)? {
+            0
+        } else {
+            self.core.journal.content().allocated()?.saturating_sub(live)
+        };
         let available = space.available.saturating_add(history).saturating_sub(SET_ASIDE);
         Ok(disk::Space { available: available.min(space.total), ..space })
     }
@@ -472,6 +518,49 @@ impl Store {
         self.core.journal.answered(unique)
     }
 
+    /// All labels, by name: names that people gave to moments. The trees after these events, and after all
+    /// later ones, are kept.
+    pub fn labels(&self) -> Result<Vec<(Vec<u8>, Seq)>, IndexError> {
+        self.read().labels()
+    }
+
+    /// Gives `name` to the tree after event `at`, or after the last one. Returns which it is.
+    pub fn label(&self, name: &[u8], at: Option<Seq>) -> Result<Seq, LabelError> {
+        let no_name = |byte: &u8| matches!(byte, 0 | b'/');
+        if !(1..=255).contains(&name.len())
+            || name.iter().any(no_name)
+            || matches!(name, b"." | b"..")
+        {
+            return Err(LabelError::Name);
+        }
+        let core = &*self.core;
+        core.journal.check_writable()?;
+        core.index.wait_for_room()?;
+        let _held = core.retainer.hold();
+        let tables = core.index.decide();
+        if tables.label(name)?.is_some() {
+            return Err(LabelError::Taken);
+        }
+        let last = tables.last();
+        let at = at.unwrap_or(last);
+        if at < core.journal.horizon() || at > last {
+            return Err(LabelError::NoTree);
+        }
+        core.note_label(tables, name, Some(at))?;
+        Ok(at)
+    }
+
+    /// Takes a label back, and returns of which event it was one.
+    pub fn unlabel(&self, name: &[u8]) -> Result<Seq, LabelError> {
+        let core = &*self.core;
+        core.journal.check_writable()?;
+        core.index.wait_for_room()?;
+        let tables = core.index.decide();
+        let at = tables.label(name)?.ok_or(LabelError::Missing)?;
+        core.note_label(tables, name, None)?;
+        Ok(at)
+    }
+
     /// Marks the end of a version of a file, written by `actor`.
     pub fn mark_version(&self, ino: Ino, actor: ActorId) -> Result<(), CommitError> {
         self.core.journal.mark_version(ino, actor)
@@ -496,7 +585,29 @@ impl Drop for Store {
     }
 }
 
+/// About how many bytes of the log a note of a label takes beside its name.
+const LABEL_NOTE_LEN: u64 = 80;
+
 impl Core {
+    fn note_label(
+        &self,
+        tables: RwLockUpgradableReadGuard<'_, Tables>,
+        name: &[u8],
+        seq: Option<Seq>,
+    ) -> Result<(), CommitError> {
+        self.journal.note_label(name, seq)?;
+        // No event comes in between, as these tables are needed for one; other notes are nothing to them.
+        let mark = self.journal.mark();
+        let mut tables = RwLockUpgradableReadGuard::upgrade(tables);
+        let noted = tables.set_label(name, seq).and_then(|()| {
+            let len = LABEL_NOTE_LEN + name.len() as u64;
+            self.index.advance(&mut tables, len, || index_mark(&mark))
+        });
+        drop(tables);
+        noted.map_err(CommitError::Index)?;
+        self.journal.settle()
+    }
+
     fn tick(&self) -> Result<(), CommitError> {
         self.journal.tick()?;
         self.retainer.run(&self.journal, &self.index)
@@ -640,6 +751,7 @@ fn replay(journal: &Journal, index: &Index, from: Option<Mark>) -> Result<u64, I
                     tables.relocate(ino, offset, len, location)?;
                 }
             }
+            Some(Entry::Note(Note::Label { name, seq })) => tables.set_label(name, seq)?,
             Some(Entry::Note(_)) => (),
             None => break,
         }

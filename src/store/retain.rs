@@ -11,6 +11,10 @@
 //! event, nothing needs it: unless a clone refers to it. The events stay; so do the bytes of small
 //! writes, which are in the log.
 //!
+//! A label pins: the horizon stops at the oldest event that has one, whatever the budget says, for somebody
+//! asked for that tree by name. When the disk is full nothing before the label's removal gives space back;
+//! so [`Store::space`](super::Store::space) does not count it as free then.
+//!
 //! Invariants: the new horizon is durable before the first byte is freed; nothing is freed that a
 //! tree at or after the horizon refers to; content that a clone ever referred to is kept where
 //! that cannot be told.
@@ -18,7 +22,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::CommitError;
 use super::codec::Freed;
@@ -49,6 +53,11 @@ pub(super) struct Retainer {
     walk: Mutex<Walk>,
 }
 
+/// The horizon, standing still.
+pub(super) struct HorizonHeld<'r> {
+    _walk: MutexGuard<'r, Walk>,
+}
+
 /// How far the horizon has come in the log.
 #[derive(Default)]
 struct Walk {
@@ -58,6 +67,17 @@ struct Walk {
 impl Retainer {
     pub(super) fn new(budget: Option<u64>) -> Self {
         Self { budget, walk: Mutex::default() }
+    }
+
+    /// While this is held the horizon stays where it is. Taken before the tables.
+    pub(super) fn hold(&self) -> HorizonHeld<'_> {
+        HorizonHeld { _walk: self.walk.lock() }
+    }
+
+    /// Whether a label keeps the horizon from moving.
+    pub(super) fn is_pinned(journal: &Journal, index: &Index) -> Result<bool, IndexError> {
+        let first = index.read().first_labelled()?;
+        Ok(first.is_some_and(|first| first <= journal.horizon()))
     }
 
     /// Frees what is over the budget, or is wanted for what must be left free.
@@ -111,11 +131,19 @@ impl Retainer {
         let mut ranges = Vec::new();
         let mut pending = 0;
         let mut horizon = journal.horizon();
-        while freed() + pending < wanted {
+        // No label comes to be meanwhile: whoever makes one holds the horizon.
+        let pinned = index.read().first_labelled().map_err(CommitError::Index)?;
+        let pinned = pinned.unwrap_or(Seq::NOW);
+        while horizon < pinned && freed() + pending < wanted {
             let Some(event_at) = walk.next(journal, horizon).map_err(CommitError::Io)? else {
                 break;
             };
             let Walked { seq, dead } = event_at;
+            if seq > pinned {
+                // The reader is past an event that the horizon is not.
+                walk.reader = None;
+                break;
+            }
             for (ino, offset, len) in dead {
                 // Only what the file had can have died; most ranges are open to the end of numbers.
                 let before = Seq(seq.0.saturating_sub(1));

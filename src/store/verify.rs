@@ -296,7 +296,10 @@ impl Check {
                         }
                     }
                     Note::End => self.ended = true,
-                    Note::Actor { .. } | Note::Connection { .. } | Note::Version { .. } => (),
+                    Note::Actor { .. }
+                    | Note::Connection { .. }
+                    | Note::Version { .. }
+                    | Note::Label { .. } => (),
                 }
             }
         }

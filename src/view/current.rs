@@ -14,6 +14,7 @@ use crate::tree::operation::{
 use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Seq};
 
 use super::handles::Open;
+use super::history::LABEL_XATTR;
 use super::news::News;
 use super::nodes::{Place, Tense};
 use super::reading::OUR_XATTRS;
@@ -21,7 +22,7 @@ use super::{Asker, Refusal, TreeRefusal, View, attr, node};
 
 /// Every change goes through the kernel or is pushed to it, so what it has cached stays right; and each
 /// write is one event, so writes past the cache may run side by side.
-const OPENED: OpenedFlags =
+pub(super) const OPENED: OpenedFlags =
     OpenedFlags(OpenedFlags::KEEP_CACHE.0 | OpenedFlags::PARALLEL_DIRECT_WRITES.0);
 
 /// Bytes for a file.
@@ -73,6 +74,49 @@ impl View {
         self.perform(asker, self.actor(asker, false), operation)
     }
 
+    /// Notes down that a version of `ino`, written by `actor`, ends here, if there is one.
+    fn mark(&self, ino: Ino, actor: Option<ActorId>) {
+        if let Some(actor) = actor
+            && let Err(error) = self.tree.store().mark_version(ino, actor)
+        {
+            // The events are all there; only that one version ends here is not.
+            tracing::warn!(%ino, %error, "the end of a version was not noted down");
+        }
+    }
+
+    pub(super) fn mark_all(&self, ended: Vec<(Ino, ActorId)>) {
+        for (ino, actor) in ended {
+            self.mark(ino, Some(actor));
+        }
+    }
+
+    /// `actor` wrote so many bytes through `handle`.
+    fn has_written(
+        &self,
+        (node, handle): (NodeId, FileHandle),
+        ino: Ino,
+        actor: ActorId,
+        bytes: u64,
+    ) {
+        self.handles.wrote(handle, node, actor);
+        self.mark(ino, self.drafts.wrote(ino, actor, bytes));
+    }
+
+    /// A file is about to get a name that leads elsewhere, if it leads anywhere: what was written so far are
+    /// versions of their own, of the one that goes and of the one that comes.
+    fn before_rename(&self, from: (Ino, &[u8]), to: (Ino, &[u8])) {
+        if self.drafts.is_empty() {
+            return;
+        }
+        // Without one of them there is nothing to mark, and the rename says what is wrong.
+        let found = |(dir, name)| self.tree.lookup(dir, name, Seq::NOW).ok();
+        if let Some(replaced) = found(to) {
+            for inode in found(from).into_iter().chain([replaced]) {
+                self.mark(inode.ino, self.drafts.take(inode.ino));
+            }
+        }
+    }
+
     /// Ends an inode that nobody can reach. What cannot be ended now is ended by the next start.
     pub(super) fn end(&self, ino: Ino) {
         if let Err(refusal) = self.tree.perform(&Caller::default(), &Operation::End { ino }) {
@@ -83,6 +127,10 @@ impl View {
     /// Notes that `inode` may have lost its last name.
     fn may_be_nameless(&self, inode: &Inode) -> Result<(), Refusal> {
         if inode.nlink > 0 {
+            return Ok(());
+        }
+        if self.is_adopted() {
+            // Somebody may have it open since before; the next mount ends it.
             return Ok(());
         }
         let node = node(Tense::Now, inode.ino)?;
@@ -121,7 +169,7 @@ impl View {
         self.give_out(Tense::Now, &about(made)?)
     }
 
-    /// Makes a directory.
+    /// Makes a directory; in `history/` a label of the present.
     pub fn make_directory(
         &self,
         asker: &Asker<'_>,
@@ -129,6 +177,9 @@ impl View {
         name: Name<'_>,
         mode: u32,
     ) -> Result<Entry, Refusal> {
+        if self.place(parent)? == Place::History {
+            return self.make_label(name.as_bytes());
+        }
         self.make(asker, parent, name, mode & !S_IFMT | S_IFDIR, 0)
     }
 
@@ -176,7 +227,9 @@ impl View {
         let mut wrote = None;
         // It was there, which the kernel did not know: so it does not cut it either.
         if made.seq.is_none() && flags.truncates() {
+            self.mark(inode.ino, self.drafts.before_write(inode.ino, actor));
             inode = self.cut(asker, actor, inode.ino, kill_set_id)?;
+            self.mark(inode.ino, self.drafts.wrote(inode.ino, actor, 0));
             wrote = Some(actor);
         }
         let entry = self.give_out(Tense::Now, &inode)?;
@@ -218,7 +271,9 @@ impl View {
         let mut wrote = None;
         if flags.truncates() {
             let actor = self.actor(asker, false);
+            self.mark(ino, self.drafts.before_write(ino, actor));
             self.cut(asker, actor, ino, kill_set_id)?;
+            self.mark(ino, self.drafts.wrote(ino, actor, 0));
             wrote = Some(actor);
         } else {
             self.tree.inode(ino, Seq::NOW)?;
@@ -243,12 +298,10 @@ impl View {
     pub fn close(&self, node: NodeId, handle: FileHandle) -> Result<(), Refusal> {
         self.file(handle, node)?;
         let closed = self.handles.close(handle, node);
-        if let (Some(Open::File { wrote: Some(actor), .. }), Place::Tree(Tense::Now, ino)) =
+        if let (Some(Open::File { wrote: Some(_), .. }), Place::Tree(Tense::Now, ino)) =
             (closed, self.place(node)?)
-            && let Err(error) = self.tree.store().mark_version(ino, actor)
         {
-            // The events are all there; only that one version ends here is not.
-            tracing::warn!(%ino, %error, "the end of a version was not noted down");
+            self.mark(ino, self.drafts.take(ino));
         }
         Ok(())
     }
@@ -265,12 +318,13 @@ impl View {
         let Place::Tree(Tense::Now, ino) = self.place(file)? else {
             return Err(Refusal::OtherTree);
         };
+        self.mark(ino, self.drafts.take(ino));
         let linked = self.change(asker, &Operation::Link { ino, parent, name: name.as_bytes() })?;
         self.nameless.lock().remove(&ino.0);
         self.give_out(Tense::Now, &about(linked)?)
     }
 
-    /// Takes away the name of a file, or with `directory` of an empty directory.
+    /// Takes away the name of a file, or with `directory` of an empty directory; in `history/` a label.
     pub fn unlink(
         &self,
         asker: &Asker<'_>,
@@ -278,6 +332,9 @@ impl View {
         name: Name<'_>,
         directory: bool,
     ) -> Result<(), Refusal> {
+        if directory && self.place(parent)? == Place::History {
+            return self.remove_label(name.as_bytes());
+        }
         let parent = self.changeable(parent)?;
         let name = name.as_bytes();
         let operation = if directory {
@@ -300,6 +357,7 @@ impl View {
         let (parent, new_parent) = (self.changeable(parent)?, self.changeable(new_parent)?);
         let how = RenameHow::from_flags(flags).ok_or(TreeRefusal::Invalid)?;
         let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
+        self.before_rename((parent, name), (new_parent, new_name));
         let moved =
             self.change(asker, &Operation::Rename { parent, name, new_parent, new_name, how })?;
         moved.other.map_or(Ok(()), |replaced| self.may_be_nameless(&replaced))
@@ -315,9 +373,12 @@ impl View {
     ) -> Result<(Attr, Duration), Refusal> {
         let ino = self.changeable(node)?;
         let actor = self.actor(asker, false);
+        if set.size.is_some() {
+            self.mark(ino, self.drafts.before_write(ino, actor));
+        }
         let inode = about(self.perform(asker, actor, &Operation::SetAttributes { ino, set })?)?;
         if let (Some(handle), Some(_)) = (handle, set.size) {
-            self.handles.wrote(handle, node, actor);
+            self.has_written((node, handle), ino, actor, 0);
         }
         if ino == Ino::ROOT {
             self.top_changed();
@@ -350,6 +411,9 @@ impl View {
         // Never appending here: the kernel gives the offset, of O_APPEND too, and a page written back
         // through a handle that appends belongs where it was mapped.
         let append = false;
+        if !bytes.from_cache {
+            self.mark(ino, self.drafts.before_write(ino, actor));
+        }
         let written = self.tree.write(
             &caller(asker, actor),
             ino,
@@ -358,7 +422,7 @@ impl View {
             bytes.data,
             bytes.kill_set_id,
         )?;
-        self.handles.wrote(handle, node, actor);
+        self.has_written((node, handle), ino, actor, written.len);
         // Written back at some later time, a page is waited for by msync or fsync.
         if bytes.flags.is_sync() && !bytes.from_cache {
             self.tree.sync()?;
@@ -382,8 +446,9 @@ impl View {
         }
         let actor = self.actor(asker, false);
         let kill_set_id = loses_set_id(asker);
+        self.mark(ino, self.drafts.before_write(ino, actor));
         self.perform(asker, actor, &Operation::Allocate { ino, flags, offset, len, kill_set_id })?;
-        self.handles.wrote(handle, node, actor);
+        self.has_written((node, handle), ino, actor, 0);
         if open.is_sync() {
             self.tree.sync()?;
         }
@@ -407,8 +472,9 @@ impl View {
         let actor = self.actor(asker, false);
         let kill_set_id = loses_set_id(asker);
         let operation = Operation::Copy { src, src_offset, dst, dst_offset, len, kill_set_id };
+        self.mark(dst, self.drafts.before_write(dst, actor));
         let copied = self.perform(asker, actor, &operation)?;
-        self.handles.wrote(to_handle, to, actor);
+        self.has_written((to, to_handle), dst, actor, copied.len);
         if open.is_sync() {
             self.tree.sync()?;
         }
@@ -418,6 +484,10 @@ impl View {
     /// Waits until everything answered so far is on the disk, through an open file.
     pub fn sync_file(&self, node: NodeId, handle: FileHandle) -> Result<(), Refusal> {
         self.file(handle, node)?;
+        if let Place::Tree(Tense::Now, ino) = self.place(node)? {
+            // Before the wait, so that the mark is as durable as what it is about.
+            self.mark(ino, self.drafts.take(ino));
+        }
         self.sync_node(node)
     }
 
@@ -450,6 +520,9 @@ impl View {
         flags: u32,
         kill_sgid: bool,
     ) -> Result<(), Refusal> {
+        if name.as_bytes() == LABEL_XATTR && self.place(node)? == Place::History {
+            return self.label_moment(value);
+        }
         let ino = self.changeable(node)?;
         let name = ours_refused(name)?;
         let must = XattrMust::from_flags(flags).ok_or(TreeRefusal::Invalid)?;

@@ -37,6 +37,8 @@ pub(crate) enum Open {
 pub(crate) struct Handles {
     shards: [Mutex<Slab>; SHARDS as usize],
     next_shard: AtomicU32,
+    /// What the generation of a slot is counted from.
+    first_generation: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +59,8 @@ impl Handles {
         let shard = self.next_shard.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let mut slab = self.shards[shard as usize].lock();
         let index = slab.free.pop().unwrap_or_else(|| {
-            slab.slots.push(Slot { generation: 0, open: None });
+            let generation = self.first_generation.load(Ordering::Relaxed);
+            slab.slots.push(Slot { generation, open: None });
             // More than 2^28 open files per shard do not fit in memory.
             u32::try_from(slab.slots.len() - 1).expect("fewer open files than numbers")
         });
@@ -88,6 +91,12 @@ impl Handles {
             *open
         })?;
         Some(closed)
+    }
+
+    /// Numbers given out from here on are others than those of this process's predecessors, of which there
+    /// were so many.
+    pub(crate) fn after_restarts(&self, restarts: u16) {
+        self.first_generation.store(u32::from(restarts) << 16, Ordering::Relaxed);
     }
 
     /// Ends all: the kernel that had them is gone.

@@ -4,8 +4,14 @@
 //! |---|---|---|
 //! | `@N`, an absolute time that is past | no | for ever |
 //! | a full hour, as many as the options say | yes | for ever |
+//! | a label | yes | not at all: it may be taken back, and given to another moment |
 //! | a relative time | no | not at all; but it means the same tree for whoever is in it |
 //! | anything unknown, or not yet | no | not at all: it may come to be |
+//! | a moment before the horizon | no | not at all; of one that was there, the kernel is told |
+//!
+//! `mkdir` gives a label to the present, `rmdir` takes one back, and the attribute [`LABEL_XATTR`] set to `MOMENT/NAME` gives
+//! one to another moment (a name may have any bytes but `/`, and no moment has one); nothing else can be changed here. Who owns the root
+//! of the tree may do so, and the superuser: the mode of `history/` says that, and the kernel checks it.
 //!
 //! Invariants: what a name leads to is bound to one sequence and never changes; each name has nodes of
 //! its own, even where two mean the same event.
@@ -13,12 +19,15 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::proto::types::{Attr, Entry, FOREVER};
-use crate::tree::{Ino, Inode, Seq, Timestamp};
+use crate::tree::{Ino, Inode, LabelError, Seq, Timestamp};
 
 use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed};
 use super::moment::{self, Moment};
 use super::nodes::{Entered, Tense};
 use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, version};
+
+/// Setting this attribute of `history/` labels a moment; it is never there to be read.
+pub(super) const LABEL_XATTR: &[u8] = b"user.lighthouse.label";
 
 /// How long after its last lookup a relative time still means what it meant then: a program that takes
 /// several steps, each by the whole path, meets one tree.
@@ -29,24 +38,82 @@ const LISTED_HOURS_MAX: u32 = 10 * 366 * 24;
 
 impl View {
     pub(super) fn history_attr(&self) -> Result<Attr, Refusal> {
+        let top = self.top()?;
         // Its own `.` and its name; how many moments it holds is nobody's count.
-        Ok(Self::synthetic(&self.top()?, HISTORY_INO, 2))
+        let attr = Self::synthetic(&top, HISTORY_INO, 2);
+        Ok(Attr { mode: history_mode(top.mode), ..attr })
     }
 
     pub(super) fn history_lookup(&self, name: &[u8]) -> Result<Found, Refusal> {
-        let moment = moment::parse(name, now()).ok_or(TreeRefusal::NotFound)?;
-        let at = self.sequence(moment)?;
-        let (still, valid) = match moment {
-            Moment::After(_) | Moment::At(_) => (Duration::MAX, FOREVER),
-            Moment::Ago(_) => (STANDS_STILL, Duration::ZERO),
+        let (at, still, valid) = match moment::parse(name, now()) {
+            Some(moment) => {
+                let at = self.sequence(moment)?;
+                match moment {
+                    Moment::After(_) | Moment::At(_) => (at, Duration::MAX, FOREVER),
+                    Moment::Ago(_) => (at, STANDS_STILL, Duration::ZERO),
+                }
+            }
+            None => {
+                let at = self.tree.store().read().label(name).map_err(TreeRefusal::from)?;
+                (at.ok_or(TreeRefusal::NotFound)?, Duration::ZERO, Duration::ZERO)
+            }
         };
+        self.enter(name, at, still, valid).map(Found::Entry)
+    }
+
+    /// Gives out the top of the tree after event `at` under `name`; `still` as of [`super::nodes::Nodes::enter`].
+    fn enter(
+        &self,
+        name: &[u8],
+        at: Seq,
+        still: Duration,
+        valid: Duration,
+    ) -> Result<Entry, Refusal> {
         let Entered { view, at, crowded_out } =
             self.nodes.enter(name, at, still).ok_or(Refusal::TooManyViews)?;
         self.ask_back(crowded_out);
-        let entry = self.top_at(at).and_then(|top| self.give_out(Tense::Past(view), &top));
+        // Looked at again now that the view is bound: who moves the horizon from here on finds it.
+        let entry = self
+            .within_reach(at)
+            .and_then(|()| self.top_at(at))
+            .and_then(|top| self.give_out(Tense::Past(view), &top));
         self.nodes.let_go(view);
         // Below, everything is as fixed as the event; the name itself may come to mean another.
-        Ok(Found::Entry(Entry { entry_valid: valid, ..entry? }))
+        Ok(Entry { entry_valid: valid, ..entry? })
+    }
+
+    /// Gives the label `name` to the tree as it is.
+    pub(super) fn make_label(&self, name: &[u8]) -> Result<Entry, Refusal> {
+        if !moment::may_be_label(name) {
+            return Err(TreeRefusal::Invalid.into());
+        }
+        self.mark_all(self.drafts.take_every());
+        let at = self.tree.store().label(name, None).map_err(label_refusal)?;
+        self.enter(name, at, Duration::ZERO, Duration::ZERO)
+    }
+
+    /// Gives a label to a tree of the past: `value` is `MOMENT/NAME`.
+    pub(super) fn label_moment(&self, value: &[u8]) -> Result<(), Refusal> {
+        let mut parts = value.splitn(2, |&byte| byte == b'/');
+        let (Some(moment), Some(name)) = (parts.next(), parts.next()) else {
+            return Err(TreeRefusal::Invalid.into());
+        };
+        let moment = moment::parse(moment, now()).ok_or(TreeRefusal::Invalid)?;
+        if !moment::may_be_label(name) {
+            return Err(TreeRefusal::Invalid.into());
+        }
+        let at = self.sequence(moment)?;
+        self.tree.store().label(name, Some(at)).map_err(label_refusal)?;
+        Ok(())
+    }
+
+    /// Takes the label `name` back. Whoever is in its tree stays there.
+    pub(super) fn remove_label(&self, name: &[u8]) -> Result<(), Refusal> {
+        if moment::parse(name, now()).is_some() {
+            return Err(Refusal::ReadOnly);
+        }
+        self.tree.store().unlabel(name).map_err(label_refusal)?;
+        Ok(())
     }
 
     /// The last event of `moment`, or why it cannot be shown.
@@ -58,10 +125,15 @@ impl View {
             }
             Moment::At(_) | Moment::Ago(_) => return Err(TreeRefusal::NotFound.into()),
         };
-        if seq < Seq::FIRST || seq < self.tree.store().horizon() || seq > self.tree.last() {
+        if seq < Seq::FIRST || seq > self.tree.last() {
             return Err(TreeRefusal::NotFound.into());
         }
-        Ok(seq)
+        self.within_reach(seq).map(|()| seq)
+    }
+
+    /// Whether history still reaches back to `at`.
+    fn within_reach(&self, at: Seq) -> Result<(), Refusal> {
+        if at < self.tree.store().horizon() { Err(TreeRefusal::NotFound.into()) } else { Ok(()) }
     }
 
     fn top_at(&self, at: Seq) -> Result<Inode, Refusal> {
@@ -71,13 +143,13 @@ impl View {
         }
     }
 
-    /// Lists full hours, the last first. None gives out its node: a listing would bind them all.
+    /// Lists full hours, the last first, then labels. None gives out its node: a listing would bind them all.
     pub(super) fn history_list(
         &self,
         offset: u64,
         filling: &mut Filling<'_>,
     ) -> Result<(), Refusal> {
-        let mode = self.top()?.mode;
+        let mode = history_mode(self.top()?.mode);
         for (next, name, ino) in
             [(AFTER_DOT, &b"."[..], HISTORY_INO), (AFTER_DOTS, b"..", ROOT_INO)]
         {
@@ -99,11 +171,54 @@ impl View {
             let ino = version(&top);
             let listed = Listed { name: &stamp, ino, mode: top.mode, next, entry: None };
             if !filling.push(next, &listed) {
+                return Ok(());
+            }
+        }
+        self.list_labels(offset, filling)
+    }
+
+    fn list_labels(&self, offset: u64, filling: &mut Filling<'_>) -> Result<(), Refusal> {
+        let mut labels: Vec<(u64, Vec<u8>, Seq)> = {
+            let tables = self.tree.store().read();
+            let labels = tables.labels().map_err(TreeRefusal::from)?.into_iter();
+            labels.map(|(name, at)| (FIRST_LABEL | tables.hash(&name) >> 1, name, at)).collect()
+        };
+        // An offset says where a listing goes on whatever labels come and go meanwhile.
+        labels.sort_unstable();
+        for (hash, name, at) in labels {
+            if hash < offset {
+                continue;
+            }
+            // A tree that cannot be shown is no name here either.
+            let Ok(top) = self.within_reach(at).and_then(|()| self.top_at(at)) else { continue };
+            let (ino, mode) = (version(&top), top.mode);
+            let listed = Listed { name: &name, ino, mode, next: hash + 1, entry: None };
+            if !filling.push(hash, &listed) {
                 break;
             }
         }
         Ok(())
     }
+}
+
+/// Offsets of labels in the listing, and those of hours below.
+const FIRST_LABEL: u64 = 1 << 62;
+
+/// The mode of `history/`: what the tree's root lets others do to names, they may not do to labels.
+const fn history_mode(top: u32) -> u32 {
+    const SET_ID_AND_STICKY: u32 = 0o7000;
+    const OTHERS_WRITE: u32 = 0o022;
+    const OWNER_WRITES: u32 = 0o200;
+    top & !(SET_ID_AND_STICKY | OTHERS_WRITE) | OWNER_WRITES
+}
+
+fn label_refusal(error: LabelError) -> Refusal {
+    Refusal::Tree(match error {
+        LabelError::Name => TreeRefusal::Invalid,
+        LabelError::Taken => TreeRefusal::Exists,
+        LabelError::Missing | LabelError::NoTree => TreeRefusal::NotFound,
+        LabelError::Commit(error) => error.into(),
+    })
 }
 
 fn now() -> Timestamp {

@@ -16,6 +16,7 @@
 //! Invariants: each answer that gives the kernel a node counts one lookup of it, and no other does;
 //! nothing that comes from the kernel is believed: a node or handle that was not given out is refused.
 
+mod again;
 mod current;
 mod handles;
 mod history;
@@ -25,8 +26,10 @@ pub mod news;
 mod nodes;
 mod reading;
 mod root;
+mod versions;
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
@@ -41,6 +44,7 @@ use crate::tree::{Ino, Inode, Seq, Timestamp, Tree};
 use handles::{Handles, Open};
 use news::NewsQueue;
 use nodes::{Nodes, Place, Tense};
+use versions::Drafts;
 
 pub use crate::tree::Refusal as TreeRefusal;
 pub use crate::tree::operation::{Attributes, TimeTo};
@@ -133,6 +137,18 @@ pub struct View {
     news: NewsQueue,
     /// Inodes without a name that the kernel still knows. Never locked while a lock of `nodes` is held.
     nameless: Mutex<FxHashSet<u64>>,
+    horizon: Mutex<SeenHorizon>,
+    drafts: Drafts,
+    /// The kernel knows nodes and handles that another process gave out before this one.
+    adopted: AtomicBool,
+}
+
+/// What the kernel was told of the horizon.
+#[derive(Clone, Copy, Debug, Default)]
+struct SeenHorizon {
+    at: Seq,
+    /// Once more at the next tick.
+    again: bool,
 }
 
 /// Preferred size of a transfer, in bytes. What programs write through buffers of this size (`stdio`,
@@ -163,6 +179,9 @@ impl View {
             handles: Handles::default(),
             news: NewsQueue::default(),
             nameless: Mutex::default(),
+            horizon: Mutex::default(),
+            drafts: Drafts::default(),
+            adopted: AtomicBool::new(false),
         }
     }
 
@@ -181,9 +200,11 @@ impl View {
     /// A kernel has connected that knows nothing yet: forgets what an earlier one knew, and ends inodes
     /// that only its handles kept. Returns how many; none where the store takes no changes.
     pub fn connected(&self) -> Result<u64, Refusal> {
+        self.adopted.store(false, Ordering::Relaxed);
         self.nodes.clear();
         self.handles.clear();
         self.nameless.lock().clear();
+        self.mark_all(self.drafts.take_every());
         self.news.open();
         let begun = self.begin_connection().and_then(|()| self.tree.end_orphans());
         match begun {
@@ -211,7 +232,8 @@ impl View {
 
     /// The kernel lets go of `lookups` references to `node`.
     pub fn forget(&self, node: NodeId, lookups: u64) {
-        if !self.nodes.forgotten(node, lookups) {
+        // How often an adopted kernel has looked a node up, it alone knows: the next mount ends what is left.
+        if !self.nodes.forgotten(node, lookups) || self.is_adopted() {
             return;
         }
         if let Some(Place::Tree(Tense::Now, ino)) = Place::of(node)
@@ -221,9 +243,25 @@ impl View {
         }
     }
 
-    /// Events before `horizon` cannot be shown any more: asks the kernel to let go of them.
-    pub fn horizon_moved(&self, horizon: Seq) {
-        self.ask_back(self.nodes.bound_before(horizon));
+    /// What the clock alone brings about. To be called about once a second by a thread that answers no
+    /// requests.
+    pub fn tick(&self) {
+        self.see_horizon();
+        self.mark_all(self.drafts.take_silent(Instant::now()));
+    }
+
+    /// Asks the kernel to let go of names whose trees cannot be shown any more: it would keep them for
+    /// ever. Twice, a tick apart: the answer to a lookup that was under way the first time may have reached
+    /// the kernel after what it was told.
+    fn see_horizon(&self) {
+        let horizon = self.tree.store().horizon();
+        let mut seen = self.horizon.lock();
+        let moved = seen.at != horizon;
+        let again = std::mem::replace(&mut *seen, SeenHorizon { at: horizon, again: moved }).again;
+        drop(seen);
+        if moved || again {
+            self.ask_back(self.nodes.bound_before(horizon));
+        }
     }
 
     fn ask_back(&self, names: Vec<Box<[u8]>>) {
@@ -238,11 +276,16 @@ impl View {
         Place::of(node).ok_or(Refusal::Tree(TreeRefusal::Stale))
     }
 
-    /// The sequence at which questions about a tree are asked.
+    /// The sequence at which questions about a tree are asked. Stale where history no longer reaches back to
+    /// it: part of what that tree held may have been given back.
     fn at(&self, tense: Tense) -> Result<Seq, Refusal> {
         match tense {
             Tense::Now => Ok(Seq::NOW),
-            Tense::Past(view) => self.nodes.at(view).ok_or(Refusal::Tree(TreeRefusal::Stale)),
+            Tense::Past(view) => {
+                let at = self.nodes.at(view);
+                let at = at.filter(|&at| at >= self.tree.store().horizon());
+                at.ok_or(Refusal::Tree(TreeRefusal::Stale))
+            }
         }
     }
 
@@ -257,6 +300,8 @@ impl View {
     fn file(&self, handle: FileHandle, node: NodeId) -> Result<OpenFlags, Refusal> {
         match self.handles.find(handle, node) {
             Some(Open::File { flags, .. }) => Ok(flags),
+            // The kernel has checked what it may be used for, and nobody else knows.
+            None if self.is_adopted() => Ok(OpenFlags(OpenFlags::RDWR)),
             Some(Open::Directory) | None => Err(Refusal::BadHandle),
         }
     }
@@ -264,6 +309,7 @@ impl View {
     fn directory(&self, handle: FileHandle, node: NodeId) -> Result<(), Refusal> {
         match self.handles.find(handle, node) {
             Some(Open::Directory) => Ok(()),
+            None if self.is_adopted() => Ok(()),
             Some(Open::File { .. }) | None => Err(Refusal::BadHandle),
         }
     }

@@ -5,6 +5,7 @@
 //! which may itself be waiting for that handler's reply.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -27,6 +28,17 @@ pub enum News {
         /// The name.
         name: Box<[u8]>,
     },
+}
+
+/// What waiting for news came to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// This is to be told.
+    News(News),
+    /// There was none for so long.
+    Nothing,
+    /// Nobody is left to be told.
+    Closed,
 }
 
 /// The queue.
@@ -54,17 +66,20 @@ impl NewsQueue {
         true
     }
 
-    /// Waits for the next; `None` once the queue is closed.
-    pub fn next(&self) -> Option<News> {
+    /// Waits for the next, at most `patience`.
+    pub fn next(&self, patience: Duration) -> Next {
+        let until = Instant::now() + patience;
         let mut queue = self.queue.lock();
         loop {
             if queue.closed {
-                return None;
+                return Next::Closed;
             }
             if let Some(news) = queue.news.pop_front() {
-                return Some(news);
+                return Next::News(news);
             }
-            self.changed.wait(&mut queue);
+            if self.changed.wait_until(&mut queue, until).timed_out() {
+                return if queue.closed { Next::Closed } else { Next::Nothing };
+            }
         }
     }
 
@@ -86,16 +101,19 @@ impl NewsQueue {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[test]
     fn news_come_in_order_until_the_queue_is_closed() {
         let queue = NewsQueue::default();
         let name = News::Name { parent: NodeId::ROOT, name: b"x"[..].into() };
         assert!(queue.push(News::Attributes(NodeId::ROOT)));
         assert!(queue.push(name.clone()));
-        assert_eq!(queue.next(), Some(News::Attributes(NodeId::ROOT)));
-        assert_eq!(queue.next(), Some(name.clone()));
+        assert_eq!(queue.next(LONG), Next::News(News::Attributes(NodeId::ROOT)));
+        assert_eq!(queue.next(LONG), Next::News(name.clone()));
+        assert_eq!(queue.next(Duration::from_millis(1)), Next::Nothing);
         queue.close();
-        assert_eq!(queue.next(), None);
+        assert_eq!(queue.next(LONG), Next::Closed);
         assert!(!queue.push(name));
     }
 
@@ -103,10 +121,10 @@ mod tests {
     fn closing_wakes_whoever_waits() {
         let queue = NewsQueue::default();
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| queue.next());
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            let waits = scope.spawn(|| queue.next(LONG));
+            std::thread::sleep(Duration::from_millis(20));
             queue.close();
-            assert_eq!(waits.join().unwrap(), None);
+            assert_eq!(waits.join().unwrap(), Next::Closed);
         });
     }
 }

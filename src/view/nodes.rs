@@ -258,6 +258,15 @@ impl Nodes {
         }
     }
 
+    /// Views are numbered from where predecessors of this process, of which there were so many, have hardly
+    /// come to: the kernel still knows nodes of theirs, and must not find another tree behind them.
+    pub(crate) fn after_restarts(&self, restarts: u16) {
+        let first = usize::from(restarts % 16) * (VIEWS_MAX / 16);
+        let mut views = self.views.write();
+        views.slots.clear();
+        views.slots.resize_with(first, || None);
+    }
+
     /// The kernel is gone: it knows nothing any more.
     pub(crate) fn clear(&self) {
         for counts in &self.counts {

@@ -31,6 +31,8 @@ pub(super) const TIMES: u8 = 16;
 pub(super) const ORPHAN: u8 = 18;
 /// kind and number of a file, offset in it, inode, offset in the inode's content.
 pub(super) const SHARED: u8 = 20;
+/// Names that people gave to moments.
+pub(super) const LABEL: u8 = 22;
 
 /// Names hash to at least this: below lie the offsets of `.`, `..` and other fixed entries.
 pub(super) const HASH_MIN: u64 = 16;
@@ -215,10 +217,15 @@ pub(super) fn shared_fields(key: &[u8]) -> Result<(Location, Ino, u64), IndexErr
     Ok((Location { file, offset }, ino, fields.long()?))
 }
 
+/// The label `name`.
+pub(super) fn label(name: &[u8]) -> Key {
+    Key::new(LABEL).raw(name)
+}
+
 /// The inode without which the key would not be: its parent for a name. `None` for tables of the whole store.
 pub(super) fn owner(key: &[u8]) -> Option<Ino> {
     match key.first() {
-        None | Some(&(META | TIMES | SHARED)) => None,
+        None | Some(&(META | TIMES | SHARED | LABEL)) => None,
         Some(_) => Fields::of(key).short().ok().map(Ino),
     }
 }

@@ -22,6 +22,7 @@
 //! | 16 | times | !time, !sequence | (time, sequence) of up to 256 events, as differences |
 //! | 18 | orphans | inode | |
 //! | 20 | shared | kind, file, offset, inode, offset in the inode | length: a clone uses this content |
+//! | 22 | labels | name | sequence |
 //!
 //! The odd tag is the dead table: the live key, a NUL and the sequence of the death. `hash` is
 //! SipHash-1-3 of the name under the store's key, cut to 63 bits: it is the directory offset, and nobody can make
@@ -45,6 +46,7 @@ mod engine;
 mod extents;
 mod fold;
 mod key;
+mod labels;
 mod layer;
 mod names;
 mod small;

@@ -1,0 +1,97 @@
+//! A kernel that another process served before this one, and the requests it sends again.
+//!
+//! A request that was read and not answered when a server died comes again, marked as such. Either it never
+//! reached the log, and is done like any other; or it did, and its answer is made of what it did then.
+//!
+//! What the process before had in memory is gone: which nodes the kernel knows and how often it has looked
+//! them up, and what its handles are. So handles that this process has not given out are believed, nothing
+//! that lost its last name is ended before the next mount, and nodes of the past are stale: the kernel looks
+//! their names up again.
+//!
+//! Invariants: nothing here changes a tree.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::proto::types::{Entry, FileHandle, Name, NodeId, OpenFlags, Opened};
+use crate::tree::{Ino, Inode, Seq};
+
+use super::current::OPENED;
+use super::handles::Open;
+use super::nodes::{Place, Tense};
+use super::{Range, Refusal, TreeRefusal, View};
+
+impl View {
+    /// Takes over a kernel that knows what `restarts` processes before this one have told it.
+    pub fn adopt(&self, restarts: u16) {
+        self.adopted.store(true, Ordering::Relaxed);
+        self.nodes.clear();
+        self.nodes.after_restarts(restarts);
+        self.handles.clear();
+        self.handles.after_restarts(restarts);
+        self.news.open();
+    }
+
+    pub(super) fn is_adopted(&self) -> bool {
+        self.adopted.load(Ordering::Relaxed)
+    }
+
+    /// The event that the request `unique` caused before the server died, if it did.
+    pub fn answered(&self, unique: u64) -> Option<Seq> {
+        self.tree.store().answered(unique)
+    }
+
+    /// Whether `node` is `history/`, where labels are made, which are no events.
+    pub fn is_history(&self, node: NodeId) -> bool {
+        Place::of(node) == Some(Place::History)
+    }
+
+    /// What event `seq` made.
+    pub fn made(&self, seq: Seq) -> Result<Entry, Refusal> {
+        self.entry_again(Ino(seq.0), seq)
+    }
+
+    /// What event `seq` made a link to.
+    pub fn linked(&self, file: NodeId, seq: Seq) -> Result<Entry, Refusal> {
+        self.entry_again(self.changeable(file)?, seq)
+    }
+
+    /// What event `seq` made or, where it was there, cut; opened. `place` is not named for a nameless file.
+    pub fn created(
+        &self,
+        place: Option<(NodeId, Name<'_>)>,
+        flags: OpenFlags,
+        seq: Seq,
+    ) -> Result<(Entry, Opened), Refusal> {
+        let ino = match (self.tree.inode(Ino(seq.0), seq), place) {
+            (Ok(made), _) => made.ino,
+            (Err(TreeRefusal::Stale), Some((parent, name))) => {
+                self.tree.lookup(self.changeable(parent)?, name.as_bytes(), seq)?.ino
+            }
+            (Err(refusal), _) => return Err(refusal.into()),
+        };
+        let entry = self.entry_again(ino, seq)?;
+        let handle: FileHandle = self.handles.open(entry.node, Open::File { flags, wrote: None });
+        Ok((entry, Opened { handle, flags: OPENED, backing_id: 0 }))
+    }
+
+    /// How many bytes of `range` event `seq` copied.
+    pub fn copied(&self, range: &Range, seq: Seq) -> Result<u64, Refusal> {
+        let before = Seq(seq.0.saturating_sub(1));
+        let source = self.tree.inode(self.changeable(range.src.0)?, before)?;
+        Ok(range.len.min(source.size.saturating_sub(range.src_offset)))
+    }
+
+    /// `ino` as it is; or as event `seq` left it, if somebody has ended it since.
+    fn entry_again(&self, ino: Ino, seq: Seq) -> Result<Entry, Refusal> {
+        match self.tree.inode(ino, Seq::NOW) {
+            Ok(inode) => self.give_out(Tense::Now, &inode),
+            Err(TreeRefusal::Stale) => {
+                let then: Inode = self.tree.inode(ino, seq)?;
+                let entry = self.give_out(Tense::Now, &then)?;
+                Ok(Entry { entry_valid: Duration::ZERO, attr_valid: Duration::ZERO, ..entry })
+            }
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+}
