@@ -441,6 +441,7 @@ impl Tables {
             last: Seq::ZERO,
             totals: Totals::default(),
             tail: Tail::default(),
+            frayed: Mutex::default(),
             scratch: super::fold::Batch::default(),
             #[cfg(test)]
             rows_visited: std::sync::atomic::AtomicU64::new(0),

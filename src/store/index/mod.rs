@@ -60,6 +60,9 @@ use std::sync::Arc;
 pub use commit::{Index, LOG_BEHIND_MAX, LOG_PER_BATCH, Mark, Options};
 
 use super::event::{Event, FileId, Ino, Location, Seq, Timestamp};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
 use cache::Cache;
 use codec::Node;
 use engine::Snapshot;
@@ -173,6 +176,8 @@ pub struct Tables {
     last: Seq,
     totals: Totals,
     tail: Tail,
+    /// Which chunks (from, to) of which inodes collected many pieces; see [`Tables::take_frayed`].
+    frayed: Mutex<FxHashMap<Ino, (u64, u64)>>,
     /// Kept for its memory only.
     scratch: fold::Batch,
     #[cfg(test)]
@@ -302,6 +307,14 @@ impl Tables {
         location: Location,
     ) -> Result<(), IndexError> {
         self.fold_relocation(ino, offset, len, location)
+    }
+
+    /// Which ranges of which inodes (inode, first byte, end) collected many small pieces since the
+    /// last call, as far as a bounded memory of it goes: whoever relocates looks at them.
+    pub(super) fn take_frayed(&self) -> impl Iterator<Item = (Ino, u64, u64)> {
+        let frayed = std::mem::take(&mut *self.frayed.lock());
+        let bytes = |chunk: u64| chunk.saturating_mul(extents::CHUNK_LEN);
+        frayed.into_iter().map(move |(ino, (from, to))| (ino, bytes(from), bytes(to)))
     }
 
     /// Calls `visit(location, len, ino, offset)` for each content range of `file` that a clone refers
