@@ -475,6 +475,73 @@ fn what_a_relocation_left_behind_is_given_back_with_its_last_tree() {
 }
 
 #[test]
+fn a_shorter_clone_of_a_clone_takes_nothing_away() {
+    let disk = SimDisk::new(256 << 20);
+    let options = OpenOptions { history: Some(0), ..options() };
+    let store = Store::create_on(Arc::new(disk), &ROOMY, &options).unwrap();
+    let mut user = User::default();
+    for _ in 0..3 {
+        user.make(&store).unwrap();
+    }
+    user.write(&store, 0, 0, &[7; 65_536]).unwrap();
+    let inos: Vec<Ino> = user.files.iter().map(|file| file.1).collect();
+    for (src, dst, len) in [(0, 1, 65_536), (1, 2, 4096)] {
+        let (src, dst) = (inos[src], inos[dst]);
+        let clone = Change::Clone { src, src_offset: 0, dst, dst_offset: 0, len, mode: None };
+        user.change(&store, clone).unwrap();
+    }
+    user.write(&store, 0, 8192, &[8; 57_344]).unwrap();
+    // Clones count as live twice, so some more must be history.
+    for fill in 0..4 {
+        user.write(&store, 2, 0, &[fill; 200_000]).unwrap();
+    }
+    store.tick().unwrap();
+    let horizon = store.horizon();
+    assert!(horizon >= Seq(8), "{horizon}");
+    user.compare(&store, "after the original was written over");
+}
+
+#[test]
+fn a_clone_gives_its_space_back_whichever_of_the_two_goes_first() {
+    for original_first in [true, false] {
+        for rewrite in [true, false] {
+            let disk = SimDisk::new(256 << 20);
+            let options = OpenOptions { history: Some(0), ..options() };
+            let store = Store::create_on(Arc::new(disk.clone()), &ROOMY, &options).unwrap();
+            let mut user = User::default();
+            user.make(&store).unwrap();
+            user.make(&store).unwrap();
+            user.write(&store, 0, 0, &vec![7; 5 << 20]).unwrap();
+            let (src, dst) = (user.files[0].1, user.files[1].1);
+            let clone =
+                Change::Clone { src, src_offset: 0, dst, dst_offset: 0, len: 5 << 20, mode: None };
+            user.change(&store, clone).unwrap();
+            let order = if original_first { [0, 1] } else { [1, 0] };
+            let mut left = 2;
+            for at in order {
+                if rewrite {
+                    user.write(&store, at, 0, &vec![8; 5 << 20]).unwrap();
+                } else {
+                    let (name, ino, _) = user.files[at].clone();
+                    let parent = Ino::ROOT;
+                    user.change(&store, Change::Unlink { parent, name: &name, ino }).unwrap();
+                    user.change(&store, Change::End { ino }).unwrap();
+                    left -= 1;
+                }
+                user.make(&store).unwrap();
+                store.tick().unwrap();
+                user.compare(&store, "while one of them is there");
+            }
+            let size = store.size().unwrap().content;
+            let live = left * (5 << 20);
+            assert!(size <= live + ROOMY.shape.content_step, "{size} bytes for {live}");
+            store.close().unwrap();
+            assert_eq!(check_all(&disk).findings, []);
+        }
+    }
+}
+
+#[test]
 fn rewriting_a_file_for_ever_never_fills_the_disk() {
     // The disk holds 24 times what is live, and 40 times that is written.
     let disk = SimDisk::new(6 << 20);

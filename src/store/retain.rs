@@ -12,8 +12,7 @@
 //! writes, which are in the log.
 //!
 //! Invariants: the new horizon is durable before the first byte is freed; nothing is freed that a
-//! tree at or after the horizon refers to; content that a clone ever referred to is kept where
-//! that cannot be told.
+//! tree at or after the horizon refers to, as a clone or otherwise.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -286,7 +285,7 @@ fn release(
     {
         end -= PAGE;
     }
-    if start < end && !cloned(tables, ino, (file, start, end), seq)? {
+    if start < end && !cloned(tables, (file, start, end), seq)? {
         match out.last_mut() {
             // Side by side, or two stretches in one page.
             Some(last)
@@ -345,7 +344,6 @@ fn shows(
 /// were never cloned from there. A file that is not there yet at `seq` gets them from one that is.
 fn cloned(
     tables: &Tables,
-    ino: Ino,
     (file, start, end): (u32, u64, u64),
     seq: Seq,
 ) -> Result<bool, IndexError> {
@@ -354,9 +352,8 @@ fn cloned(
         references.push((ino, (offset, location.offset)));
         ControlFlow::Continue(())
     })?;
-    for (clone, place) in references {
-        // What `ino` itself has as a clone, the original may have too.
-        if clone == ino || lives(tables, clone, place, (file, start, end), seq)? {
+    for (ino, place) in references {
+        if lives(tables, ino, place, (file, start, end), seq)? {
             return Ok(true);
         }
     }

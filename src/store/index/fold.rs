@@ -893,8 +893,13 @@ impl<'t> Fold<'t> {
             high = end;
             for (ino, offset) in [(src, at), (dst, start)] {
                 let key = key::shared(location, ino, offset);
+                // A shorter one that begins at the same byte takes nothing away from it.
+                let known = match self.tables.row(&key)? {
+                    Some(row) => Reader(&row).number()?,
+                    None => 0,
+                };
                 let mut value = Writer::default();
-                value.number(len);
+                value.number(len.max(known));
                 self.batch.rows.push((Small::from(&*key), Some(Small::from(&value.0[..])), true));
             }
             for (chunk, from, to) in chunks_of(start, end) {
