@@ -18,11 +18,10 @@ use super::extents::{
 };
 use super::key::{self, Key};
 use super::small::Small;
-use super::{Entry, IndexError, Inode, Tables, names};
+use super::{CAPABILITY, Entry, IndexError, Inode, Tables, names};
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
-const CAPABILITY: &[u8] = b"security.capability";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// Files end here (2^63 - 1), as everywhere on Linux.
 const SIZE_MAX: u64 = i64::MAX.unsigned_abs();
@@ -572,6 +571,10 @@ impl<'t> Fold<'t> {
 
     fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), IndexError> {
         key::check_name(name, self.seq)?;
+        if name == CAPABILITY {
+            // Also right if this event comes to nothing: then it is looked up again.
+            self.tables.incapable.lock().remove(&ino);
+        }
         self.set_live(&key::xattr(ino, name), value)
     }
 
