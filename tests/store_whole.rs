@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use lighthouse_fuse::store::codec::Note;
 use lighthouse_fuse::store::disk::Disk;
-use lighthouse_fuse::store::event::{Allocation, Change, FileId, Ino, Place, Seq, SetAttr};
+use lighthouse_fuse::store::event::{
+    Allocation, Change, FileId, Ino, Place, Seq, SetAttr, Timestamp,
+};
 use lighthouse_fuse::store::log::Next;
 use lighthouse_fuse::store::record::Entry;
 use lighthouse_fuse::store::recover::Stop;
@@ -23,6 +26,14 @@ use lighthouse_fuse::store::{
 
 const SHAPE: Shape =
     Shape { segment_len: 16 << 10, content_len: 256 << 10, content_step: 32 << 10 };
+
+/// With files large enough for what a user would call a file.
+const ROOMY: CreateOptions = CreateOptions {
+    mode: 0o755,
+    uid: 0,
+    gid: 0,
+    shape: Shape { segment_len: 1 << 20, content_len: 1 << 30, content_step: 64 << 10 },
+};
 
 fn options() -> OpenOptions {
     OpenOptions { sync_interval: None, memory: 8 << 20, ..OpenOptions::default() }
@@ -78,6 +89,8 @@ struct User {
     files: Vec<(Vec<u8>, Ino, u64)>,
     count: u64,
     synced: Seq,
+    /// Nanoseconds that the store was told have passed.
+    waited: i64,
 }
 
 impl User {
@@ -217,11 +230,30 @@ impl User {
                     self.change(store, change)?;
                 }
             }
+            if random.below(6) == 0 {
+                self.wait(store)?;
+            }
             if random.below(5) == 0 {
                 let last = store.read().last();
                 store.sync()?;
                 self.synced = last;
             }
+        }
+        Ok(())
+    }
+
+    /// Leaves everything alone for long enough, and sees that no tree changes by what is done meanwhile.
+    fn wait(&mut self, store: &Store) -> Result<(), CommitError> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let last = store.read().last();
+        for _ in 0..3 {
+            self.waited += 20_000_000_000;
+            let now = i64::try_from(now.as_nanos()).unwrap() + self.waited;
+            store.tick_at(Timestamp(now))?;
+        }
+        self.synced = last;
+        if let (Some(Some(tree)), Some(now)) = (self.trees.get(&last), look(store, Seq::NOW)) {
+            assert_eq!(*tree, now, "after event {last}, and left alone");
         }
         Ok(())
     }
@@ -239,6 +271,7 @@ impl User {
 
 #[test]
 fn every_tree_looks_the_same_after_any_crash() {
+    let mut moved = 0;
     for seed in 1..=4 {
         let mut disk = SimDisk::new(1 << 30);
         let mut user = User::default();
@@ -290,9 +323,221 @@ fn every_tree_looks_the_same_after_any_crash() {
             let last = store.read().last();
             user.trees.split_off(&last.next());
             user.compare(&store, "after the index was deleted");
+            moved += relocations(&store);
         }
         let report = check_all(&disk);
         assert_eq!(report.findings, [], "seed {seed}");
+    }
+    assert!(moved > 10, "only {moved} relocations were met");
+}
+
+/// How many relocations the log has.
+fn relocations(store: &Store) -> usize {
+    let mut reader = store.log(None).unwrap();
+    let mut count = 0;
+    while let Next::Record(_, record) = reader.read().unwrap() {
+        count += usize::from(matches!(record.entry(), Some(Entry::Note(Note::Relocation { .. }))));
+    }
+    count
+}
+
+#[test]
+fn a_log_written_in_small_pieces_is_put_together_once_it_is_left_alone() {
+    let disk = SimDisk::new(1 << 30);
+    let create = CreateOptions::default();
+    let store = Store::create_on(Arc::new(disk.clone()), &create, &options()).unwrap();
+    let mut user = User::default();
+    user.make(&store).unwrap();
+    let ino = user.files[0].1;
+    let mut expected = Vec::new();
+    let mut middle = None;
+    for n in 0..10_000_u64 {
+        let bytes: Vec<u8> = (0..100).map(|at| (n * 7 + at) as u8).collect();
+        let mut placed = Placed::default();
+        let data = store.place(&bytes, &mut placed).unwrap();
+        let offset = n * 100;
+        let change = Change::Write { ino, offset, data, mode: None, drop_capability: false };
+        let seq = store.begin().unwrap().commit(Origin::default(), change).unwrap();
+        expected.extend_from_slice(&bytes);
+        if n == 5000 {
+            middle = Some((seq, expected.len()));
+        }
+    }
+    let content = |store: &Store, at: Seq| {
+        let (_pin, mut stretches) = (store.pin(), Vec::new());
+        let size = store.read().inode(ino, at).unwrap().unwrap().size;
+        store.read().stretches(ino, 0, size, at, &mut stretches).unwrap();
+        let mut bytes = vec![0; usize::try_from(size).unwrap()];
+        store.read_content(&stretches, &mut bytes).unwrap();
+        (bytes, stretches.len())
+    };
+    let check = |store: &Store| {
+        let (bytes, pieces) = content(store, Seq::NOW);
+        assert!(bytes == expected);
+        let (then, len) = middle.unwrap();
+        assert!(content(store, then).0 == expected[..len]);
+        pieces
+    };
+    assert_eq!(check(&store), 10_000);
+    store.tick().unwrap();
+    assert_eq!(check(&store), 10_000, "not while it may be written to");
+    user.wait(&store).unwrap();
+    assert!(check(&store) < 20, "{} pieces are left", check(&store));
+    let last = store.read().last();
+    drop(store);
+    let store = open(&disk.after_kill()).unwrap();
+    assert!(check(&store) < 20);
+    assert_eq!(store.read().last(), last, "a relocation has no number");
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_relocation_changes_no_tree() {
+    let run = |disk: &SimDisk, user: &mut User| {
+        let store = create(disk, &options()).unwrap();
+        user.saw(&store, Seq::FIRST);
+        user.make(&store).unwrap();
+        user.make(&store).unwrap();
+        for n in (0..40).rev() {
+            user.write(&store, 0, n * 3000, &[n as u8 + 1; 5000]).unwrap();
+            user.write(&store, 1, n * 600, &[n as u8 + 1; 600]).unwrap();
+        }
+        let (src, dst) = (user.files[0].1, user.files[1].1);
+        let clone =
+            Change::Clone { src, src_offset: 9000, dst, dst_offset: 90_000, len: 9000, mode: None };
+        user.change(&store, clone).unwrap();
+        store.sync().unwrap();
+        user.synced = store.read().last();
+        store
+    };
+    let whole = SimDisk::new(64 << 20);
+    let mut user = User::default();
+    let store = run(&whole, &mut user);
+    let before = whole.steps();
+    user.wait(&store).unwrap();
+    let after = whole.steps();
+    assert!(relocations(&store) >= 2);
+    user.compare(&store, "left alone");
+    drop(store);
+    for step in 0..=after - before {
+        let disk = SimDisk::new(64 << 20);
+        let mut user = User::default();
+        let store = run(&disk, &mut user);
+        disk.cut_after(step);
+        let _ = user.wait(&store);
+        drop(store);
+        for (disk, how) in [(disk.after_kill(), "killed"), (disk.after_power_cut(step), "power")] {
+            let store = open(&disk).unwrap();
+            user.compare(&store, &format!("{how} after step {step}"));
+            // What was not moved can be moved now, and an index made anew says the same.
+            let mut user = user.clone();
+            user.make(&store).unwrap();
+            user.wait(&store).unwrap();
+            drop(store);
+            disk.remove("index/rows.redb").unwrap();
+            let store = open(&disk.after_kill()).unwrap();
+            user.compare(&store, &format!("{how} after step {step}, rebuilt"));
+        }
+    }
+}
+
+#[test]
+fn what_a_relocation_left_behind_is_given_back_with_its_last_tree() {
+    let disk = SimDisk::new(256 << 20);
+    let options = OpenOptions { history: Some(0), ..options() };
+    let store = Store::create_on(Arc::new(disk.clone()), &ROOMY, &options).unwrap();
+    let mut user = User::default();
+    user.make(&store).unwrap();
+    // Backwards, so that no two of them lie side by side.
+    for n in (0..256).rev() {
+        user.write(&store, 0, n * 4096, &[n as u8; 4096]).unwrap();
+    }
+    let tree = look(&store, Seq::NOW);
+    user.wait(&store).unwrap();
+    assert!(relocations(&store) > 0);
+    // The trees before are given up by and by, with what comes next.
+    user.make(&store).unwrap();
+    user.make(&store).unwrap();
+    store.tick().unwrap();
+    let live = store.read().totals().allocated;
+    let size = store.size().unwrap().content;
+    assert!(size <= live + ROOMY.shape.content_step, "{size} bytes for {live}");
+    assert_eq!(store.read().totals().allocated, 256 * 4096);
+    assert_ne!(look(&store, Seq::NOW), tree);
+    for n in 0..256 {
+        let mut stretches = Vec::new();
+        store.read().stretches(user.files[0].1, n * 4096, 4096, Seq::NOW, &mut stretches).unwrap();
+        let mut bytes = [0; 4096];
+        store.read_content(&stretches, &mut bytes).unwrap();
+        assert_eq!(bytes, [n as u8; 4096]);
+    }
+    store.close().unwrap();
+    assert_eq!(check_all(&disk).findings, []);
+}
+
+#[test]
+fn a_shorter_clone_of_a_clone_takes_nothing_away() {
+    let disk = SimDisk::new(256 << 20);
+    let options = OpenOptions { history: Some(0), ..options() };
+    let store = Store::create_on(Arc::new(disk), &ROOMY, &options).unwrap();
+    let mut user = User::default();
+    for _ in 0..3 {
+        user.make(&store).unwrap();
+    }
+    user.write(&store, 0, 0, &[7; 65_536]).unwrap();
+    let inos: Vec<Ino> = user.files.iter().map(|file| file.1).collect();
+    for (src, dst, len) in [(0, 1, 65_536), (1, 2, 4096)] {
+        let (src, dst) = (inos[src], inos[dst]);
+        let clone = Change::Clone { src, src_offset: 0, dst, dst_offset: 0, len, mode: None };
+        user.change(&store, clone).unwrap();
+    }
+    user.write(&store, 0, 8192, &[8; 57_344]).unwrap();
+    // Clones count as live twice, so some more must be history.
+    for fill in 0..4 {
+        user.write(&store, 2, 0, &[fill; 200_000]).unwrap();
+    }
+    store.tick().unwrap();
+    let horizon = store.horizon();
+    assert!(horizon >= Seq(8), "{horizon}");
+    user.compare(&store, "after the original was written over");
+}
+
+#[test]
+fn a_clone_gives_its_space_back_whichever_of_the_two_goes_first() {
+    for original_first in [true, false] {
+        for rewrite in [true, false] {
+            let disk = SimDisk::new(256 << 20);
+            let options = OpenOptions { history: Some(0), ..options() };
+            let store = Store::create_on(Arc::new(disk.clone()), &ROOMY, &options).unwrap();
+            let mut user = User::default();
+            user.make(&store).unwrap();
+            user.make(&store).unwrap();
+            user.write(&store, 0, 0, &vec![7; 5 << 20]).unwrap();
+            let (src, dst) = (user.files[0].1, user.files[1].1);
+            let clone =
+                Change::Clone { src, src_offset: 0, dst, dst_offset: 0, len: 5 << 20, mode: None };
+            user.change(&store, clone).unwrap();
+            let order = if original_first { [0, 1] } else { [1, 0] };
+            let mut left = 2;
+            for at in order {
+                if rewrite {
+                    user.write(&store, at, 0, &vec![8; 5 << 20]).unwrap();
+                } else {
+                    let (name, ino, _) = user.files[at].clone();
+                    let parent = Ino::ROOT;
+                    user.change(&store, Change::Unlink { parent, name: &name, ino }).unwrap();
+                    user.change(&store, Change::End { ino }).unwrap();
+                    left -= 1;
+                }
+                user.make(&store).unwrap();
+                store.tick().unwrap();
+                user.compare(&store, "while one of them is there");
+            }
+            let size = store.size().unwrap().content;
+            let live = left * (5 << 20);
+            assert!(size <= live + ROOMY.shape.content_step, "{size} bytes for {live}");
+            store.close().unwrap();
+            assert_eq!(check_all(&disk).findings, []);
+        }
     }
 }
 

@@ -51,6 +51,8 @@ pub enum Note<'a> {
         offset: u64,
         /// The bytes in their new place.
         data: Data<'a>,
+        /// Where in content files they were: wanted only by trees before the last event so far.
+        left: Vec<Left>,
     },
     /// Trees before `horizon` can no longer be shown; the content in `freed` was theirs alone.
     Horizon {
@@ -92,6 +94,19 @@ pub struct Freed {
     pub offset: u64,
     /// Length in bytes.
     pub len: u64,
+}
+
+/// A piece of a file that a relocation left behind in a content file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Left {
+    /// First byte in the file it is of.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Number of the content file.
+    pub file: u32,
+    /// First byte there.
+    pub at: u64,
 }
 
 const MKFS: u8 = 1;
@@ -334,11 +349,15 @@ pub(super) fn encode_note(out: &mut Vec<u8>, note: &Note<'_>) -> Result<u8, Misf
             put.u64(ino.0).u32(actor.0);
             VERSION
         }
-        Note::Relocation { ino, offset, data } => {
+        Note::Relocation { ino, offset, data, left } => {
             // The salt is in the write it moves; a relocation has its own, in its body, because
             // a note has no tail and what it covers is an extent.
             let Place::Extent { .. } = data.place else { return Err(Misfit) };
             put.u64(ino.0).u64(*offset).bytes(&data.salt).data(data)?;
+            put.u32(u32::try_from(left.len()).map_err(|_| Misfit)?);
+            for Left { offset, len, file, at } in left {
+                put.u64(*offset).u64(*len).u32(*file).u64(*at);
+            }
             RELOCATION
         }
         Note::Horizon { horizon, freed } => {
@@ -390,7 +409,14 @@ pub(super) fn decode_note(kind: u8, body: &[u8]) -> Option<Note<'_>> {
             if matches!(data.place, Place::Inline(_)) {
                 return None;
             }
-            Note::Relocation { ino, offset, data }
+            let count = take.u32()?;
+            // As with a horizon's ranges, the bytes bound the loop.
+            let mut left = Vec::new();
+            for _ in 0..count {
+                let (offset, len) = (take.u64()?, take.u64()?);
+                left.push(Left { offset, len, file: take.u32()?, at: take.u64()? });
+            }
+            Note::Relocation { ino, offset, data, left }
         }
         HORIZON => {
             let horizon = Seq(take.u64()?);
@@ -659,7 +685,8 @@ pub(super) mod tests {
                 let data = Data { hash, salt, place };
                 round(&Change::Write { ino: x, offset: b, data, mode: mode_or, drop_capability: flag });
                 if matches!(place, Place::Extent { .. }) {
-                    round_note(&Note::Relocation { ino: x, offset: b, data });
+                    let left = vec![Left { offset: c, len: long, file: uid, at: b }; usize::from(flag)];
+                    round_note(&Note::Relocation { ino: x, offset: b, data, left });
                 }
             }
             for how in [

@@ -17,7 +17,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustc_hash::FxHashMap;
 
 use super::disk::{Disk, File, is_full};
-use super::event::{FileId, Location};
+use super::event::{FileId, INLINE_MAX, Location};
 use super::segment::segment_path;
 use super::superblock::Shape;
 
@@ -26,6 +26,8 @@ pub const PIECE: usize = 64 << 10;
 
 /// What the kernel moves and gives back as one.
 pub(super) const PAGE: u64 = 4096;
+const _: () =
+    assert!(INLINE_MAX as u64 >= PAGE, "an extent shorter than a page wastes most of one");
 
 /// Files kept open for reading, of each kind.
 const OPEN_MAX: usize = 256;

@@ -390,17 +390,36 @@ impl Journal {
         bytes: &'a [u8],
         placed: &'a mut Placed,
     ) -> Result<Data<'a>, CommitError> {
+        if bytes.len() >= INLINE_MAX {
+            return self.place_extent(bytes, placed);
+        }
         self.writable()?;
         let salt = self.salts.next();
         let hash = content_hash(&salt, bytes);
-        if bytes.len() < INLINE_MAX {
-            return Ok(Data { hash, salt, place: Place::Inline(bytes) });
-        }
+        Ok(Data { hash, salt, place: Place::Inline(bytes) })
+    }
+
+    /// Puts bytes into a content file however few they are, for a relocation.
+    pub(super) fn place_extent<'a>(
+        &self,
+        bytes: &[u8],
+        placed: &'a mut Placed,
+    ) -> Result<Data<'a>, CommitError> {
+        self.writable()?;
+        let salt = self.salts.next();
+        let hash = content_hash(&salt, bytes);
         placed.crcs.clear();
         piece_crcs(bytes, &mut placed.crcs);
         let location = self.content.append(bytes).map_err(refusal_of)?;
         let place = Place::Extent { location, len: bytes.len() as u64, crcs: &placed.crcs };
         Ok(Data { hash, salt, place })
+    }
+
+    /// Appends a relocation; returns how long its record is. No event may be appended meanwhile.
+    pub(super) fn relocated(&self, note: &Note<'_>) -> Result<u64, CommitError> {
+        let log = self.writable()?;
+        let start = log.append_note(note)?;
+        Ok(u64::from(log.end().position.offset.saturating_sub(start.offset)))
     }
 
     /// Appends an event, whose number must be [`next_seq`](Self::next_seq). One at a time.

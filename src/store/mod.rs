@@ -15,8 +15,8 @@
 //! can see is in the log, in order, before the caller hears of it.
 //!
 //! [`journal`] holds log and content together; [`mod@index`] answers questions. A thread of
-//! the store syncs once a second, sets segments aside, and moves the horizon when history has used
-//! up its budget; another commits what the index holds.
+//! the store syncs once a second, sets segments aside, moves the horizon when history has used
+//! up its budget, and puts files together that lie in many pieces; another commits what the index holds.
 //!
 //! Locks, outermost first: a [`Pin`]; the tables ([`Store::read`], [`Txn`]); what the journal has.
 //! [`Store::place`] and [`Store::begin`] may wait for pins and readers when the disk is full, so
@@ -31,6 +31,7 @@ pub mod journal;
 pub mod log;
 pub mod record;
 pub mod recover;
+mod relocate;
 pub mod retain;
 pub mod segment;
 pub mod sim;
@@ -57,6 +58,7 @@ use journal::Journal;
 use log::{Mark, Next};
 use record::Entry;
 use recover::{Cut, Damage, Stop};
+use relocate::Relocator;
 use retain::Retainer;
 use superblock::Shape;
 
@@ -133,6 +135,7 @@ struct Core {
     journal: Arc<Journal>,
     index: Index,
     retainer: Retainer,
+    relocator: Relocator,
     bell: Bell,
 }
 
@@ -324,6 +327,7 @@ impl Store {
         opening.replayed = replayed;
         let core = Arc::new(Core {
             retainer: Retainer::new(open.history),
+            relocator: Relocator::default(),
             journal: Arc::clone(&journal),
             index,
             bell: Bell::default(),
@@ -442,7 +446,13 @@ impl Store {
 
     /// Does once what the store's own thread does every interval.
     pub fn tick(&self) -> Result<(), CommitError> {
-        self.core.tick()
+        self.core.tick(now())
+    }
+
+    /// [`tick`](Self::tick) as if it were `now`: for tests of what waits until a file was left alone.
+    #[doc(hidden)]
+    pub fn tick_at(&self, now: Timestamp) -> Result<(), CommitError> {
+        self.core.tick(now)
     }
 
     /// The number the log has for `actor`, given now if it is new.
@@ -608,9 +618,10 @@ impl Core {
         self.journal.settle()
     }
 
-    fn tick(&self) -> Result<(), CommitError> {
+    fn tick(&self, now: Timestamp) -> Result<(), CommitError> {
         self.journal.tick()?;
-        self.retainer.run(&self.journal, &self.index)
+        self.retainer.run(&self.journal, &self.index)?;
+        self.relocator.run(&self.journal, &self.index, now)
     }
 
     /// The store's own thread.
@@ -621,7 +632,7 @@ impl Core {
                 return;
             }
             // What fails is kept by the journal and said to whoever wants to change something.
-            if let Err(err) = self.tick() {
+            if let Err(err) = self.tick(now()) {
                 tracing::error!("{err}");
             }
         }
@@ -746,7 +757,7 @@ fn replay(journal: &Journal, index: &Index, from: Option<Mark>) -> Result<u64, I
                 tables.apply(&event, log::payload_of(position, &record, &event.change))?;
                 count += 1;
             }
-            Some(Entry::Note(Note::Relocation { ino, offset, data })) => {
+            Some(Entry::Note(Note::Relocation { ino, offset, data, .. })) => {
                 if let Place::Extent { location, len, .. } = data.place {
                     tables.relocate(ino, offset, len, location)?;
                 }

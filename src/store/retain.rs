@@ -16,8 +16,7 @@
 //! so [`Store::space`](super::Store::space) does not count it as free then.
 //!
 //! Invariants: the new horizon is durable before the first byte is freed; nothing is freed that a
-//! tree at or after the horizon refers to; content that a clone ever referred to is kept where
-//! that cannot be told.
+//! tree at or after the horizon refers to, as a clone or otherwise.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -25,9 +24,9 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::CommitError;
-use super::codec::Freed;
+use super::codec::{Freed, Left, Note};
 use super::content::PAGE;
-use super::event::{Allocation, Change, Event, FileId, Ino, Seq};
+use super::event::{Allocation, Change, Event, FileId, Ino, Location, Seq};
 use super::index::{Index, IndexError, Stretch, Tables};
 use super::journal::Journal;
 use super::log::{LogReader, Next};
@@ -138,11 +137,17 @@ impl Retainer {
             let Some(event_at) = walk.next(journal, horizon).map_err(CommitError::Io)? else {
                 break;
             };
-            let Walked { seq, dead } = event_at;
+            let Walked { seq, dead, left } = event_at;
             if seq > pinned {
                 // The reader is past an event that the horizon is not.
                 walk.reader = None;
                 break;
+            }
+            for (ino, left) in left {
+                let tables = index.read();
+                abandoned(&tables, ino, left, seq, &mut ranges).map_err(CommitError::Index)?;
+                drop(tables);
+                give_back_full(journal, seq, &mut ranges)?;
             }
             for (ino, offset, len) in dead {
                 // Only what the file had can have died; most ranges are open to the end of numbers.
@@ -159,10 +164,7 @@ impl Retainer {
                         .map_err(CommitError::Index)?;
                     drop(tables);
                     offset += len;
-                    while ranges.len() > RANGES_MAX {
-                        let rest = ranges.split_off(RANGES_MAX);
-                        journal.give_back(seq, std::mem::replace(&mut ranges, rest))?;
-                    }
+                    give_back_full(journal, seq, &mut ranges)?;
                 }
             }
             horizon = seq;
@@ -178,10 +180,22 @@ impl Retainer {
     }
 }
 
-/// One event, and what of which files may have died with it.
+/// Gives back as many ranges as make full notes.
+fn give_back_full(journal: &Journal, seq: Seq, ranges: &mut Vec<Freed>) -> Result<(), CommitError> {
+    while ranges.len() > RANGES_MAX {
+        let rest = ranges.split_off(RANGES_MAX);
+        journal.give_back(seq, std::mem::replace(ranges, rest))?;
+    }
+    Ok(())
+}
+
+/// One event, or a relocation after it.
 struct Walked {
     seq: Seq,
+    /// What of which files may have died with the event.
     dead: Vec<(Ino, u64, u64)>,
+    /// What the relocation left behind.
+    left: Vec<(Ino, Left)>,
 }
 
 impl Walk {
@@ -196,11 +210,22 @@ impl Walk {
         let last = journal.next_seq();
         while reader.mark().seq.next() < last {
             let Next::Record(_, record) = reader.read()? else { return Ok(None) };
-            if !record.is_event() || record.stamp().seq <= horizon {
+            let seq = record.stamp().seq;
+            // A relocation is of the tree after the event it follows: once more at a new start is no harm.
+            if seq < horizon || record.is_event() && seq == horizon {
                 continue;
             }
-            let Some(Entry::Event(event)) = record.entry() else { return Ok(None) };
-            return Ok(Some(Walked { seq: event.seq, dead: ranges_of(&event) }));
+            match record.entry() {
+                Some(Entry::Event(event)) => {
+                    return Ok(Some(Walked { seq, dead: ranges_of(&event), left: Vec::new() }));
+                }
+                Some(Entry::Note(Note::Relocation { ino, left, .. })) => {
+                    let left = left.into_iter().map(|left| (ino, left)).collect();
+                    return Ok(Some(Walked { seq, dead: Vec::new(), left }));
+                }
+                Some(Entry::Note(_)) => (),
+                None => return Ok(None),
+            }
         }
         Ok(None)
     }
@@ -242,92 +267,121 @@ fn superseded(
     let mut old = Vec::new();
     tables.stretches(ino, offset, len, before, &mut old)?;
     for stretch in old {
-        let Some(location) = stretch.at else { continue };
-        let FileId::Content(file) = location.file else { continue };
-        let mut start = location.offset / PAGE * PAGE;
-        let mut end = location.offset.saturating_add(stretch.len).next_multiple_of(PAGE);
-        // The first and the last page may hold bytes of the same extent that live on.
-        if start < location.offset && page_lives(tables, ino, &stretch, file, start, seq)? {
-            start += PAGE;
-        }
-        if end > location.offset + stretch.len
-            && start < end
-            && page_lives(tables, ino, &stretch, file, end - PAGE, seq)?
-        {
-            end -= PAGE;
-        }
-        if start < end && !cloned(tables, ino, file, (start, end), seq)? {
-            match out.last_mut() {
-                // Side by side, or two stretches in one page.
-                Some(last)
-                    if last.file == file
-                        && (last.offset..=last.offset + last.len).contains(&start) =>
-                {
-                    last.len = last.len.max(end - last.offset);
-                }
-                _ => out.push(Freed { file, offset: start, len: end - start }),
+        release(tables, ino, &stretch, seq, out)?;
+    }
+    Ok(())
+}
+
+/// Appends the pages of what a relocation left behind, once the trees before event `seq` are given up.
+fn abandoned(
+    tables: &Tables,
+    ino: Ino,
+    left: Left,
+    seq: Seq,
+    out: &mut Vec<Freed>,
+) -> Result<(), IndexError> {
+    let at = Location { file: FileId::Content(left.file), offset: left.at };
+    let stretch = Stretch { offset: left.offset, len: left.len, at: Some(at) };
+    let end = left.at.saturating_add(left.len);
+    if shows(tables, ino, (left.offset, left.len), (left.file, left.at, end), seq)? {
+        return Ok(());
+    }
+    release(tables, ino, &stretch, seq, out)
+}
+
+/// Appends those pages of `stretch` that nothing needs after event `seq`; `ino` had it before, and
+/// does not have it any more.
+fn release(
+    tables: &Tables,
+    ino: Ino,
+    stretch: &Stretch,
+    seq: Seq,
+    out: &mut Vec<Freed>,
+) -> Result<(), IndexError> {
+    let Some(location) = stretch.at else { return Ok(()) };
+    let FileId::Content(file) = location.file else { return Ok(()) };
+    let place = (stretch.offset, location.offset);
+    let mut start = location.offset / PAGE * PAGE;
+    let mut end = location.offset.saturating_add(stretch.len).next_multiple_of(PAGE);
+    // The first and the last page may hold bytes of the same extent that live on.
+    if start < location.offset && lives(tables, ino, place, (file, start, start + PAGE), seq)? {
+        start += PAGE;
+    }
+    if end > location.offset + stretch.len
+        && start < end
+        && lives(tables, ino, place, (file, end - PAGE, end), seq)?
+    {
+        end -= PAGE;
+    }
+    if start < end && !cloned(tables, (file, start, end), seq)? {
+        match out.last_mut() {
+            // Side by side, or two stretches in one page.
+            Some(last)
+                if last.file == file && (last.offset..=last.offset + last.len).contains(&start) =>
+            {
+                last.len = last.len.max(end - last.offset);
             }
+            _ => out.push(Freed { file, offset: start, len: end - start }),
         }
     }
     Ok(())
 }
 
-/// Whether `ino` still has bytes in the page at `page` of `file` after event `seq`. A page belongs
-/// to one extent, so what it holds lies in the file at the same distance from `stretch`.
-fn page_lives(
+/// Whether `ino` has bytes in the pages `start..end` of a content file after event `seq`, where the byte
+/// that lies (or lay) at `at` of the content file is at `offset` of it. A page belongs to one extent, so
+/// what else it holds of that extent lies in the file at the same distance.
+fn lives(
     tables: &Tables,
     ino: Ino,
-    stretch: &Stretch,
-    file: u32,
-    page: u64,
+    (offset, at): (u64, u64),
+    (file, start, end): (u32, u64, u64),
     seq: Seq,
 ) -> Result<bool, IndexError> {
-    let Some(location) = stretch.at else { return Ok(true) };
-    let shift = |at: u64| (stretch.offset + at).checked_sub(location.offset);
-    // Where the page begins before the file does, only what is in the file counts.
-    let first = shift(page).unwrap_or(0);
-    let Some(last) = shift(page + PAGE).filter(|&last| last > first) else { return Ok(false) };
+    let shift = |place: u64| offset.saturating_add(place).checked_sub(at);
+    // Where the pages begin before the file does, only what is in the file counts.
+    let first = shift(start).unwrap_or(0);
+    let Some(last) = shift(end).filter(|&last| last > first) else { return Ok(false) };
+    shows(tables, ino, (first, last - first), (file, start, end), seq)
+}
+
+/// Whether bytes of `ino` in a range (offset, length) lie in `start..end` of a content file after event `seq`.
+fn shows(
+    tables: &Tables,
+    ino: Ino,
+    (offset, len): (u64, u64),
+    (file, start, end): (u32, u64, u64),
+    seq: Seq,
+) -> Result<bool, IndexError> {
     if tables.inode(ino, seq)?.is_none() {
         return Ok(false);
     }
     let mut now = Vec::new();
-    tables.stretches(ino, first, last - first, seq, &mut now)?;
-    Ok(now.iter().any(|stretch| touches(stretch, file, (page, page + PAGE))))
+    tables.stretches(ino, offset, len, seq, &mut now)?;
+    Ok(now.iter().any(|stretch| {
+        stretch.at.is_some_and(|at| {
+            at.file == FileId::Content(file)
+                && at.offset < end
+                && at.offset.saturating_add(stretch.len) > start
+        })
+    }))
 }
 
-fn touches(stretch: &Stretch, file: u32, (start, end): (u64, u64)) -> bool {
-    stretch.at.is_some_and(|at| {
-        at.file == FileId::Content(file)
-            && at.offset < end
-            && at.offset.saturating_add(stretch.len) > start
-    })
-}
-
-/// Whether a clone may still need a range of a content file after event `seq`.
+/// Whether a clone, or what it was made of, still needs pages of a content file after event `seq`.
+///
+/// Each clone noted down both files, so whoever has the bytes is known, but for who wrote them if they
+/// were never cloned from there. A file that is not there yet at `seq` gets them from one that is.
 fn cloned(
     tables: &Tables,
-    ino: Ino,
-    file: u32,
-    range: (u64, u64),
+    (file, start, end): (u32, u64, u64),
     seq: Seq,
 ) -> Result<bool, IndexError> {
     let mut references = Vec::new();
-    tables.shared(FileId::Content(file), range.0, range.1, &mut |_, len, clone, offset| {
-        references.push((clone, offset, len));
+    tables.shared(FileId::Content(file), start, end, &mut |location, _, ino, offset| {
+        references.push((ino, (offset, location.offset)));
         ControlFlow::Continue(())
     })?;
-    for (clone, offset, len) in references {
-        // What `ino` itself has as a clone, the original may have too, and nothing says where.
-        if clone == ino {
-            return Ok(true);
-        }
-        if tables.inode(clone, seq)?.is_none() {
-            // Not there yet, and then made from one that was; or ended.
-            continue;
-        }
-        let mut now = Vec::new();
-        tables.stretches(clone, offset, len, seq, &mut now)?;
-        if now.iter().any(|stretch| touches(stretch, file, range)) {
+    for (ino, place) in references {
+        if lives(tables, ino, place, (file, start, end), seq)? {
             return Ok(true);
         }
     }

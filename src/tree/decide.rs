@@ -22,7 +22,6 @@ use super::{Refusal, directory, regular, there};
 /// locking and stays.
 const S_IXGRP: u32 = 0o010;
 
-const CAPABILITY: &[u8] = b"security.capability";
 const USER: &[u8] = b"user.";
 const OURS: &[u8] = b"user.lighthouse.";
 const TRUSTED: &[u8] = b"trusted.";
@@ -478,7 +477,7 @@ fn without_set_id(mode: u32) -> Option<u32> {
 }
 
 fn has_capability(tables: &Tables, ino: Ino) -> Result<bool, Refusal> {
-    Ok(tables.xattr(ino, CAPABILITY, Seq::NOW)?.is_some())
+    Ok(tables.has_capability(ino)?)
 }
 
 fn is_acl(name: &[u8]) -> bool {
@@ -581,6 +580,8 @@ fn set_xattr<'a>(
 mod tests {
     use crate::store::event::{ActorId, Event, FileId, Location, Place};
     use crate::store::index::{Index, Options};
+
+    const CAPABILITY: &[u8] = b"security.capability";
 
     use super::super::operation::{RenameHow, XattrMust};
     use super::*;

@@ -16,7 +16,10 @@ impl Writer {
     /// A value that was born at `birth`.
     pub(super) fn born(birth: Seq) -> Self {
         let [_, _, bytes @ ..] = birth.0.to_be_bytes();
-        Self(bytes.to_vec())
+        // As long as most values are, so that they are allocated once.
+        let mut value = Vec::with_capacity(64);
+        value.extend_from_slice(&bytes);
+        Self(value)
     }
 
     /// Appends one number.
@@ -122,7 +125,6 @@ impl Node {
     pub(super) fn encode(&self) -> Vec<u8> {
         let Self { inode, high, cut, reserves } = self;
         let mut out = Writer::born(inode.changed);
-        out.0.reserve(40);
         out.number(u64::from(inode.mode))
             .number(u64::from(inode.nlink))
             .number(u64::from(inode.uid))

@@ -441,6 +441,8 @@ impl Tables {
             last: Seq::ZERO,
             totals: Totals::default(),
             tail: Tail::default(),
+            frayed: Mutex::default(),
+            incapable: Mutex::default(),
             scratch: super::fold::Batch::default(),
             #[cfg(test)]
             rows_visited: std::sync::atomic::AtomicU64::new(0),

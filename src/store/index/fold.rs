@@ -18,17 +18,20 @@ use super::extents::{
 };
 use super::key::{self, Key};
 use super::small::Small;
-use super::{Entry, IndexError, Inode, Tables, names};
+use super::{CAPABILITY, Entry, IndexError, Inode, Tables, names};
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
-const CAPABILITY: &[u8] = b"security.capability";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// Files end here (2^63 - 1), as everywhere on Linux.
 const SIZE_MAX: u64 = i64::MAX.unsigned_abs();
 /// Most ranges set aside that one inode remembers; of more, the shortest is forgotten, and writing
 /// there counts again.
 pub(super) const RESERVES_MAX: usize = 16;
+/// Rows or parts of a chunk from which on it is worth a look whether it should be relocated.
+const FRAYED: usize = 8;
+/// Most inodes that are remembered for it.
+const FRAYED_MAX: usize = 1024;
 
 /// The rows one event changes, in the order they are to be changed.
 #[derive(Debug, Default)]
@@ -36,6 +39,7 @@ pub(super) struct Batch {
     rows: Vec<(Small, Option<Small>, bool)>,
     names: Vec<(Ino, Small, Option<Entry>)>,
     nodes: Vec<(Ino, Option<Node>)>,
+    frayed: Vec<(Ino, u64)>,
 }
 
 /// One event being folded in.
@@ -90,6 +94,7 @@ impl Tables {
         batch.rows.clear();
         batch.names.clear();
         batch.nodes.clear();
+        batch.frayed.clear();
         self.scratch = batch;
         done
     }
@@ -121,6 +126,13 @@ impl Tables {
         for (parent, name, entry) in batch.names.drain(..) {
             let hash = self.name_hash.of(name.as_slice());
             self.cache.put_name(parent.0, hash, name.as_slice(), entry);
+        }
+        for (ino, chunk) in batch.frayed.drain(..) {
+            let frayed = self.frayed.get_mut();
+            if frayed.len() < FRAYED_MAX || frayed.contains_key(&ino) {
+                let (from, to) = frayed.entry(ino).or_insert((chunk, chunk + 1));
+                (*from, *to) = ((*from).min(chunk), (*to).max(chunk + 1));
+            }
         }
         for (ino, node) in batch.nodes.drain(..) {
             match node {
@@ -559,6 +571,10 @@ impl<'t> Fold<'t> {
 
     fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), IndexError> {
         key::check_name(name, self.seq)?;
+        if name == CAPABILITY {
+            // Also right if this event comes to nothing: then it is looked up again.
+            self.tables.incapable.lock().remove(&ino);
+        }
         self.set_live(&key::xattr(ino, name), value)
     }
 
@@ -642,6 +658,9 @@ impl<'t> Fold<'t> {
                 }
                 Some(newest) if newest.head.rows + 1 < newest.head.limit => {
                     let rows = newest.head.rows + 1;
+                    if rows == FRAYED as u64 {
+                        self.batch.frayed.push((ino, chunk));
+                    }
                     let head = ChunkHead { whole: false, rows, limit: newest.head.limit };
                     Small::from(&codec::encode_chunk(head, parts)[..])
                 }
@@ -651,7 +670,11 @@ impl<'t> Fold<'t> {
                     let mut whole = Chunk::default();
                     let under = under.unwrap_or_default().parts;
                     parts.iter().chain(&under).for_each(|&part| whole.lay_under(part));
-                    whole_row(&mut whole)
+                    let row = whole_row(&mut whole);
+                    if whole.parts.len() >= FRAYED {
+                        self.batch.frayed.push((ino, chunk));
+                    }
+                    row
                 }
             }
         };
@@ -872,9 +895,14 @@ impl<'t> Fold<'t> {
             added += len;
             high = end;
             for (ino, offset) in [(src, at), (dst, start)] {
-                let mut value = Writer::default();
-                value.number(len);
                 let key = key::shared(location, ino, offset);
+                // A shorter one that begins at the same byte takes nothing away from it.
+                let known = match self.tables.row(&key)? {
+                    Some(row) => Reader(&row).number()?,
+                    None => 0,
+                };
+                let mut value = Writer::default();
+                value.number(len.max(known));
                 self.batch.rows.push((Small::from(&*key), Some(Small::from(&value.0[..])), true));
             }
             for (chunk, from, to) in chunks_of(start, end) {

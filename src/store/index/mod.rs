@@ -62,12 +62,20 @@ use std::sync::Arc;
 pub use commit::{Index, LOG_BEHIND_MAX, LOG_PER_BATCH, Mark, Options};
 
 use super::event::{Event, FileId, Ino, Location, Seq, Timestamp};
+use parking_lot::Mutex;
+use rustc_hash::{FxHashMap, FxHashSet};
+
 use cache::Cache;
 use codec::Node;
 use engine::Snapshot;
 use key::{Key, NameHash};
 use layer::{Cursor, Layer, Value};
 use times::Tail;
+
+/// What a file may do beyond its caller; goes when it is written to.
+const CAPABILITY: &[u8] = b"security.capability";
+/// How many inodes without one are remembered.
+const INCAPABLE_MAX: usize = 16 << 10;
 
 /// Attributes of an inode after some event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -175,6 +183,10 @@ pub struct Tables {
     last: Seq,
     totals: Totals,
     tail: Tail,
+    /// Which chunks (from, to) of which inodes collected many pieces; see [`Tables::take_frayed`].
+    frayed: Mutex<FxHashMap<Ino, (u64, u64)>>,
+    /// Inodes that are known to have no capability: every write asks.
+    incapable: Mutex<FxHashSet<Ino>>,
     /// Kept for its memory only.
     scratch: fold::Batch,
     #[cfg(test)]
@@ -251,6 +263,21 @@ impl Tables {
     pub fn xattr(&self, ino: Ino, name: &[u8], at: Seq) -> Result<Option<Vec<u8>>, IndexError> {
         self.xattr_at(ino, name, at)
     }
+    /// Whether `ino` has a `security.capability` now. Asked again, it costs no look into the tables.
+    pub fn has_capability(&self, ino: Ino) -> Result<bool, IndexError> {
+        if self.incapable.lock().contains(&ino) {
+            return Ok(false);
+        }
+        let has = self.row(&key::xattr(ino, CAPABILITY))?.is_some();
+        if !has {
+            let mut incapable = self.incapable.lock();
+            if incapable.len() >= INCAPABLE_MAX {
+                incapable.clear();
+            }
+            incapable.insert(ino);
+        }
+        Ok(has)
+    }
     /// Names of all extended attributes after event `at`, sorted.
     pub fn xattrs(&self, ino: Ino, at: Seq) -> Result<Vec<Vec<u8>>, IndexError> {
         self.xattrs_at(ino, at)
@@ -304,6 +331,14 @@ impl Tables {
         location: Location,
     ) -> Result<(), IndexError> {
         self.fold_relocation(ino, offset, len, location)
+    }
+
+    /// Which ranges of which inodes (inode, first byte, end) collected many small pieces since the
+    /// last call, as far as a bounded memory of it goes: whoever relocates looks at them.
+    pub(super) fn take_frayed(&self) -> impl Iterator<Item = (Ino, u64, u64)> {
+        let frayed = std::mem::take(&mut *self.frayed.lock());
+        let bytes = |chunk: u64| chunk.saturating_mul(extents::CHUNK_LEN);
+        frayed.into_iter().map(move |(ino, (from, to))| (ino, bytes(from), bytes(to)))
     }
 
     /// Calls `visit(location, len, ino, offset)` for each content range of `file` that a clone refers
