@@ -19,7 +19,7 @@ mod umount;
 mod verify;
 
 use std::fmt;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -149,6 +149,8 @@ fn start_log(level: LogLevel) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
+        // Colours are for people: a log file is read by programs too.
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .init();
 }
