@@ -1,32 +1,37 @@
-//! How long does one request take from a program through the kernel to a server and back?
+//! What does a mount cost, beside the least a server can do and beside the filesystem below?
 //!
-//! Every server is asked the same, in one run, so that what counts is the ratio between them:
+//! All are asked the same in turn, round after round in one run, so that what counts is the ratio between
+//! medians:
 //!
-//! - `bare`: one thread that reads `/dev/fuse` and writes constants, with no decoding at all. What
-//!   it needs is the kernel's share; nobody on the same number of threads can be faster.
-//! - `bare-spin`: the same, reading for 20 us without blocking before it sleeps.
-//! - `transport`, `transport-spin`: the same constants through this crate's transport, decoder and
-//!   encoder.
+//! - `disk`: a directory of the filesystem that the store is on.
+//! - `bare-N`, `bare-N-spin`: N threads that read `/dev/fuse` and write constants, with no decoding at all. What
+//!   they need is the kernel's share; nobody on the same number of threads can be faster. `spin` reads for
+//!   20 us without blocking before it sleeps.
+//! - `transport-spin`: the same constants through this crate's transport, decoder and encoder, on one thread.
+//! - `ours-N-S`: the real server with `--readers N --spin S`.
 //! - those named in `BENCH_SERVERS`, separated by semicolons, each as `NAME DIRECTORY COMMAND`:
 //!   the command line with `{store}` and `{at}` in it, and where in the mount to work.
 //!
 //! ```text
-//! BENCH_SERVERS='ours current target/release/lighthouse-fuse mount {store} {at}' \
-//!     cargo bench --bench mount
+//! BENCH_SERVERS='fine current target/release/lighthouse-fuse mount {store} {at} --memory 1G' \
+//!     cargo bench --bench mount -- getattr create
 //! ```
 //!
-//! The servers are processes of their own, this program again for the first four. The figures are
-//! those of a lone client, which on two idle CPUs are decided by waking the other CPU.
+//! Words on the command line choose questions. `BENCH_ROUNDS` is how often each is asked (9), `BENCH_MIB` how
+//! long the file is that is written and read whole (256). `--test` asks each once, at the smallest size.
+//!
+//! The servers are processes of their own, this program again for bare loops. What a lone client sees is
+//! decided, on two idle CPUs, by waking the other CPU.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput};
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{Advice, AtFlags, StatxFlags};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -47,10 +52,15 @@ const MAX_WRITE: u32 = 1 << 20;
 const SPIN: Duration = Duration::from_micros(20);
 /// How long a server has to come up.
 const START: Duration = Duration::from_secs(20);
-/// How many files are made before they are removed again.
-const BATCH: u64 = 1000;
 /// The servers made of this program.
-const OWN: [&str; 4] = ["bare", "bare-spin", "transport", "transport-spin"];
+const OWN: [&str; 5] = ["bare-1", "bare-2", "bare-1-spin", "bare-2-spin", "transport-spin"];
+/// Readers and spin, in microseconds, of the real server.
+const OURS: [(u32, u32); 4] = [(1, 0), (2, 0), (1, 20), (2, 20)];
+/// How many files are walked.
+const FILES: u64 = 10_000;
+
+/// The real server.
+const BINARY: &str = env!("CARGO_BIN_EXE_lighthouse-fuse");
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -69,100 +79,298 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED: mounting needs root and /dev/fuse");
         return ExitCode::SUCCESS;
     }
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .configure_from_args();
-    let servers: Vec<Server> = specs().iter().map(Spec::start).collect();
-    round_trip(&mut criterion, &servers, "getattr", |place| {
-        let file = File::open(place.join("file")).expect("the file is there");
-        move |_| {
-            // Asked of the server whatever the kernel has in its cache.
-            let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
-            rustix::fs::statx(&file, "", flags, StatxFlags::MODE).expect("an open file has them");
+    let smallest = arguments.iter().any(|argument| argument == "--test");
+    let number = |name: &str, otherwise: u64| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+    };
+    let size = Size {
+        rounds: if smallest { 1 } else { number("BENCH_ROUNDS", 9) },
+        mib: if smallest { 1 } else { number("BENCH_MIB", 256) },
+        // One in so many of what is asked otherwise.
+        divisor: if smallest { 100 } else { 1 },
+    };
+    let wanted: Vec<&String> =
+        arguments.iter().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let servers: Vec<Server> =
+        std::iter::once(Server::disk()).chain(specs().iter().map(Spec::start)).collect();
+    for question in QUESTIONS {
+        if wanted.is_empty() || wanted.iter().any(|word| question.name.contains(word.as_str())) {
+            question.ask(&servers, &size);
         }
-    });
-    round_trip(&mut criterion, &servers, "lookup", |place| {
-        move |n| {
-            // A name never asked for before: in no cache.
-            let name = place.join(format!("missing-{n}"));
-            assert_eq!(rustix::fs::stat(&name).err(), Some(Errno::NOENT));
-        }
-    });
-    round_trip(&mut criterion, &servers, "read-4k", |place| {
-        // Past the page cache, or the kernel would answer.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(place.join("file"))
-            .expect("the file is there");
-        let mut block = vec![0; BLOCK];
-        move |_| file.read_exact_at(&mut block, 0).expect("a block is there")
-    });
-    round_trip(&mut criterion, &servers, "open-close", |place| {
-        let path = place.join("file");
-        move |_| drop(File::open(&path).expect("the file is there"))
-    });
-    create(&mut criterion, &servers);
-    criterion.final_summary();
+    }
     ExitCode::SUCCESS
 }
 
-/// Measures `prepare`'s closure on every server, called with a number that never comes twice.
-fn round_trip<F: FnMut(u64)>(
-    criterion: &mut Criterion,
-    servers: &[Server],
-    name: &str,
-    prepare: impl Fn(PathBuf) -> F,
-) {
-    let mut group = criterion.benchmark_group(name);
-    group.throughput(Throughput::Elements(1));
-    let mut number = 0;
-    for server in servers {
-        let mut ask = prepare(server.place());
-        group.bench_function(&server.name, |bencher| {
-            bencher.iter(|| {
-                number += 1;
-                ask(number);
-            });
-        });
-    }
-    group.finish();
+/// How much is asked.
+struct Size {
+    rounds: u64,
+    mib: u64,
+    divisor: u64,
 }
 
-/// Measures create, write of one block, and close; files are removed between the measurements.
-fn create(criterion: &mut Criterion, servers: &[Server]) {
-    let mut group = criterion.benchmark_group("create-write-4k-close");
-    group.throughput(Throughput::Elements(1));
-    let block = vec![7; BLOCK];
-    let mut number = 0;
-    for server in servers {
-        let place = server.place();
-        group.bench_function(&server.name, |bencher| {
-            bencher.iter_custom(|count| {
-                let mut took = Duration::ZERO;
-                for start in (0..count).step_by(BATCH as usize) {
-                    let names: Vec<PathBuf> = (start..count.min(start + BATCH))
-                        .map(|_| {
-                            number += 1;
-                            place.join(format!("new-{number}"))
+/// Whom a question can be asked.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    /// Everybody.
+    All,
+    /// Servers that keep what they are given; of ours, with its defaults.
+    Stores,
+}
+
+/// Something to do in a directory, and how often at once.
+struct Question {
+    name: &'static str,
+    of: Of,
+    /// How often it is done in one round, by each client.
+    count: u64,
+    clients: u64,
+    /// What is counted in the answer: one of these times `count`, or bytes.
+    unit: &'static str,
+    /// Does it so often in that place, and tells how long that took; the last number never comes twice.
+    act: fn(&Path, u64, u64) -> Duration,
+}
+
+const QUESTIONS: &[Question] = &[
+    question("getattr", 2000, 1, getattr),
+    question("getattr, 4 clients", 1000, 4, getattr),
+    question("lookup of a missing name", 1000, 1, lookup),
+    question("read of 4 KiB past the cache", 2000, 1, read_direct),
+    question("read of 4 KiB past the cache, 4 clients", 1000, 4, read_direct),
+    question("open and close", 1000, 1, open_close),
+    question("create, write 4 KiB, close", 600, 1, create),
+    question("create, write 4 KiB, close, 4 clients", 200, 4, create),
+    Question { name: "stat again", of: Of::Stores, count: 5000, clients: 1, unit: "", act: stat },
+    Question {
+        name: "walk and stat",
+        of: Of::Stores,
+        count: FILES,
+        clients: 1,
+        unit: "",
+        act: walk,
+    },
+    Question {
+        name: "write, fsync",
+        of: Of::Stores,
+        count: 0,
+        clients: 1,
+        unit: "MiB",
+        act: write,
+    },
+    Question {
+        name: "read, cold",
+        of: Of::Stores,
+        count: 0,
+        clients: 1,
+        unit: "MiB",
+        act: read_cold,
+    },
+    Question {
+        name: "read, warm",
+        of: Of::Stores,
+        count: 0,
+        clients: 1,
+        unit: "MiB",
+        act: read_warm,
+    },
+];
+
+const fn question(
+    name: &'static str,
+    count: u64,
+    clients: u64,
+    act: fn(&Path, u64, u64) -> Duration,
+) -> Question {
+    Question { name, of: Of::All, count, clients, unit: "", act }
+}
+
+impl Question {
+    fn ask(&self, servers: &[Server], size: &Size) {
+        let count = match self.unit {
+            "MiB" => size.mib,
+            _ => (self.count / size.divisor).max(1),
+        };
+        let servers: Vec<&Server> =
+            servers.iter().filter(|server| self.of == Of::All || server.stores).collect();
+        let mut took = vec![Vec::new(); servers.len()];
+        // The first round is for caches of every kind, and counts only where it is the only one.
+        for round in 0..=size.rounds {
+            for (server, took) in servers.iter().zip(&mut took) {
+                let begin = Instant::now();
+                let of_one = std::thread::scope(|scope| {
+                    let clients: Vec<_> = (0..self.clients)
+                        .map(|client| {
+                            let place = server.place();
+                            let number = UNIQUE.fetch_add(1, Ordering::Relaxed);
+                            scope.spawn(move || {
+                                let place = place.join(format!("client-{client}"));
+                                (self.act)(&place, count, number)
+                            })
                         })
                         .collect();
-                    let begin = Instant::now();
-                    for name in &names {
-                        let mut file = File::create_new(name).expect("the name is new");
-                        file.write_all(&block).expect("a block can be written");
-                    }
-                    took += begin.elapsed();
-                    for name in &names {
-                        std::fs::remove_file(name).expect("the file was just made");
-                    }
+                    let times = clients.into_iter().map(|client| client.join());
+                    times.map(|time| time.expect("a client works")).max().unwrap_or_default()
+                });
+                let all = if self.clients == 1 { of_one } else { of_one.min(begin.elapsed()) };
+                if round > 0 {
+                    took.push(all.as_secs_f64() / (count * self.clients) as f64);
                 }
-                took
-            });
-        });
+            }
+        }
+        println!("\n{}", self.name);
+        let medians: Vec<f64> = took.into_iter().map(median).collect();
+        let of = |name: &str| {
+            let at = servers.iter().position(|server| server.name == name)?;
+            medians.get(at).copied()
+        };
+        for (server, median) in servers.iter().zip(&medians) {
+            let against = |name: &str| {
+                of(name).map(|other| format!("{:6.2}x {name}", median / other)).unwrap_or_default()
+            };
+            let what = match self.unit {
+                "MiB" => format!("{:9.0} MiB/s", 1.0 / median),
+                _ => format!("{:9.2} us", median * 1e6),
+            };
+            println!(
+                "  {:16} {what} {} {} {}",
+                server.name,
+                against("bare-1"),
+                against(server.floor()),
+                against("disk")
+            );
+        }
     }
-    group.finish();
+}
+
+/// Numbers names that never come twice.
+static UNIQUE: AtomicU64 = AtomicU64::new(0);
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// How long `act` takes so many times.
+fn timed(count: u64, mut act: impl FnMut(u64)) -> Duration {
+    let begin = Instant::now();
+    (0..count).for_each(&mut act);
+    begin.elapsed()
+}
+
+/// The one file that every server has, beside the directory of a client.
+fn the_file(place: &Path) -> PathBuf {
+    place.with_file_name("file")
+}
+
+fn getattr(place: &Path, count: u64, _: u64) -> Duration {
+    let file = File::open(the_file(place)).expect("the file is there");
+    timed(count, |_| {
+        // Asked of the server whatever the kernel has in its cache.
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC;
+        rustix::fs::statx(&file, "", flags, StatxFlags::MODE).expect("an open file has them");
+    })
+}
+
+fn lookup(place: &Path, count: u64, number: u64) -> Duration {
+    timed(count, |n| {
+        // A name never asked for before: in no cache.
+        let name = place.with_file_name(format!("missing-{number}-{n}"));
+        assert_eq!(rustix::fs::stat(&name).err(), Some(Errno::NOENT));
+    })
+}
+
+fn read_direct(place: &Path, count: u64, _: u64) -> Duration {
+    // Past the page cache, or the kernel would answer.
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_DIRECT).open(the_file(place));
+    let file = file.expect("the file is there");
+    // Direct reads of a disk need memory as aligned as its blocks.
+    let mut block = sys::pages::PageBuffer::with_at_least(BLOCK).expect("there is memory");
+    timed(count, |_| {
+        file.read_exact_at(block.bytes_mut(), 0).expect("a block is there");
+    })
+}
+
+fn open_close(place: &Path, count: u64, _: u64) -> Duration {
+    let path = the_file(place);
+    timed(count, |_| drop(File::open(&path).expect("the file is there")))
+}
+
+fn create(place: &Path, count: u64, number: u64) -> Duration {
+    let block = vec![7; BLOCK];
+    let name = |n: u64| {
+        let mut name = place.file_name().unwrap_or_default().to_owned();
+        name.push(format!("-{number}-{n}"));
+        place.with_file_name(name)
+    };
+    let took = timed(count, |n| {
+        let mut file = File::create_new(name(n)).expect("the name is new");
+        file.write_all(&block).expect("a block can be written");
+    });
+    for n in 0..count {
+        fs::remove_file(name(n)).expect("the file was just made");
+    }
+    took
+}
+
+fn stat(place: &Path, count: u64, _: u64) -> Duration {
+    let path = the_file(place);
+    timed(count, |_| assert!(fs::metadata(&path).expect("the file is there").is_file()))
+}
+
+fn walk(place: &Path, count: u64, _: u64) -> Duration {
+    let tree = place.with_file_name("tree");
+    if !tree.exists() {
+        for n in 0..count {
+            let directory = tree.join(format!("{}", n % 100));
+            fs::create_dir_all(&directory).expect("a directory can be made");
+            File::create(directory.join(format!("{n}"))).expect("a file can be made");
+        }
+    }
+    let begin = Instant::now();
+    let mut found = 0;
+    for directory in fs::read_dir(&tree).expect("it was made") {
+        for entry in fs::read_dir(directory.expect("a name").path()).expect("a directory") {
+            found += u64::from(entry.expect("a name").metadata().is_ok());
+        }
+    }
+    assert_eq!(found, count);
+    begin.elapsed()
+}
+
+fn write(place: &Path, mib: u64, number: u64) -> Duration {
+    let bytes: Vec<u8> = (0..1 << 20).map(|n: u32| (u64::from(n) * 31 + number) as u8).collect();
+    let path = place.with_file_name("large");
+    let _ = fs::remove_file(&path);
+    let begin = Instant::now();
+    let mut file = File::create_new(path).expect("the name is free");
+    (0..mib).for_each(|_| file.write_all(&bytes).expect("there is room"));
+    file.sync_all().expect("it reaches the disk");
+    begin.elapsed()
+}
+
+fn read_cold(place: &Path, mib: u64, _: u64) -> Duration {
+    let path = place.with_file_name("large");
+    if !path.exists() {
+        write(place, mib, 0);
+    }
+    let file = File::open(&path).expect("it was written");
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).expect("advice is taken");
+    whole(file, mib)
+}
+
+fn read_warm(place: &Path, mib: u64, _: u64) -> Duration {
+    let path = place.with_file_name("large");
+    if !path.exists() {
+        write(place, mib, 0);
+    }
+    let open = || File::open(&path).expect("it was written");
+    whole(open(), mib);
+    whole(open(), mib)
+}
+
+fn whole(mut file: File, mib: u64) -> Duration {
+    let mut piece = vec![0; 128 << 10];
+    timed(mib * 8, |_| file.read_exact(&mut piece).expect("it is so long"))
 }
 
 /// A server to be measured.
@@ -180,6 +388,14 @@ fn specs() -> Vec<Spec> {
         directory: String::new(),
         command: vec![this.display().to_string(), mode.into(), "{store}".into(), "{at}".into()],
     });
+    let ours = OURS.iter().map(|(readers, spin)| Spec {
+        name: format!("ours-{readers}-{spin}"),
+        directory: "current".into(),
+        command: format!("{BINARY} mount {{store}} {{at}} -q --readers {readers} --spin {spin}")
+            .split(' ')
+            .map(str::to_owned)
+            .collect(),
+    });
     let named = std::env::var("BENCH_SERVERS").unwrap_or_default();
     let named = named.split(';').filter(|line| !line.trim().is_empty()).map(|line| {
         let mut words = line.split_whitespace().map(str::to_owned);
@@ -188,7 +404,7 @@ fn specs() -> Vec<Spec> {
         };
         Spec { name, directory, command: words.collect() }
     });
-    own.chain(named).collect()
+    own.chain(ours).chain(named).collect()
 }
 
 impl Spec {
@@ -197,8 +413,8 @@ impl Spec {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let root = directory.path().canonicalize().expect("it was just made");
         let (store, at) = (root.join("store"), root.join("mnt"));
-        std::fs::create_dir(&store).expect("the directory is new");
-        std::fs::create_dir(&at).expect("the directory is new");
+        fs::create_dir(&store).expect("the directory is new");
+        fs::create_dir(&at).expect("the directory is new");
         let fill = |word: &String| {
             word.replace("{store}", &store.display().to_string())
                 .replace("{at}", &at.display().to_string())
@@ -213,9 +429,10 @@ impl Spec {
             .unwrap_or_else(|error| panic!("{}: {program}: {error}", self.name));
         let mut server = Server {
             name: self.name.clone(),
+            stores: !OWN.contains(&self.name.as_str()),
             inside: at.join(&self.directory),
             at,
-            child,
+            child: Some(child),
             _directory: directory,
         };
         let begin = Instant::now();
@@ -224,7 +441,7 @@ impl Spec {
             std::thread::sleep(Duration::from_millis(10));
         }
         let file = server.place().join("file");
-        std::fs::write(file, vec![7; BLOCK]).expect("a file can be written");
+        fs::write(file, vec![7; BLOCK]).expect("a file can be written");
         server
     }
 }
@@ -232,21 +449,44 @@ impl Spec {
 /// A server that answers, killed and unmounted at the end.
 struct Server {
     name: String,
+    /// Whether it keeps what it is given.
+    stores: bool,
     at: PathBuf,
     inside: PathBuf,
-    child: Child,
+    child: Option<Child>,
     _directory: tempfile::TempDir,
 }
 
 impl Server {
+    /// No server: the filesystem that stores are on.
+    fn disk() -> Self {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let at = directory.path().to_owned();
+        fs::write(at.join("file"), vec![7; BLOCK]).expect("a file can be written");
+        let inside = at.clone();
+        Self { name: "disk".into(), stores: true, at, inside, child: None, _directory: directory }
+    }
+
+    /// The bare loop with the same readers.
+    fn floor(&self) -> &'static str {
+        match self.name.as_str() {
+            "ours-1-20" | "transport-spin" | "bare-1-spin" => "bare-1-spin",
+            "ours-2-20" | "bare-2-spin" => "bare-2-spin",
+            "ours-2-0" | "bare-2" => "bare-2",
+            _ => "bare-1",
+        }
+    }
+
     /// Where in the mount to work.
     fn place(&self) -> PathBuf {
         self.inside.clone()
     }
 
     fn is_up(&mut self) -> bool {
-        let ended = self.child.try_wait().expect("it is our child");
-        assert!(ended.is_none(), "{} ended: {ended:?}", self.name);
+        if let Some(child) = &mut self.child {
+            let ended = child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "{} ended: {ended:?}", self.name);
+        }
         let table = mount_table::read().expect("/proc is mounted");
         mount_table::topmost(&table, &self.at).is_some() && self.inside.is_dir()
     }
@@ -254,8 +494,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let Some(child) = &mut self.child else { return };
+        let _ = child.kill();
+        let _ = child.wait();
         let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
     }
 }
@@ -267,7 +508,18 @@ fn serve(mode: &str, store: &Path, at: &Path) -> Result<(), Box<dyn std::error::
     let (device, _) = point.mount(&options)?;
     let wait = if mode.ends_with("-spin") { Wait::Spin(SPIN) } else { Wait::Block };
     let device = DevFuse::new(device, wait)?;
-    if mode.starts_with("bare") { Ok(bare(&device, wait)?) } else { Ok(transported(&device)?) }
+    if !mode.starts_with("bare") {
+        return Ok(transported(&device)?);
+    }
+    // As fair as can be: several readers share nothing but the numbers they give out.
+    let next = AtomicU64::new(FILE);
+    std::thread::scope(|scope| {
+        if mode.contains('2') {
+            scope.spawn(|| bare(&device, wait, &next));
+        }
+        bare(&device, wait, &next)
+    })?;
+    Ok(())
 }
 
 /// The agreement on INIT that asks for as little as possible.
@@ -306,10 +558,9 @@ fn attr(node: u64) -> Attr {
 }
 
 /// Reads and writes `/dev/fuse`, and knows of each request its header only.
-fn bare(device: &DevFuse, wait: Wait) -> io::Result<()> {
+fn bare(device: &DevFuse, wait: Wait, next: &AtomicU64) -> io::Result<()> {
     let mut buffer = Buffer::for_writes(MAX_WRITE)?;
     let block = [7; BLOCK];
-    let mut next = FILE;
     let out = |part: &Reply<'_>| part.fixed_part().to_vec();
     let id = lighthouse_fuse::proto::types::RequestId(0);
     let opened = Opened { handle: FileHandle(0), flags: OpenedFlags(0), backing_id: 0 };
@@ -341,9 +592,9 @@ fn bare(device: &DevFuse, wait: Wait) -> io::Result<()> {
             FUSE_OPEN | FUSE_OPENDIR => (0, &opened),
             FUSE_READ => (0, &block),
             FUSE_CREATE => {
-                next += 1;
+                let node = next.fetch_add(1, Ordering::Relaxed) + 1;
                 // The node number comes first.
-                created[..8].copy_from_slice(&next.to_ne_bytes());
+                created[..8].copy_from_slice(&node.to_ne_bytes());
                 (0, &created)
             }
             FUSE_WRITE => (0, &written),

@@ -14,7 +14,7 @@ use crate::store::{OpenOptions, Store};
 use crate::transport::mount_table;
 use crate::view::moment::{self, Moment};
 
-use super::{CliError, output, place, service, store};
+use super::{CliError, flag, output, place, service, store};
 
 /// Give the tree a name under history/, take one back, or list them
 ///
@@ -24,16 +24,23 @@ pub(super) struct LabelArgs {
     /// The name; without one, labels are listed
     name: Option<OsString>,
     /// The moment that gets it, as @SEQUENCE, an RFC 3339 time or `10min-ago`; without it, now
-    #[arg(long, value_name = "MOMENT", conflicts_with = "delete", requires = "name")]
+    #[arg(
+        long,
+        value_name = "MOMENT",
+        conflicts_with = "delete",
+        requires = "name",
+        env = "LIGHTHOUSE_FUSE_AT"
+    )]
     at: Option<String>,
     /// The store, in service or not; without it, the one whose mount the working directory is in
     #[arg(long, env = "LIGHTHOUSE_FUSE_STORE")]
     store: Option<PathBuf>,
     /// Take the label back; the tree stays as long as the budget of history lets it
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "name", env = "LIGHTHOUSE_FUSE_DELETE", value_parser = flag())]
     delete: bool,
     /// List all labels, and which event each is of
-    #[arg(long, conflicts_with_all = ["name", "at", "delete"])]
+    #[arg(long, conflicts_with_all = ["name", "at", "delete"], env = "LIGHTHOUSE_FUSE_LIST",
+          value_parser = flag())]
     list: bool,
 }
 

@@ -170,6 +170,8 @@ fn start_log(level: LogLevel) {
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
+        // Colours are for people: a log file is read by programs too.
+        .with_ansi(io::stderr().is_terminal())
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         // Whoever listened went away; complaining to the same place would panic.

@@ -1,0 +1,160 @@
+//! Real mounts of the real program: what programs may expect of `current/` and `history/`, and how few
+//! requests the kernel needs for it.
+//!
+//! Has a `main` of its own. Each test runs in a process of its own (this program again), with a fresh
+//! store and mount, because it may change its umask and its user, hold locks, or hang: whoever takes
+//! longer than [`DEADLINE`] has its connection aborted, is killed, and has failed. And a test that cannot
+//! run here says so and is counted as skipped, not as passed.
+//!
+//! As with every test program, words on the command line choose tests by name.
+#![allow(clippy::unwrap_used, reason = "these are tests, without the attribute that says so")]
+
+mod attributes;
+mod content;
+mod directories;
+mod fixture;
+mod history;
+mod locks;
+mod mapped;
+mod mapping;
+mod notify;
+mod opens;
+mod privileges;
+mod requests;
+mod unlinked;
+mod xattrs;
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+/// How long one test may take before it counts as hung.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// What a test's process exits with if it could not run here.
+const SKIPPED: u8 = 77;
+
+/// What a test returns when it could not be run here, with the reason.
+pub(crate) struct Skipped(pub(crate) String);
+
+/// The outcome of a test that did not panic.
+pub(crate) type Outcome = Result<(), Skipped>;
+
+/// A test and its name.
+pub(crate) type Test = (&'static str, fn() -> Outcome);
+
+/// Lists tests by the names of their functions.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) const TESTS: &[$crate::Test] =
+            &[$((stringify!($name), $name as fn() -> $crate::Outcome)),*];
+    };
+}
+
+const ALL: &[&[Test]] = &[
+    opens::TESTS,
+    unlinked::TESTS,
+    content::TESTS,
+    mapped::TESTS,
+    directories::TESTS,
+    attributes::TESTS,
+    xattrs::TESTS,
+    privileges::TESTS,
+    locks::TESTS,
+    notify::TESTS,
+    history::TESTS,
+    requests::TESTS,
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let all = || ALL.iter().flat_map(|tests| tests.iter());
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["--one", name] => {
+            let (_, test) = all().find(|(known, _)| known == name).expect("a name of ours");
+            return match test() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(Skipped(reason)) => {
+                    println!("{reason}");
+                    ExitCode::from(SKIPPED)
+                }
+            };
+        }
+        ["--hold-lock", how, path] => return locks::hold(how, Path::new(path)),
+        words if words.contains(&"--list") => {
+            all().for_each(|(name, _)| println!("{name}: test"));
+            return ExitCode::SUCCESS;
+        }
+        _ => (),
+    }
+    let wanted: Vec<&String> =
+        arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
+    let (mut passed, mut skipped, mut failed) = (0, 0, Vec::new());
+    for (name, _) in all() {
+        if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
+            continue;
+        }
+        match run(name) {
+            Ended::Passed => {
+                println!("test {name} ... ok");
+                passed += 1;
+            }
+            Ended::Skipped(reason) => {
+                println!("test {name} ... SKIPPED: {reason}");
+                skipped += 1;
+            }
+            Ended::Failed(words) => {
+                println!("test {name} ... FAILED: {words}");
+                failed.push(*name);
+            }
+        }
+    }
+    println!("\nmount: {passed} passed; {} failed; {skipped} skipped", failed.len());
+    failed.iter().for_each(|name| println!("  failed: {name}"));
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+enum Ended {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+/// Runs one test in a process of its own, and cleans up behind it however it ended.
+fn run(name: &str) -> Ended {
+    let place = fixture::Place::new();
+    let said = place.root().join("said");
+    let to = std::fs::File::create(&said).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--one", name])
+        .env(fixture::PLACE, place.root())
+        .stdout(to.try_clone().unwrap())
+        .stderr(to)
+        .spawn()
+        .unwrap();
+    let begin = Instant::now();
+    let mut hung = false;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begin.elapsed() > DEADLINE && !hung {
+            hung = true;
+            // In this order: whoever waits for a server cannot be killed.
+            place.abort();
+            child.kill().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let words = std::fs::read_to_string(&said).unwrap().trim().to_owned();
+    let log = std::fs::read_to_string(place.store().join("server.log")).unwrap_or_default();
+    match status.code() {
+        _ if hung => Ended::Failed(format!("not done after {DEADLINE:?}\n{words}\n{log}")),
+        Some(0) => Ended::Passed,
+        Some(code) if code == i32::from(SKIPPED) => Ended::Skipped(words),
+        _ => {
+            let log: Vec<&str> = log.lines().filter(|line| !line.contains("TRACE")).collect();
+            Ended::Failed(format!("{status}\n{words}\n{}", log.join("\n")))
+        }
+    }
+}
