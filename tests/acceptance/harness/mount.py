@@ -61,10 +61,11 @@ class Server:
     def running(self) -> int | None:
         """The pid of the server, or `None` if it has ended."""
         try:
-            pid, born = self._pidfile.read_text().split()
+            pid, _, born = self._pidfile.read_text().partition(" ")
         except FileNotFoundError:
             return None
-        return int(pid) if _birth(int(pid)) == born else None
+        # One that refused at once was gone before it could be looked at.
+        return int(pid) if born and _birth(int(pid)) == born else None
 
     def start(self, options: Sequence[str] = (), *, timeout: float = START_TIMEOUT) -> None:
         """Starts the server and returns once it serves; fails the step if it does not."""
