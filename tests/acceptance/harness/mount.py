@@ -35,6 +35,8 @@ class Server:
     store: Path
     mountpoint: Path
     scratch: Path
+    # Given to `mount` at every start, before those of the one start.
+    options: tuple[str, ...] = ()
 
     @property
     def current(self) -> Path:
@@ -77,7 +79,8 @@ class Server:
         self, options: Sequence[str] = (), *, timeout: float = START_TIMEOUT
     ) -> int | None:
         """Starts the server; `None` once it serves, else the exit code with which it refused."""
-        argv: list[Argument] = [self.binary, "mount", *options, self.store, self.mountpoint]
+        argv: list[Argument] = [self.binary, "mount", *self.options, *options]
+        argv += [self.store, self.mountpoint]
         print(f"$ {shown(argv)} &", flush=True)
         announced = b"serving %b at %b" % (bytes(self.store), bytes(self.mountpoint))
         with self.log.open("ab") as log:

@@ -56,7 +56,14 @@ class World:
     @property
     def main(self) -> Server:
         """The one long-lived server; its store collects the history that is compared at the end."""
-        return Server(self.binary, self.scratch / "main.store", self.scratch / "main", self.scratch)
+        # All of its past is compared at the end, so none of it may be given back on the way.
+        return Server(
+            self.binary,
+            self.scratch / "main.store",
+            self.scratch / "main",
+            self.scratch,
+            ("--history", "1T"),
+        )
 
     @property
     def served(self) -> bool:
