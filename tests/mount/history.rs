@@ -104,7 +104,7 @@ fn nothing_below_history_can_be_changed() -> Outcome {
         errno(std::os::unix::fs::chown(past("file"), Some(1), Some(1))),
         errno(fs::set_permissions(past("file"), std::os::unix::fs::PermissionsExt::from_mode(0o0))),
         rustix::fs::setxattr(past("file"), "user.a", b"v", rustix::fs::XattrFlags::empty()).err(),
-        errno(fs::create_dir(mount.top("history/new"))),
+        errno(File::create(mount.top("history/new"))),
         errno(File::create(mount.top("new"))),
     ];
     for (n, refused) in refused.into_iter().enumerate() {
