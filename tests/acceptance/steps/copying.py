@@ -19,10 +19,10 @@ from harness.world import World
 
 # Interruptions of one import, by what interrupts it and after how many seconds.
 INTERRUPTIONS = (
-    (signal.SIGINT, 0.3),
-    (signal.SIGKILL, 0.5),
-    (signal.SIGINT, 0.7),
-    (signal.SIGKILL, 1.0),
+    (signal.SIGINT, 0.1),
+    (signal.SIGKILL, 0.15),
+    (signal.SIGINT, 0.2),
+    (signal.SIGKILL, 0.25),
 )
 
 
@@ -129,7 +129,7 @@ def rsync(world: World) -> None:
 def import_tree(world: World) -> str:
     """Does an import that was interrupted continue, and give a tree equal to its source?"""
     source = world.aside("import") / "source"
-    make_tree(source, world.pick(smoke=4000, full=30_000), world.seed + 2)
+    make_tree(source, world.pick(smoke=10_000, full=30_000), world.seed + 2)
     wanted = listing(source)
     server = world.server("import")
     argv: list[Argument] = [world.binary, "import", server.store, source]

@@ -126,7 +126,7 @@ def _content_flips(
     return chosen
 
 
-@step("flips", smoke=90, full=300, served=True, main=False, root=True)
+@step("flips", smoke=180, full=300, served=True, main=False, root=True)
 def flips(world: World) -> str:
     """Flipped bits anywhere in a store: does every command end with 0, 1 or 3, and none panic?"""
     sample, _ = make_sample(world, "flips")
@@ -135,7 +135,7 @@ def flips(world: World) -> str:
     for turn in range(world.pick(smoke=8, full=60)):
         copy = world.server(f"flipped-{turn}")
         shutil.copytree(sample.store, copy.store, copy_function=_sparse_copy)
-        drawn = [_anywhere(copy.store, dice) for _ in range(dice.choice((1, 1, 8, 100)))]
+        drawn = _anywhere(copy.store, dice, dice.choice((1, 1, 8, 100)))
         for flip in drawn:
             flip.apply(copy.store)
         print(f"turn {turn}: {drawn[:8]}", flush=True)
@@ -155,11 +155,16 @@ def _sparse_copy(source: str, target: str) -> None:
     run(["cp", "-a", "--sparse=always", source, target], timeout=30)
 
 
-def _anywhere(store: Path, dice: random.Random) -> Flip:
-    """Any written byte of any file of the store, index and super included."""
-    files = sorted(path for path in store.rglob("*") if path.is_file() and used_length(path) > 0)
-    path = dice.choice(files)
-    return Flip(str(path.relative_to(store)), dice.randrange(used_length(path)), dice.randrange(8))
+def _anywhere(store: Path, dice: random.Random, count: int) -> list[Flip]:
+    """In any written bytes of any files of the store, index and super included."""
+    files = sorted(path for path in store.rglob("*") if path.is_file())
+    lengths = {str(path.relative_to(store)): used_length(path) for path in files}
+    written = [name for name, length in lengths.items() if length]
+    chosen = []
+    for _ in range(count):
+        name = dice.choice(written)
+        chosen.append(Flip(name, dice.randrange(lengths[name]), dice.randrange(8)))
+    return chosen
 
 
 def _serves(server: Server) -> bool:
