@@ -40,9 +40,9 @@ impl Layer {
         let bytes = key.heap() + value.heap();
         match self.rows.entry(key) {
             Entry::Occupied(mut slot) => {
-                let old = slot.get_mut().value.replace(value.clone());
-                let old = old.map_or(0, |old| old.heap());
-                self.bytes = (self.bytes + value.heap()).saturating_sub(old);
+                let heap = value.heap();
+                let old = slot.get_mut().value.replace(value).map_or(0, |old| old.heap());
+                self.bytes = (self.bytes + heap).saturating_sub(old);
             }
             Entry::Vacant(slot) => {
                 self.bytes += ROW_OVERHEAD + bytes;

@@ -535,7 +535,7 @@ impl Tables {
     #[inline]
     fn visited(&self) {
         #[cfg(test)]
-        self.rows_visited.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.rows_visited.fetch_add(1, Ordering::Relaxed);
     }
 }
 
