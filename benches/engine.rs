@@ -3,21 +3,45 @@
 //! Both get the same work, each in a process of its own: rows are preloaded, then sorted batches arrive at a given rate:
 //! a third replaces random rows (inodes that change), a third lands between random rows (what died), a third is new
 //! at the end (what was made). A thread seeks random rows meanwhile. Then the process is killed (SIGKILL) amid a
-//! commit, and another opens what it left.
+//! commit, and another opens what it left. At last a smaller stream of batches is killed again and again, and whatever is
+//! left must be, row by row, a replay of its first so many batches.
 //!
 //! ```text
-//! cargo bench --bench engine                    3 million rows, 20 s at 150,000 rows/s
-//! cargo bench --bench engine -- --test          20,000 rows, 2 s: that it still works
-//! ENGINE_ROWS=30000000 ENGINE_SECONDS=300 ENGINE_RATE=150000 ENGINE_MIB=512 cargo bench --bench engine
+//! cargo bench --bench engine                    3 million rows, 20 s at 150,000 rows/s, 20 kills
+//! cargo bench --bench engine -- --test          20,000 rows, 2 s, 3 kills: that it still works
+//! ENGINE_ROWS=30000000 ENGINE_SECONDS=300 ENGINE_RATE=150000 ENGINE_MIB=512 ENGINE_KILLS=100 cargo bench --bench engine
 //! ENGINE_SPREAD=5 cargo bench --bench engine    changes meet the newest 5 % of the rows, not all alike
 //! ```
 //!
 //! "behind" is how far the batches fell behind their rate, in seconds, at worst: writers of the store wait only when
 //! that is more than three batches. A commit is durable when it returns, for both.
 //!
-//! # What was measured, and decided
+//! # The gate
 //!
-//! Two virtual processors shared with other work, one disk, redb 4.6 and lsm-tree 3.1, 3 million rows, 20 s, 512 MiB:
+//! Preloaded with 30 million rows, with 512 MiB: 150,000 rows/s for 5 minutes, the file at most twice what is live, nobody waits
+//! 200 ms, p99 of a seek under 1 ms meanwhile, open after SIGKILL under 1 s, equal to a replay after 100 kills. If both pass,
+//! the one that writes fewer bytes wins; if neither does, the nearer one.
+//!
+//! # What was measured
+//!
+//! Two virtual processors, one disk, redb 4.6 and lsm-tree 3.1. 30 million rows, all alike, 512 MiB, cut to 2 minutes and 50
+//! kills, on a machine with 10 to 15 other busy threads (so times say little by themselves; bytes and sizes do not depend on that):
+//!
+//! | | gate | redb | lsm-tree |
+//! |---|---|---|---|
+//! | preload, rows/s | | 200,800 | 183,300 |
+//! | rows/s | 150,000 | 7,700 | 64,500 |
+//! | behind after 2 minutes | | 123 s | 69 s |
+//! | commit of 200,000 rows, p50, max | | 26 s, 33 s | 1.6 s, 17 s |
+//! | bytes written for a row of 64 | fewer | 4,401 | 258 |
+//! | seek p50 | | 43 us | 174 us |
+//! | seek p99 | 1 ms | 7.8 ms | 3.3 ms |
+//! | seek max | 200 ms | 3.2 s | 2.1 s |
+//! | file | 2 x | 1.95 x | 1.22 x |
+//! | open after SIGKILL | 1 s | 0.03 s | 0.92 s |
+//! | a replay after 50 kills | yes | yes (19 batches) | yes (73 batches) |
+//!
+//! 3 million rows, 20 s, 512 MiB, on a machine less busy:
 //!
 //! | changes meet | engine | rows/s | behind | commit max | written a row | seek p50, p99, max | file | open |
 //! |---|---|---|---|---|---|---|---|---|
@@ -28,13 +52,30 @@
 //!
 //! (In the second pair the generator of rows, not the engine, set the pace.)
 //!
-//! Where changes meet all rows alike, lsm-tree wins clearly: a B-tree rewrites a page a row, and redb keeps neither the rate
-//! (150,000 rows/s) nor the size (twice what is live), and would fall further behind with more rows. Where they meet what is
-//! recent, as the events of builds, checkouts and editors do, redb keeps up, answers in half the time or less and
-//! has no long tail; `benches/index.rs` folds 99,000 events/s (about 400,000 rows/s) into a tree of a million files with it,
-//! committing included. redb stays for now because it lives in one file that the store opens itself:
-//! so a simulated disk can lose its power, and no path is ever resolved behind a mount. lsm-tree names its own files. All the
-//! index asks of an engine is in `store/index/engine.rs`, some 200 lines; not measured: 30 million rows for 5 minutes.
+//! # What follows
+//!
+//! Neither passed where it was run, and the nearer one is lsm-tree, by 8 times the rate. That redb cannot pass does not
+//! hang on the machine: where changes meet all rows alike a B-tree rewrites a page a row, and 150,000 rows/s would be 660 MB/s of
+//! writing (lsm-tree: 39 MB/s). What redb does better is what the index is asked most: a seek in the middle takes it a quarter of the
+//! time, it opens in no time, and where changes meet what is recent, as the events of builds, checkouts and editors do,
+//! it keeps up with no long tail.
+//!
+//! So the decision by the gate is lsm-tree, and the index still runs on redb: the change is not a small one. What it takes:
+//!
+//! 1. *Files.* lsm-tree opens its files itself, by path, at some 38 places, and has no trait to put a disk of one's own under.
+//!    `/proc/self/fd/N` of the opened store directory would keep paths from being resolved behind a mount. The tests that cut
+//!    a simulated disk's power cannot reach it: either it gets such a trait (a patch for its authors), or these tests trust its
+//!    own promise and check only that a batch and its mark are there together or not at all, as the kills above do.
+//! 2. *Batches.* A layer becomes inserts and removals in the memtable at one sequence number, then `flush_active_memtable`; the
+//!    folder is synced. A snapshot is a sequence number and a clone of the tree.
+//! 3. *Compaction* in a thread of its own, whose watermark is the oldest snapshot still held; committing waits while more
+//!    than eight runs lie on top, and writers already wait for committing.
+//! 4. *A full or failing disk* in the midst of a compaction: tried again, nothing lost; `Engine::open` after it, as now.
+//! 5. *Memory*: the block cache, filters and a memtable share what the engine's pages have now.
+//! 6. *Damage*: its errors and panics become `IndexError::Damaged`, held to that by the test that flips bits.
+//!
+//! All the index asks of an engine is in `store/index/engine.rs`, some 200 lines; the index is rebuilt from the log, so no
+//! store need be converted. Not measured: the full 5 minutes, 100 kills, and an idle machine.
 
 #![allow(clippy::unwrap_used, reason = "a bench may fail")]
 
@@ -61,6 +102,8 @@ trait Engine: Send + Sync {
     fn commit(&self, rows: &[Row]);
     /// The first row at or after `key`.
     fn seek(&self, key: &[u8]) -> Option<Vec<u8>>;
+    /// Calls `visit` for all rows, in order.
+    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8]));
 }
 
 struct Redb(Database);
@@ -97,6 +140,14 @@ impl Engine for Redb {
         let table = self.0.begin_read().unwrap().open_table(ROWS).unwrap();
         let row = table.range(key..).unwrap().next()?;
         Some(row.unwrap().1.value().to_vec())
+    }
+
+    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
+        let table = self.0.begin_read().unwrap().open_table(ROWS).unwrap();
+        for row in table.range::<&[u8]>(..).unwrap() {
+            let (key, value) = row.unwrap();
+            visit(key.value(), value.value());
+        }
     }
 }
 
@@ -151,6 +202,13 @@ impl Engine for Lsm {
     fn seek(&self, key: &[u8]) -> Option<Vec<u8>> {
         let row = self.tree.range::<&[u8], _>(key.., self.seq.get(), None).next()?;
         Some(row.into_inner().unwrap().1.to_vec())
+    }
+
+    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
+        for row in self.tree.iter(self.seq.get(), None) {
+            let (key, value) = row.into_inner().unwrap();
+            visit(&key, &value);
+        }
     }
 }
 
@@ -305,6 +363,84 @@ fn work(name: &str, dir: &Path, (mut rows, seconds, rate, mib): (u64, u64, u64, 
     }
 }
 
+/// Rows that one batch of the stream under the kills changes, and how many keys there are.
+const KILLED_BATCH: u64 = 20_000;
+const KILLED_KEYS: u64 = 300_000;
+/// Where a batch of that stream says which it is.
+const COUNT: [u8; 24] = [0; 24];
+
+/// Batch `number` of the stream under the kills.
+fn killed_batch(number: u64) -> Vec<Row> {
+    let mut random = Random(number << 32);
+    let changes = (0..KILLED_BATCH).map(|_| (key(random.below(KILLED_KEYS), 0), number));
+    let mut batch: Vec<Row> = changes
+        .map(|(key, number)| {
+            let mut value = value(&mut Random(number));
+            value[..8].copy_from_slice(&number.to_le_bytes());
+            (key, value)
+        })
+        .collect();
+    let mut count = [0; VALUE];
+    count[..8].copy_from_slice(&number.to_le_bytes());
+    batch.push((COUNT, count));
+    batch.sort_unstable();
+    batch.dedup_by_key(|row| row.0);
+    batch
+}
+
+/// The last batch that was committed.
+fn committed(engine: &dyn Engine) -> u64 {
+    let row = engine.seek(&COUNT).unwrap_or_default();
+    row.first_chunk().map_or(0, |&bytes| u64::from_le_bytes(bytes))
+}
+
+/// Commits one batch after the other until it is killed.
+fn stream(name: &str, dir: &Path, mib: u64) {
+    let engine = open(name, dir, mib);
+    let next = committed(&*engine) + 1;
+    println!("ready");
+    (next..).for_each(|number| engine.commit(&killed_batch(number)));
+}
+
+/// Kills a stream of batches again and again; whatever is left must be a replay of its first so many batches.
+fn kill(name: &str, kills: u64) {
+    let dir = tempfile::tempdir_in(place()).unwrap();
+    let mut replay = std::collections::BTreeMap::new();
+    let (mut batches, mut slowest) = (0, 0_f64);
+    let mut random = Random(5);
+    for _ in 0..kills {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let command = command.args(["stream", name]).arg(dir.path()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        std::thread::sleep(Duration::from_millis(random.below(600)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let since = Instant::now();
+        let engine = open(name, dir.path(), 64);
+        slowest = slowest.max(since.elapsed().as_secs_f64());
+        let last = committed(&*engine);
+        assert!(last >= batches, "{name}: a batch that was committed is gone");
+        (batches + 1..=last).for_each(|number| replay.extend(killed_batch(number)));
+        batches = last;
+        let mut expected = replay.iter();
+        engine.scan(&mut |key, value| {
+            let same = expected.next().is_some_and(|row| (row.0 == key) & (row.1 == value));
+            assert!(same, "{name}: not what a replay of {last} batches gives");
+        });
+        assert!(expected.next().is_none(), "{name}: rows are missing after {last} batches");
+    }
+    println!(
+        "      equal to a replay after each of {kills} kills, {batches} batches in all; \
+         slowest open {slowest:.3} s"
+    );
+}
+
+fn place() -> String {
+    std::env::var("ENGINE_DIR").unwrap_or("/var/tmp".into())
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
@@ -329,17 +465,19 @@ fn main() {
             // Not closed: another open is not the question.
             std::process::exit(0);
         }
+        [role, engine, dir, ..] if role == "stream" => stream(engine, &PathBuf::from(dir), 64),
         _ => {
+            let kills = number("ENGINE_KILLS", if test { 3 } else { 20 });
             for engine in ["redb", "lsm"] {
                 compare(engine, &[rows, seconds]);
+                kill(engine, kills);
             }
         }
     }
 }
 
 fn compare(engine: &str, sizes: &[u64; 2]) {
-    let dir =
-        tempfile::tempdir_in(std::env::var("ENGINE_DIR").unwrap_or("/var/tmp".into())).unwrap();
+    let dir = tempfile::tempdir_in(place()).unwrap();
     let program = std::env::current_exe().unwrap();
     let command = |role| {
         let mut command = Command::new(&program);

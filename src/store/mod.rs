@@ -326,7 +326,7 @@ impl Store {
         let (index, replayed) = open_index(&journal, &options, opening.damage.is_some())?;
         opening.replayed = replayed;
         let core = Arc::new(Core {
-            retainer: Retainer::new(open.history),
+            retainer: Retainer::new(open.history, journal.horizon()),
             relocator: Relocator::default(),
             journal: Arc::clone(&journal),
             index,
@@ -473,7 +473,7 @@ impl Store {
 
     /// The oldest sequence whose tree can still be shown whole.
     pub fn horizon(&self) -> Seq {
-        self.core.journal.horizon()
+        self.core.retainer.horizon()
     }
 
     /// Bytes in all and bytes still free for users of the tree (`statfs`): what history takes is

@@ -19,6 +19,7 @@
 //! tree at or after the horizon refers to, as a clone or otherwise.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
@@ -50,6 +51,8 @@ pub(super) struct Retainer {
     /// Bytes history may take; `None` is the default.
     budget: Option<u64>,
     walk: Mutex<Walk>,
+    /// The journal's horizon, or what it is about to be: every question about the past asks.
+    horizon: AtomicU64,
 }
 
 /// The horizon, standing still.
@@ -64,8 +67,13 @@ struct Walk {
 }
 
 impl Retainer {
-    pub(super) fn new(budget: Option<u64>) -> Self {
-        Self { budget, walk: Mutex::default() }
+    pub(super) fn new(budget: Option<u64>, horizon: Seq) -> Self {
+        Self { budget, walk: Mutex::default(), horizon: AtomicU64::new(horizon.0) }
+    }
+
+    /// The oldest tree that can be shown whole. Costs no lock.
+    pub(super) fn horizon(&self) -> Seq {
+        Seq(self.horizon.load(Ordering::Acquire))
     }
 
     /// While this is held the horizon stays where it is. Taken before the tables.
@@ -110,15 +118,17 @@ impl Retainer {
         until: Option<Instant>,
     ) -> Result<u64, CommitError> {
         let mut walk = self.walk.lock();
-        let result = Self::walk(&mut walk, journal, index, wanted, until);
+        let result = self.walk(&mut walk, journal, index, wanted, until);
         if result.is_err() {
             // It may have gone past events that the horizon has not.
             walk.reader = None;
+            self.horizon.store(journal.horizon().0, Ordering::Release);
         }
         result
     }
 
     fn walk(
+        &self,
         walk: &mut Walk,
         journal: &Journal,
         index: &Index,
@@ -147,7 +157,7 @@ impl Retainer {
                 let tables = index.read();
                 abandoned(&tables, ino, left, seq, &mut ranges).map_err(CommitError::Index)?;
                 drop(tables);
-                give_back_full(journal, seq, &mut ranges)?;
+                self.give_back_full(journal, seq, &mut ranges)?;
             }
             for (ino, offset, len) in dead {
                 // Only what the file had can have died; most ranges are open to the end of numbers.
@@ -164,7 +174,7 @@ impl Retainer {
                         .map_err(CommitError::Index)?;
                     drop(tables);
                     offset += len;
-                    give_back_full(journal, seq, &mut ranges)?;
+                    self.give_back_full(journal, seq, &mut ranges)?;
                 }
             }
             horizon = seq;
@@ -174,19 +184,35 @@ impl Retainer {
             }
         }
         if horizon > journal.horizon() || !ranges.is_empty() {
-            journal.give_back(horizon, ranges)?;
+            self.give_back(journal, horizon, ranges)?;
         }
         Ok(freed())
     }
-}
 
-/// Gives back as many ranges as make full notes.
-fn give_back_full(journal: &Journal, seq: Seq, ranges: &mut Vec<Freed>) -> Result<(), CommitError> {
-    while ranges.len() > RANGES_MAX {
-        let rest = ranges.split_off(RANGES_MAX);
-        journal.give_back(seq, std::mem::replace(ranges, rest))?;
+    /// Gives back as many ranges as make full notes.
+    fn give_back_full(
+        &self,
+        journal: &Journal,
+        seq: Seq,
+        ranges: &mut Vec<Freed>,
+    ) -> Result<(), CommitError> {
+        while ranges.len() > RANGES_MAX {
+            let rest = ranges.split_off(RANGES_MAX);
+            self.give_back(journal, seq, std::mem::replace(ranges, rest))?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Whoever asks for an older tree hears of it before the first byte goes.
+    fn give_back(
+        &self,
+        journal: &Journal,
+        horizon: Seq,
+        ranges: Vec<Freed>,
+    ) -> Result<(), CommitError> {
+        self.horizon.fetch_max(horizon.0, Ordering::AcqRel);
+        journal.give_back(horizon, ranges)
+    }
 }
 
 /// One event, or a relocation after it.

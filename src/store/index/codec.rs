@@ -6,6 +6,7 @@
 
 use super::super::event::{FileId, Ino, Location, Seq, Timestamp};
 use super::extents::{Cut, Part, What};
+use super::pages::SETS;
 use super::{IndexError, Inode};
 
 /// Appends numbers to a value.
@@ -77,6 +78,14 @@ impl<'a> Reader<'a> {
         Ok(base.wrapping_add(difference.cast_unsigned()))
     }
 
+    /// Takes so many bytes.
+    pub(super) fn bytes(&mut self, len: u64) -> Result<&'a [u8], IndexError> {
+        let len = usize::try_from(len).map_err(|_| damaged())?;
+        let (bytes, rest) = self.0.split_at_checked(len).ok_or_else(damaged)?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
     /// Takes a number that has 32 bits.
     pub(super) fn small(&mut self) -> Result<u32, IndexError> {
         self.number()?.try_into().map_err(|_| damaged())
@@ -118,12 +127,14 @@ pub(super) struct Node {
     pub(super) cut: bool,
     /// Ranges set aside that are too large to be pieces: ascending, apart.
     pub(super) reserves: Vec<(u64, u64)>,
+    /// How often each of its sets changed, up to where that has pages; see `pages`.
+    pub(super) changes: [u8; SETS],
 }
 
 impl Node {
     /// The value of its row.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { inode, high, cut, reserves } = self;
+        let Self { inode, high, cut, reserves, changes } = self;
         let mut out = Writer::born(inode.changed);
         out.number(u64::from(inode.mode))
             .number(u64::from(inode.nlink))
@@ -139,7 +150,11 @@ impl Node {
         for time in [inode.atime, inode.mtime, inode.btime] {
             out.difference(time.0.cast_unsigned(), ctime);
         }
-        out.number(u64::from(inode.role) << 1 | u64::from(*cut));
+        let changed = *changes != [0; SETS];
+        out.number(u64::from(inode.role) << 2 | u64::from(changed) << 1 | u64::from(*cut));
+        if changed {
+            out.0.extend_from_slice(changes);
+        }
         for &(start, end) in reserves {
             out.number(start).number(end);
         }
@@ -157,6 +172,10 @@ impl Node {
         let mut time = || Ok::<_, IndexError>(Timestamp(from.difference(ctime)?.cast_signed()));
         let (atime, mtime, btime) = (time()?, time()?, time()?);
         let flags = from.number()?;
+        let mut changes = [0; SETS];
+        if flags & 2 == 2 {
+            changes.copy_from_slice(from.bytes(SETS as u64)?);
+        }
         let mut reserves = Vec::new();
         while !from.is_empty() {
             reserves.push((from.number()?, from.number()?));
@@ -177,11 +196,12 @@ impl Node {
                 ctime: Timestamp(ctime.cast_signed()),
                 btime,
                 changed,
-                role: (flags >> 1) as u8,
+                role: (flags >> 2) as u8,
             },
             high,
             cut: flags & 1 == 1,
             reserves,
+            changes,
         })
     }
 }
@@ -302,7 +322,7 @@ mod tests {
 
         #[test]
         fn an_inode_comes_back(
-            numbers: [u32; 4], long: [u64; 5], times: [i64; 4], role in 0..8_u8, cut: bool,
+            numbers: [u32; 4], long: [u64; 5], times: [i64; 4], role in 0..8_u8, cut: bool, changes: [u8; SETS],
             reserves: Vec<(u64, u64)>,
         ) {
             let [mode, nlink, uid, gid] = numbers;
@@ -313,7 +333,7 @@ mod tests {
                 ino: Ino(7), mode, nlink, uid, gid, rdev, size, allocated, entries,
                 atime, mtime, ctime, btime, changed, role,
             };
-            let node = Node { inode, high, cut, reserves };
+            let node = Node { inode, high, cut, reserves, changes };
             prop_assert_eq!(Node::decode(Ino(7), &node.encode()).unwrap(), node);
         }
     }

@@ -15,6 +15,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub const LOG_BEHIND_MAX: u64 = 64 << 20;
 const FOLDER: &str = "index";
 const FILE: &str = "index/rows.redb";
 /// What the rows mean; another number means they are rebuilt.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// How long after a failed commit the next is tried.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -443,6 +444,8 @@ impl Tables {
             tail: Tail::default(),
             frayed: Mutex::default(),
             incapable: Mutex::default(),
+            first_label: Mutex::default(),
+            dead_lead: AtomicI32::new(0),
             scratch: super::fold::Batch::default(),
             #[cfg(test)]
             rows_visited: std::sync::atomic::AtomicU64::new(0),

@@ -17,6 +17,7 @@ use super::extents::{
     CHUNK, CHUNK_LEN, CUTS_MAX, Chunk, Cut, Part, ROWS_MIN, SMALL_CHUNKS, What, chunks_of, overlap,
 };
 use super::key::{self, Key};
+use super::pages::{self, PAGED, Page, UNPAGED};
 use super::small::Small;
 use super::{CAPABILITY, Entry, IndexError, Inode, Tables, names};
 
@@ -51,6 +52,8 @@ struct Fold<'t> {
     touched: Vec<Touched>,
     /// Chunks that already have a whole row of this event.
     carried_out: Vec<(u64, Chunk)>,
+    /// Open pages as the event leaves them.
+    pages: Vec<Page>,
 }
 
 /// An inode's version before the event, and after.
@@ -78,6 +81,7 @@ impl Tables {
             batch,
             touched: Vec::with_capacity(4),
             carried_out: Vec::new(),
+            pages: Vec::new(),
         };
         let mut totals = self.totals;
         let done = fold.change(&event.change, payload);
@@ -293,6 +297,10 @@ impl<'t> Fold<'t> {
 
     /// Puts the inodes' new versions into the batch, their old ones among the dead.
     fn finish(&mut self, inodes: &mut u64, allocated: &mut u64) {
+        for page in std::mem::take(&mut self.pages) {
+            let value = Small::from(&page.encode()[..]);
+            self.batch.rows.push((Small::from(&*page.key()), Some(value), true));
+        }
         for (role, touched) in std::mem::take(&mut self.touched).into_iter().enumerate() {
             let Touched { old, mut new, ended } = touched;
             let ino = new.inode.ino;
@@ -362,7 +370,8 @@ impl<'t> Fold<'t> {
             changed: self.seq,
             role: 0,
         };
-        let new = Node { inode, high: 0, cut: false, reserves: Vec::new() };
+        let new =
+            Node { inode, high: 0, cut: false, reserves: Vec::new(), changes: Default::default() };
         self.touched.push(Touched { old: None, new, ended: false });
     }
 
@@ -383,7 +392,7 @@ impl<'t> Fold<'t> {
         let mut new = Writer::born(self.seq);
         new.0.extend_from_slice(value);
         self.batch.rows.push((Small::from(&**key), Some(Small::from(&new.0[..])), existed));
-        Ok(())
+        self.member_changed(key, None)
     }
 
     /// Ends a key's live value, if it has one.
@@ -397,11 +406,59 @@ impl<'t> Fold<'t> {
 
     /// Copies the live value to the dead table.
     fn bury(&mut self, key: &Key) -> Result<bool, IndexError> {
-        let Some(live) = self.tables.row(key)? else { return Ok(false) };
+        let tables = self.tables;
+        let Some(live) = tables.row(key)? else { return Ok(false) };
         Reader::born(&live)?;
         let dead = Small::from(&*key.dead(self.seq.0));
+        // Two names that change places each lose what they had before they get the other's.
+        if self.batch.rows.iter().any(|(known, ..)| *known == dead) {
+            return Ok(true);
+        }
         self.batch.rows.push((dead, Some(Small::from(&*live)), false));
+        self.member_changed(key, Some(&live))?;
         Ok(true)
+    }
+
+    /// Notes in the pages of the set `key` is of, if it is of one, that its live value `died`, or that it has a new one.
+    fn member_changed(&mut self, key: &Key, died: Option<&[u8]>) -> Result<(), IndexError> {
+        let Some((set, owner, hash, element)) = pages::member(key) else { return Ok(()) };
+        let at = self.touched(owner)?;
+        let Some(touched) = self.touched.get_mut(at) else { return Ok(()) };
+        let number = usize::from(set.number());
+        let count = |node: &Node| node.changes.get(number).copied().unwrap_or(0);
+        let before = touched.old.as_ref().map_or(0, count);
+        let now = if before < UNPAGED { UNPAGED.min(count(&touched.new) + 1) } else { PAGED };
+        if let Some(changes) = touched.new.changes.get_mut(number) {
+            *changes = now;
+        }
+        if before < UNPAGED {
+            return Ok(());
+        }
+        if !self.pages.iter().any(|page| page.holds(set, owner, hash)) {
+            let paged = before == PAGED;
+            let Self { tables, pages, seq, .. } = self;
+            let busy = |page: &Page| pages.iter().any(|other| other.key()[..] == page.key()[..]);
+            let turn = tables.turn_page((set, owner, hash), paged, *seq, busy)?;
+            pages.extend(turn.open);
+            let closed = turn.closed.iter();
+            let rows =
+                closed.map(|(key, row)| (Small::from(&**key), Some(Small::from(&row[..])), false));
+            self.batch.rows.extend(rows);
+            if let Some(gone) = turn.gone {
+                self.remove(&gone);
+            }
+        }
+        let page = self.pages.iter_mut().find(|page| page.holds(set, owner, hash));
+        match (page, died) {
+            (Some(page), Some(value)) => page.died(element, value, self.seq),
+            (Some(page), None) => {
+                page.born();
+                Ok(())
+            }
+            (None, _) => {
+                Err(IndexError::Damaged(format!("no page of inode {owner} fits an element")))
+            }
+        }
     }
 
     // Names.
@@ -427,6 +484,7 @@ impl<'t> Fold<'t> {
         }
         self.name_added(parent, dir)?;
         self.set_name(parent, name, ino, mode & S_IFMT)?;
+        // Not counted as a change, so that one who keeps its name has nothing to count.
         self.put_new(&key::name_of(ino, parent, name), &Writer::born(self.seq).0);
         self.set_xattrs(ino, xattrs)
     }
@@ -476,7 +534,7 @@ impl<'t> Fold<'t> {
         let value = Small::from(&names::encode_entry(entry)[..]);
         self.batch.rows.push((Small::from(&*key), Some(value), existed));
         self.batch.names.push((parent, Small::from(name), Some(entry)));
-        Ok(())
+        self.member_changed(&key, None)
     }
 
     /// Removes a name of `ino`.

@@ -33,6 +33,10 @@ pub(super) const ORPHAN: u8 = 18;
 pub(super) const SHARED: u8 = 20;
 /// Names that people gave to moments.
 pub(super) const LABEL: u8 = 22;
+/// inode, set, last hash; see `pages`.
+pub(super) const PAGE: u8 = 24;
+/// inode, set, depth, last hash, the first event after it.
+pub(super) const CLOSED_PAGE: u8 = 26;
 
 /// Names hash to at least this: below lie the offsets of `.`, `..` and other fixed entries.
 pub(super) const HASH_MIN: u64 = 16;
@@ -217,6 +221,21 @@ pub(super) fn shared_fields(key: &[u8]) -> Result<(Location, Ino, u64), IndexErr
     Ok((Location { file, offset }, ino, fields.long()?))
 }
 
+/// The open page of a set of `owner` that ends with the hash `last`.
+pub(super) fn page(owner: Ino, set: u8, last: u64) -> Key {
+    Key::new(PAGE).short(owner.0).raw(&[set]).long(last)
+}
+
+/// The end of the open pages of a set.
+pub(super) fn pages_end(owner: Ino, set: u8) -> Key {
+    Key::new(PAGE).short(owner.0).raw(&[set]).end()
+}
+
+/// A page of a set that was closed by the event `end`.
+pub(super) fn closed_page(owner: Ino, (set, depth): (u8, u8), last: u64, end: u64) -> Key {
+    Key::new(CLOSED_PAGE).short(owner.0).raw(&[set, depth]).long(last).short(end)
+}
+
 /// The label `name`.
 pub(super) fn label(name: &[u8]) -> Key {
     Key::new(LABEL).raw(name)
@@ -258,14 +277,6 @@ impl<'a> Fields<'a> {
         let (bytes, rest) = self.0.split_first_chunk::<8>().ok_or_else(cut_short)?;
         self.0 = rest;
         Ok(u64::from_be_bytes(*bytes))
-    }
-
-    /// Takes a name up to its NUL, and the NUL.
-    pub(super) fn closed_name(&mut self) -> Result<&'a [u8], IndexError> {
-        let end = self.0.iter().position(|&byte| byte == 0).ok_or_else(cut_short)?;
-        let (name, rest) = self.0.split_at(end);
-        self.0 = rest.get(1..).unwrap_or_default();
-        Ok(name)
     }
 
     /// What is left.
@@ -318,8 +329,9 @@ mod tests {
         let mut fields = Fields::of(&key);
         assert_eq!(fields.short().unwrap(), 3);
         assert_eq!(fields.long().unwrap(), 99);
-        assert_eq!(fields.closed_name().unwrap(), b"a");
-        assert_eq!(fields.short().unwrap(), 6);
+        let (name, death) = fields.rest().split_at(2);
+        assert_eq!(name, b"a\0");
+        assert_eq!(Fields::of_value(death).short().unwrap(), 6);
     }
 
     #[test]

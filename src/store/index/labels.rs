@@ -33,9 +33,15 @@ impl Tables {
         Ok(labels)
     }
 
-    /// The oldest event that has a label.
+    /// The oldest event that has a label. Asked again, it costs no look at the labels.
     pub fn first_labelled(&self) -> Result<Option<Seq>, IndexError> {
-        Ok(self.labels()?.into_iter().map(|(_, seq)| seq).min())
+        let mut first = self.first_label.lock();
+        if let Some(first) = *first {
+            return Ok(first);
+        }
+        let found = self.labels()?.into_iter().map(|(_, seq)| seq).min();
+        *first = Some(found);
+        Ok(found)
     }
 
     /// Folds in that `name` is a label of `seq`, or of nothing any more.
@@ -43,6 +49,7 @@ impl Tables {
         if name.is_empty() || name.len() > key::NAME_MAX {
             return Err(IndexError::Damaged("a label's name has no length it may have".into()));
         }
+        *self.first_label.get_mut() = None;
         let row = Small::from(&*key::label(name));
         match seq {
             Some(seq) => {

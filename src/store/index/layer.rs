@@ -40,8 +40,9 @@ impl Layer {
         let bytes = key.heap() + value.heap();
         match self.rows.entry(key) {
             Entry::Occupied(mut slot) => {
-                self.bytes += value.heap();
-                slot.get_mut().value = Some(value);
+                let heap = value.heap();
+                let old = slot.get_mut().value.replace(value).map_or(0, |old| old.heap());
+                self.bytes = (self.bytes + heap).saturating_sub(old);
             }
             Entry::Vacant(slot) => {
                 self.bytes += ROW_OVERHEAD + bytes;

@@ -7,7 +7,8 @@
 //! superseded it moves to a *dead* table, keyed by its death. A question is one look in the live
 //! table (if its birth is not later than `at`, it is the answer) and at most one seek in the dead one:
 //! the first value that died after `at` is the answer if it was born by then. So the present never
-//! meets what is dead, and the past costs the same whatever its age.
+//! meets what is dead, and the past costs the same whatever its age. What a directory listed then is in *pages*,
+//! which hold what was there in a range of events, and little else: see `pages`.
 //!
 //! | tag | table | key | value |
 //! |---|---|---|---|
@@ -23,6 +24,8 @@
 //! | 18 | orphans | inode | |
 //! | 20 | shared | kind, file, offset, inode, offset in the inode | length: a clone uses this content |
 //! | 22 | labels | name | sequence |
+//! | 24 | open pages | inode, set, last hash | first event, counts, what died: see `pages` |
+//! | 26 | closed pages | inode, set, depth, last hash, end | first event, elements and their lives |
 //!
 //! The odd tag is the dead table: the live key, a NUL and the sequence of the death. `hash` is
 //! SipHash-1-3 of the name under the store's key, cut to 63 bits: it is the directory offset, and nobody can make
@@ -33,13 +36,15 @@
 //! stands for is durable, and carries the log's own [`Mark`], so a start folds in what came after it.
 //! The index is never needed to keep anything: deleted, it is rebuilt from the log.
 //!
-//! `benches/engine.rs` holds redb against lsm-tree and says why it is redb: it keeps pace while changes meet what is
-//! recent; where they meet 3 million rows all alike it does not (54,000 rows/s), and lsm-tree does (149,000).
+//! `benches/engine.rs` holds redb against lsm-tree, says that lsm-tree is the one to move to and what that takes:
+//! redb keeps pace while changes meet what is recent, and does not where they meet 30 million rows all alike.
 //!
 //! Invariants: what the layers say is what replaying the log from the start says; folding in an event reads
 //! all it needs before it changes anything, so a failure leaves nothing half done.
 
 mod cache;
+#[cfg(test)]
+mod churn;
 mod codec;
 mod commit;
 mod engine;
@@ -49,6 +54,7 @@ mod key;
 mod labels;
 mod layer;
 mod names;
+mod pages;
 mod small;
 #[cfg(test)]
 mod tests;
@@ -58,6 +64,7 @@ use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 pub use commit::{Index, LOG_BEHIND_MAX, LOG_PER_BATCH, Mark, Options};
 
@@ -74,6 +81,8 @@ use times::Tail;
 
 /// What a file may do beyond its caller; goes when it is written to.
 const CAPABILITY: &[u8] = b"security.capability";
+/// How far one answer to questions about the past may lead before the other.
+const LEAD_MAX: i32 = 8;
 /// How many inodes without one are remembered.
 const INCAPABLE_MAX: usize = 16 << 10;
 
@@ -187,6 +196,10 @@ pub struct Tables {
     frayed: Mutex<FxHashMap<Ino, (u64, u64)>>,
     /// Inodes that are known to have no capability: every write asks.
     incapable: Mutex<FxHashSet<Ino>>,
+    /// The oldest event that has a label, if that was asked since labels changed.
+    first_label: Mutex<Option<Option<Seq>>>,
+    /// How many more of the last questions about the past were answered by what is dead than by what lives.
+    dead_lead: AtomicI32,
     /// Kept for its memory only.
     scratch: fold::Batch,
     #[cfg(test)]
@@ -351,7 +364,8 @@ impl Tables {
         end: u64,
         visit: &mut SharedVisitor<'_>,
     ) -> Result<(), IndexError> {
-        let from = key::shared_from(file, 0);
+        // What a clone refers to was noted down in pieces of a chunk at most.
+        let from = key::shared_from(file, start.saturating_sub(extents::CHUNK_LEN));
         let to = key::shared_from(file, end);
         let mut rows = self.cursor(None, &from, &to)?;
         while rows.next()? {
@@ -373,23 +387,59 @@ impl Tables {
     }
 
     fn node(&self, ino: Ino, at: Seq) -> Result<Option<Node>, IndexError> {
+        let key = key::inode(ino);
         let hot = self.cache.node(ino.0, |node| (node.inode.changed <= at).then(|| node.clone()));
         match hot {
             Some(Some(node)) => return Ok(Some(node)),
             // It has changed since: what it was is dead.
-            Some(None) => (),
-            None => {
-                if let Some(row) = self.row(&key::inode(ino))? {
-                    let node = Node::decode(ino, &row)?;
-                    self.cache.put_node(ino.0, node.clone());
-                    if node.inode.changed <= at {
-                        return Ok(Some(node));
-                    }
-                }
+            Some(None) => {
+                let dead = self.dead_version(&key, at)?;
+                return dead.map(|value| Node::decode(ino, &value)).transpose();
+            }
+            None => (),
+        }
+        let live = || {
+            let Some(row) = self.row(&key)? else { return Ok(None) };
+            let node = Node::decode(ino, &row)?;
+            self.cache.put_node(ino.0, node.clone());
+            Ok((node.inode.changed <= at).then_some(node))
+        };
+        self.either(&key, at, live, |value| Node::decode(ino, value))
+    }
+
+    /// What a key with two lives was after event `at`: `live` says if its live value is old enough, else a dead one is.
+    /// Where the last such questions were answered is asked first, so that a tree that has changed little since, and
+    /// one that has changed much, take one look each.
+    fn either<T>(
+        &self,
+        key: &Key,
+        at: Seq,
+        live: impl FnOnce() -> Result<Option<T>, IndexError>,
+        decode: impl FnOnce(&[u8]) -> Result<T, IndexError>,
+    ) -> Result<Option<T>, IndexError> {
+        if at >= self.last {
+            return live();
+        }
+        let dead = || self.dead_version(key, at)?.map(|value| decode(&value)).transpose();
+        let dead_leads = self.dead_lead.load(Ordering::Relaxed);
+        let (found, by_dead) = if dead_leads > 0 {
+            match dead()? {
+                Some(found) => (Some(found), true),
+                None => (live()?, false),
+            }
+        } else {
+            match live()? {
+                Some(found) => (Some(found), false),
+                None => (dead()?, true),
+            }
+        };
+        if found.is_some() {
+            let lead = dead_leads + if by_dead { 1 } else { -1 };
+            if lead.abs() <= LEAD_MAX {
+                self.dead_lead.store(lead, Ordering::Relaxed);
             }
         }
-        let dead = self.dead_version(&key::inode(ino), at)?;
-        dead.map(|value| Node::decode(ino, &value)).transpose()
+        Ok(found)
     }
 
     /// Whether `ino` was there after event `at`.
@@ -404,12 +454,11 @@ impl Tables {
 
     /// The value of a key with two lives after event `at`, its birth in front.
     fn version(&self, key: &Key, at: Seq) -> Result<Option<Vec<u8>>, IndexError> {
-        if let Some(live) = self.row(key)?
-            && codec::Reader::born(&live)?.0 <= at
-        {
-            return Ok(Some(live.to_vec()));
-        }
-        self.dead_version(key, at)
+        let live = || {
+            let Some(live) = self.row(key)? else { return Ok(None) };
+            Ok((codec::Reader::born(&live)?.0 <= at).then(|| live.to_vec()))
+        };
+        self.either(key, at, live, |value| Ok(value.to_vec()))
     }
 
     /// The dead value of a key that was alive after event `at`.
@@ -418,9 +467,25 @@ impl Tables {
             return Ok(None);
         }
         let (from, to) = (key.dead(at.0 + 1), key.dead(key::LAST));
-        let mut rows = self.cursor(key::owner(key), &from, &to)?;
-        if rows.next()? && codec::Reader::born(rows.value())?.0 <= at {
-            return Ok(Some(rows.value().to_vec()));
+        let owner = key::owner(key);
+        let then = |value: &[u8]| {
+            let was_born = codec::Reader::born(value)?.0 <= at;
+            Ok(was_born.then(|| value.to_vec()))
+        };
+        // What died in an older layer died earlier, so the oldest layer that has a row decides; one that
+        // knows of nothing after `at` has none.
+        self.visited();
+        if let Some(engine) = self.engine_of(owner).filter(|_| at < self.engine_last)
+            && let Some(row) = engine.range(&from, &to)?.next()?
+        {
+            return then(row.value());
+        }
+        let frozen = self.frozen.as_deref().filter(|layer| at < layer.last);
+        for layer in frozen.into_iter().chain([&self.young]) {
+            let mut rows = layer.range(&from, &to).filter_map(|(_, slot)| slot.value.as_ref());
+            if let Some(value) = rows.next() {
+                return then(value.as_slice());
+            }
         }
         Ok(None)
     }
@@ -470,7 +535,7 @@ impl Tables {
     #[inline]
     fn visited(&self) {
         #[cfg(test)]
-        self.rows_visited.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.rows_visited.fetch_add(1, Ordering::Relaxed);
     }
 }
 

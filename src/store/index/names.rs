@@ -3,7 +3,7 @@
 use super::super::event::{Ino, Seq};
 use super::codec::Reader;
 use super::key::{self, Fields, HASH_END, Key, NAME_MAX};
-use super::layer::Cursor;
+use super::pages::Set;
 use super::{Entry, EntryVisitor, IndexError, Tables};
 
 const S_IFMT_SHIFT: u32 = 12;
@@ -44,23 +44,23 @@ impl Tables {
             return Ok(None);
         }
         let hash = self.name_hash.of(name);
-        let key = || key::name(parent, hash, name);
-        let live = match self.cache.name(parent.0, hash, name) {
-            Some(hot) => hot,
-            None => {
-                let row = self.row(&key())?;
-                let entry = row.map(|value| decode_entry(&value)).transpose()?;
-                self.cache.put_name(parent.0, hash, name, entry);
-                entry
+        let hot = self.cache.name(parent.0, hash, name);
+        if let Some(live) = hot {
+            let live = live.filter(|entry| entry.since <= at);
+            if live.is_some() || at >= self.last {
+                return Ok(live);
             }
+        }
+        let key = key::name(parent, hash, name);
+        if hot.is_some() {
+            return self.dead_version(&key, at)?.map(|value| decode_entry(&value)).transpose();
+        }
+        let live = || {
+            let entry = self.row(&key)?.map(|value| decode_entry(&value)).transpose()?;
+            self.cache.put_name(parent.0, hash, name, entry);
+            Ok(entry.filter(|entry| entry.since <= at))
         };
-        if let Some(entry) = live.filter(|entry| entry.since <= at) {
-            return Ok(Some(entry));
-        }
-        if at == Seq::NOW {
-            return Ok(None);
-        }
-        self.dead_version(&key(), at)?.map(|value| decode_entry(&value)).transpose()
+        self.either(&key, at, live, decode_entry)
     }
 
     pub(super) fn entries_at(
@@ -73,42 +73,45 @@ impl Tables {
         if from >= HASH_END {
             return Ok(());
         }
-        let end = Key::new(key::NAME).short(parent.0).end();
-        let mut live =
-            self.cursor(Some(parent), &Key::new(key::NAME).short(parent.0).long(from), &end)?;
-        let mut dead = (at < self.last).then(|| Dead::new(self, parent, from, at)).transpose()?;
-        let mut live_next = next_live(self, &mut live)?;
-        let mut dead_next = match &mut dead {
-            Some(dead) => dead.next()?,
-            None => None,
-        };
+        if at < self.last {
+            return self.past_entries(parent, from, at, visit);
+        }
+        let names = Key::new(key::NAME).short(parent.0);
+        let mut rows = self.cursor(Some(parent), &names.clone().long(from), &names.end())?;
+        while rows.next()? {
+            self.visited();
+            let mut fields = Fields::of(rows.key());
+            fields.short()?;
+            let hash = fields.long()?;
+            if visit(hash, fields.rest(), decode_entry(rows.value())?).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Page by page, for what the present does not say any more.
+    fn past_entries(
+        &self,
+        parent: Ino,
+        mut from: u64,
+        at: Seq,
+        visit: &mut EntryVisitor<'_>,
+    ) -> Result<(), IndexError> {
+        let mut depth = None;
         loop {
-            // Of one name the live value decides if it is old enough, else the dead one does.
-            let order = match (&live_next, &dead_next) {
-                (None, None) => return Ok(()),
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some((hash, name, _)), Some((dead_hash, dead_name, _))) => {
-                    (*hash, name).cmp(&(*dead_hash, dead_name))
-                }
-            };
-            let mut chosen = None;
-            if order.is_ge() {
-                chosen = dead_next.take();
-                if let Some(dead) = &mut dead {
-                    dead_next = dead.next()?;
+            let (names, last) = self.elements((Set::Names, parent), from, at, &mut depth)?;
+            for name in names {
+                let kind = u32::from(name.kind) << S_IFMT_SHIFT;
+                let entry = Entry { ino: name.ino, kind, since: name.birth };
+                if visit(name.hash, &name.bytes, entry).is_break() {
+                    return Ok(());
                 }
             }
-            if order.is_le() {
-                let row = live_next.take().filter(|(_, _, entry)| entry.since <= at);
-                chosen = row.or(chosen);
-                live_next = next_live(self, &mut live)?;
-            }
-            if let Some((hash, name, entry)) = chosen
-                && visit(hash, &name, entry).is_break()
-            {
+            if last >= HASH_END {
                 return Ok(());
             }
+            from = last + 1;
         }
     }
 
@@ -132,16 +135,15 @@ impl Tables {
         if !self.exists(ino, at)? {
             return Ok(Vec::new());
         }
-        self.alive(ino, &Key::new(key::XATTR).short(ino.0), at)
+        self.alive((Set::Xattrs, ino), at)
     }
 
     pub(super) fn names_at(&self, ino: Ino, at: Seq) -> Result<Vec<(Ino, Vec<u8>)>, IndexError> {
-        let of = Key::new(key::NAME_OF).short(ino.0);
         let split = |rest: Vec<u8>| {
             let mut fields = Fields::of_value(&rest);
             Ok((Ino(fields.short()?), fields.rest().to_vec()))
         };
-        self.alive(ino, &of, at)?.into_iter().map(split).collect()
+        self.alive((Set::NamesOf, ino), at)?.into_iter().map(split).collect()
     }
 
     pub(super) fn parent_at(&self, dir: Ino, at: Seq) -> Result<Option<Ino>, IndexError> {
@@ -151,113 +153,15 @@ impl Tables {
         Ok(self.names_at(dir, at)?.first().map(|(parent, _)| *parent))
     }
 
-    /// What follows `prefix` in the keys that were alive after event `at`, ascending.
-    fn alive(&self, ino: Ino, prefix: &Key, at: Seq) -> Result<Vec<Vec<u8>>, IndexError> {
-        let skip = prefix.len();
+    /// What of a set without hashes was alive after event `at`, ascending.
+    fn alive(&self, of: (Set, Ino), at: Seq) -> Result<Vec<Vec<u8>>, IndexError> {
         let mut found = Vec::new();
-        let mut rows = self.cursor(Some(ino), prefix, &prefix.clone().end())?;
-        while rows.next()? {
-            self.visited();
-            if Reader::born(rows.value())?.0 <= at {
-                found.push(rows.key().get(skip..).unwrap_or_default().to_vec());
-            }
-        }
         if at < self.last {
-            let prefix = prefix.as_dead();
-            let mut rows = self.cursor(Some(ino), &prefix, &prefix.clone().end())?;
-            while rows.next()? {
-                self.visited();
-                let rest = rows.key().get(skip..).unwrap_or_default();
-                // The NUL and the death close the key.
-                let Some((rest, death)) = rest.split_last_chunk::<6>() else { continue };
-                let death = Seq(Fields::of_value(death).short()?);
-                if Reader::born(rows.value())?.0 <= at && at < death {
-                    found.push(rest.strip_suffix(&[0]).unwrap_or(rest).to_vec());
-                }
-            }
-            found.sort_unstable();
+            let (elements, _) = self.elements(of, 0, at, &mut None)?;
+            found.extend(elements.into_iter().map(|element| element.bytes));
+        } else {
+            self.living(of.0, of.1, (0, HASH_END), |element| found.push(element.bytes))?;
         }
         Ok(found)
     }
-}
-
-type Named = (u64, Vec<u8>, Entry);
-
-fn next_live(tables: &Tables, rows: &mut Cursor<'_>) -> Result<Option<Named>, IndexError> {
-    if !rows.next()? {
-        return Ok(None);
-    }
-    tables.visited();
-    let mut fields = Fields::of(rows.key());
-    fields.short()?;
-    Ok(Some((fields.long()?, fields.rest().to_vec(), decode_entry(rows.value())?)))
-}
-
-/// The dead names of a directory that were alive after event `at`, one seek for each distinct name.
-struct Dead<'t> {
-    tables: &'t Tables,
-    parent: Ino,
-    at: Seq,
-    end: Key,
-    rows: Cursor<'t>,
-    /// The cursor stands on a row not looked at yet.
-    pending: bool,
-}
-
-impl<'t> Dead<'t> {
-    fn new(tables: &'t Tables, parent: Ino, from: u64, at: Seq) -> Result<Self, IndexError> {
-        let prefix = Key::new(key::NAME).short(parent.0).as_dead();
-        let end = prefix.clone().end();
-        let rows = tables.cursor(Some(parent), &prefix.long(from), &end)?;
-        Ok(Self { tables, parent, at, end, rows, pending: false })
-    }
-
-    fn next(&mut self) -> Result<Option<Named>, IndexError> {
-        loop {
-            if !std::mem::take(&mut self.pending) && !self.rows.next()? {
-                return Ok(None);
-            }
-            self.tables.visited();
-            let (hash, name, death) = dead_fields(self.rows.key())?;
-            let name = name.to_vec();
-            if death <= self.at {
-                // Not the one: the first that died later is one seek away, here or under the next name.
-                let from = key::name(self.parent, hash, &name).dead(self.at.0 + 1);
-                self.rows = self.tables.cursor(Some(self.parent), &from, &self.end)?;
-                self.pending = self.rows.next()?;
-                if !self.pending {
-                    return Ok(None);
-                }
-                continue;
-            }
-            let entry = decode_entry(self.rows.value())?;
-            // Later deaths of the same name do not matter.
-            let mut steps = 0;
-            loop {
-                if !self.rows.next()? {
-                    break;
-                }
-                self.tables.visited();
-                let (next_hash, next_name, _) = dead_fields(self.rows.key())?;
-                if (next_hash, next_name) != (hash, &name[..]) {
-                    self.pending = true;
-                    break;
-                }
-                steps += 1;
-                if steps == 4 {
-                    let from = key::name(self.parent, hash, &name).dead(key::LAST).end();
-                    self.rows = self.tables.cursor(Some(self.parent), &from, &self.end)?;
-                }
-            }
-            if entry.since <= self.at {
-                return Ok(Some((hash, name, entry)));
-            }
-        }
-    }
-}
-
-fn dead_fields(key: &[u8]) -> Result<(u64, &[u8], Seq), IndexError> {
-    let mut fields = Fields::of(key);
-    fields.short()?;
-    Ok((fields.long()?, fields.closed_name()?, Seq(fields.short()?)))
 }

@@ -17,8 +17,8 @@ use crate::store::event::{ActorId, Allocation, Change, Data, Place, SetAttr};
 
 const KEY: [u8; 16] = [3; 16];
 const STORE: [u8; 16] = [4; 16];
-const S_IFDIR: u32 = 0o040_000;
-const S_IFREG: u32 = 0o100_000;
+pub(super) const S_IFDIR: u32 = 0o040_000;
+pub(super) const S_IFREG: u32 = 0o100_000;
 const TIB: u64 = 1 << 40;
 
 /// A file in memory that fails when told to.
@@ -77,13 +77,13 @@ impl File for Flaky {
 }
 
 /// Folds in changes one after the other, at one event a millisecond.
-struct Writer<'i> {
-    index: &'i Index,
-    seq: u64,
+pub(super) struct Writer<'i> {
+    pub(super) index: &'i Index,
+    pub(super) seq: u64,
 }
 
 impl<'i> Writer<'i> {
-    fn new(index: &'i Index) -> Self {
+    pub(super) fn new(index: &'i Index) -> Self {
         let mut writer = Self { index, seq: Seq::FIRST.0 };
         writer.push(Change::Mkfs { mode: S_IFDIR | 0o755, uid: 0, gid: 0 });
         writer
@@ -99,11 +99,11 @@ impl<'i> Writer<'i> {
         Ok(Ino(seq.0))
     }
 
-    fn push(&mut self, change: Change<'_>) -> Ino {
+    pub(super) fn push(&mut self, change: Change<'_>) -> Ino {
         self.try_push(change).unwrap()
     }
 
-    fn create(&mut self, parent: Ino, name: &[u8], mode: u32) -> Ino {
+    pub(super) fn create(&mut self, parent: Ino, name: &[u8], mode: u32) -> Ino {
         let (uid, gid, rdev, target, xattrs) = (0, 0, 0, &b""[..], vec![]);
         self.push(Change::Create { parent, name, mode, uid, gid, rdev, target, xattrs })
     }
@@ -118,20 +118,20 @@ impl<'i> Writer<'i> {
         self.push(Change::SetAttr { ino, set, acl: None, drop_capability: false });
     }
 
-    fn flush(&self) {
+    pub(super) fn flush(&self) {
         self.index.flush(Mark(self.seq.to_be_bytes().to_vec())).unwrap();
     }
 }
 
 /// How many steps `work` takes in the layers.
-fn steps<T>(index: &Index, work: impl FnOnce(&Tables) -> T) -> u64 {
+pub(super) fn steps<T>(index: &Index, work: impl FnOnce(&Tables) -> T) -> u64 {
     let tables = index.read();
     let before = tables.rows_visited.load(Ordering::Relaxed);
     work(&tables);
     tables.rows_visited.load(Ordering::Relaxed) - before
 }
 
-fn list(tables: &Tables, dir: Ino, at: Seq) -> usize {
+pub(super) fn list(tables: &Tables, dir: Ino, at: Seq) -> usize {
     let mut names = 0;
     let mut count = |_: u64, _: &[u8], _| {
         names += 1;
