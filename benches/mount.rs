@@ -17,6 +17,8 @@
 //!     cargo bench --bench mount -- getattr create
 //! ```
 //!
+//! Where the kernel's tracing is there (tracefs), a round of its own counts the requests of one act, by operation.
+//!
 //! Words on the command line choose questions. `BENCH_ROUNDS` is how often each is asked (9), `BENCH_MIB` how
 //! long the file is that is written and read whole (256). `--test` asks each once, at the smallest size.
 //!
@@ -128,6 +130,8 @@ struct Question {
     unit: &'static str,
     /// Does it so often in that place, and tells how long that took; the last number never comes twice.
     act: fn(&Path, u64, u64) -> Duration,
+    /// Takes away what `act` left, with the same arguments.
+    undo: fn(&Path, u64, u64),
 }
 
 const QUESTIONS: &[Question] = &[
@@ -137,41 +141,13 @@ const QUESTIONS: &[Question] = &[
     question("read of 4 KiB past the cache", 2000, 1, read_direct),
     question("read of 4 KiB past the cache, 4 clients", 1000, 4, read_direct),
     question("open and close", 1000, 1, open_close),
-    question("create, write 4 KiB, close", 600, 1, create),
-    question("create, write 4 KiB, close, 4 clients", 200, 4, create),
-    Question { name: "stat again", of: Of::Stores, count: 5000, clients: 1, unit: "", act: stat },
-    Question {
-        name: "walk and stat",
-        of: Of::Stores,
-        count: FILES,
-        clients: 1,
-        unit: "",
-        act: walk,
-    },
-    Question {
-        name: "write, fsync",
-        of: Of::Stores,
-        count: 0,
-        clients: 1,
-        unit: "MiB",
-        act: write,
-    },
-    Question {
-        name: "read, cold",
-        of: Of::Stores,
-        count: 0,
-        clients: 1,
-        unit: "MiB",
-        act: read_cold,
-    },
-    Question {
-        name: "read, warm",
-        of: Of::Stores,
-        count: 0,
-        clients: 1,
-        unit: "MiB",
-        act: read_warm,
-    },
+    Question { undo: remove, ..question("create, write 4 KiB, close", 600, 1, create) },
+    Question { undo: remove, ..question("create, write 4 KiB, close, 4 clients", 200, 4, create) },
+    Question { of: Of::Stores, ..question("stat again", 5000, 1, stat) },
+    Question { of: Of::Stores, ..question("walk and stat", FILES, 1, walk) },
+    Question { of: Of::Stores, unit: "MiB", ..question("write, fsync", 0, 1, write) },
+    Question { of: Of::Stores, unit: "MiB", ..question("read, cold", 0, 1, read_cold) },
+    Question { of: Of::Stores, unit: "MiB", ..question("read, warm", 0, 1, read_warm) },
 ];
 
 const fn question(
@@ -180,7 +156,7 @@ const fn question(
     clients: u64,
     act: fn(&Path, u64, u64) -> Duration,
 ) -> Question {
-    Question { name, of: Of::All, count, clients, unit: "", act }
+    Question { name, of: Of::All, count, clients, unit: "", act, undo: |_, _, _| () }
 }
 
 impl Question {
@@ -203,7 +179,9 @@ impl Question {
                             let number = UNIQUE.fetch_add(1, Ordering::Relaxed);
                             scope.spawn(move || {
                                 let place = place.join(format!("client-{client}"));
-                                (self.act)(&place, count, number)
+                                let time = (self.act)(&place, count, number);
+                                (self.undo)(&place, count, number);
+                                time
                             })
                         })
                         .collect();
@@ -217,12 +195,18 @@ impl Question {
             }
         }
         println!("\n{}", self.name);
+        let counter = if self.of == Of::All { Counter::new() } else { None };
+        let requests: Vec<String> = servers
+            .iter()
+            .map(|server| counter.as_ref().map(|counter| self.count_requests(counter, server)))
+            .map(Option::unwrap_or_default)
+            .collect();
         let medians: Vec<f64> = took.into_iter().map(median).collect();
         let of = |name: &str| {
             let at = servers.iter().position(|server| server.name == name)?;
             medians.get(at).copied()
         };
-        for (server, median) in servers.iter().zip(&medians) {
+        for ((server, median), requests) in servers.iter().zip(&medians).zip(&requests) {
             let against = |name: &str| {
                 of(name).map(|other| format!("{:6.2}x {name}", median / other)).unwrap_or_default()
             };
@@ -231,12 +215,99 @@ impl Question {
                 _ => format!("{:9.2} us", median * 1e6),
             };
             println!(
-                "  {:16} {what} {} {} {}",
+                "  {:16} {what} {} {} {}{requests}",
                 server.name,
                 against("bare-1"),
                 against(server.floor()),
                 against("disk")
             );
+        }
+    }
+}
+
+impl Question {
+    /// What the kernel asks of `server` for one act, as text; empty where it asks nothing.
+    fn count_requests(&self, counter: &Counter, server: &Server) -> String {
+        let Some(connection) = server.connection() else { return String::new() };
+        let place = server.place().join("client-0");
+        let number = UNIQUE.fetch_add(1, Ordering::Relaxed);
+        let counted = counter.during(connection, || {
+            (self.act)(&place, COUNTED, number);
+        });
+        (self.undo)(&place, COUNTED, number);
+        let each = |count: u64| count as f64 / COUNTED as f64;
+        // What comes once and not each time is none of the act's own.
+        let own = counted.iter().filter(|(_, count)| each(*count) >= 0.5);
+        let (names, sum) = own.fold((String::new(), 0.0), |(names, sum), (name, count)| {
+            (format!("{names} {name}"), sum + each(*count))
+        });
+        if names.is_empty() { names } else { format!("  {sum:.1} requests:{names}") }
+    }
+}
+
+/// How often something is done to count its requests.
+const COUNTED: u64 = 20;
+
+/// The kernel's own trace of what it sends, in a ring buffer of ours.
+struct Counter {
+    tracefs: PathBuf,
+    instance: PathBuf,
+    /// Whether it was mounted here.
+    mounted: Option<tempfile::TempDir>,
+}
+
+impl Counter {
+    /// `None` where this kernel does not trace FUSE (before Linux 6.11), or not for us.
+    fn new() -> Option<Self> {
+        let mut tracefs = PathBuf::from("/sys/kernel/tracing");
+        let mut mounted = None;
+        if !tracefs.join("instances").exists() {
+            let directory = tempfile::tempdir().ok()?;
+            tracefs = directory.path().to_owned();
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("tracefs", &tracefs, "tracefs", flags, None).ok()?;
+            mounted = Some(directory);
+        }
+        let instance = tracefs.join(format!("instances/lighthouse-bench-{}", std::process::id()));
+        let made = fs::create_dir(&instance).is_ok();
+        let counter = Self { tracefs, instance, mounted };
+        (made && counter.event().exists()).then_some(counter)
+    }
+
+    fn event(&self) -> PathBuf {
+        self.instance.join("events/fuse/fuse_request_send/enable")
+    }
+
+    /// Operations of the requests that go over `connection` while `act` runs, and how many of each.
+    fn during(&self, connection: u32, act: impl FnOnce()) -> Vec<(String, u64)> {
+        let trace = self.instance.join("trace");
+        let set = |path: &Path, to: &str| fs::write(path, to).expect("tracing can be set");
+        set(&trace, "");
+        set(&self.event(), "1");
+        act();
+        // RELEASE is sent when nobody waits for it any more.
+        std::thread::sleep(Duration::from_millis(20));
+        set(&self.event(), "0");
+        let text = fs::read_to_string(&trace).expect("a trace can be read");
+        let ours = format!("connection {connection} ");
+        let mut counts: Vec<(String, u64)> = Vec::new();
+        for line in text.lines().filter(|line| line.contains(&ours)) {
+            let Some((_, rest)) = line.split_once("(FUSE_") else { continue };
+            let Some((name, _)) = rest.split_once(')') else { continue };
+            match counts.iter_mut().find(|(known, _)| known == name) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((name.to_owned(), 1)),
+            }
+        }
+        counts
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.instance);
+        if self.mounted.is_some() {
+            let _ = rustix::mount::unmount(&self.tracefs, rustix::mount::UnmountFlags::DETACH);
         }
     }
 }
@@ -297,19 +368,23 @@ fn open_close(place: &Path, count: u64, _: u64) -> Duration {
 
 fn create(place: &Path, count: u64, number: u64) -> Duration {
     let block = vec![7; BLOCK];
-    let name = |n: u64| {
-        let mut name = place.file_name().unwrap_or_default().to_owned();
-        name.push(format!("-{number}-{n}"));
-        place.with_file_name(name)
-    };
-    let took = timed(count, |n| {
-        let mut file = File::create_new(name(n)).expect("the name is new");
+    timed(count, |n| {
+        let mut file = File::create_new(created(place, number, n)).expect("the name is new");
         file.write_all(&block).expect("a block can be written");
-    });
+    })
+}
+
+fn remove(place: &Path, count: u64, number: u64) {
     for n in 0..count {
-        fs::remove_file(name(n)).expect("the file was just made");
+        fs::remove_file(created(place, number, n)).expect("the file was just made");
     }
-    took
+}
+
+/// What `create` makes.
+fn created(place: &Path, number: u64, n: u64) -> PathBuf {
+    let mut name = place.file_name().unwrap_or_default().to_owned();
+    name.push(format!("-{number}-{n}"));
+    place.with_file_name(name)
 }
 
 fn stat(place: &Path, count: u64, _: u64) -> Duration {
@@ -482,6 +557,12 @@ impl Server {
         self.inside.clone()
     }
 
+    /// The kernel's number of the connection; `None` for the filesystem below.
+    fn connection(&self) -> Option<u32> {
+        self.child.as_ref()?;
+        Some(rustix::fs::minor(rustix::fs::stat(&self.at).ok()?.st_dev))
+    }
+
     fn is_up(&mut self) -> bool {
         if let Some(child) = &mut self.child {
             let ended = child.try_wait().expect("it is our child");
@@ -510,6 +591,10 @@ fn serve(mode: &str, store: &Path, at: &Path) -> Result<(), Box<dyn std::error::
     let device = DevFuse::new(device, wait)?;
     if !mode.starts_with("bare") {
         return Ok(transported(&device)?);
+    }
+    if wait != Wait::Block {
+        let flags = rustix::fs::fcntl_getfl(&device)? | rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::fcntl_setfl(&device, flags)?;
     }
     // As fair as can be: several readers share nothing but the numbers they give out.
     let next = AtomicU64::new(FILE);

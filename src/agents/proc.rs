@@ -24,6 +24,55 @@ pub(super) struct Proc(OwnedFd);
 #[derive(Debug)]
 pub(super) struct StatFile(File);
 
+/// The memory of one program in one process, known by an open `pagemap`.
+///
+/// That file stands for the memory which the process had when it was opened. `exec` takes another, and the end
+/// of the process ends it; from then on a read finds nothing. While the memory is in use, a read that is not
+/// aligned is refused, before any page is looked at and without `mmap_lock` (`pagemap_read` of
+/// `fs/proc/task_mmu.c`). So asking costs little more than a system call, and `stat` a dozen times that.
+#[derive(Debug)]
+pub(super) struct Memory(File);
+
+impl Memory {
+    /// Whether anybody still runs in it.
+    pub(super) fn is_used(&self) -> bool {
+        matches!(rustix::io::pread(&self.0, &mut [0_u8; 1], 0), Err(Errno::INVAL))
+    }
+}
+
+/// One thread's name, open: reading it later fails once that thread is gone.
+#[derive(Debug)]
+pub(super) struct Thread(File);
+
+impl Thread {
+    /// Whether it is there.
+    pub(super) fn is_there(&self) -> bool {
+        self.0.read_at(&mut [0; COMM_MAX], 0).is_ok()
+    }
+}
+
+/// What shows that a caller is still who it was when it was looked at.
+#[derive(Debug)]
+pub(super) enum Evidence {
+    /// Its memory is still used, by a process that shares it with no other; and if it is not the first thread of
+    /// its process, whose number lasts as long as that, the thread is still there.
+    Memory(Memory, Option<Thread>),
+    /// It still says the same of itself.
+    Stat(StatFile, Incarnation),
+}
+
+impl Evidence {
+    /// Whether it holds.
+    pub(super) fn holds(&self) -> bool {
+        match self {
+            Self::Memory(memory, thread) => {
+                memory.is_used() && thread.as_ref().is_none_or(Thread::is_there)
+            }
+            Self::Stat(stat, before) => stat.read().as_ref() == Some(before),
+        }
+    }
+}
+
 /// What tells one program in one process from the next: an `exec` changes the name or the places,
 /// a reused number changes the start time.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -85,6 +134,40 @@ impl Proc {
     /// Opens `stat` of process or thread `pid`.
     pub(super) fn stat_file(&self, pid: u32) -> Option<StatFile> {
         self.file(pid, "stat").ok().map(StatFile)
+    }
+
+    /// Opens the memory of the process that thread `tid` belongs to; `None` where the kernel keeps that from us.
+    pub(super) fn memory(&self, tid: u32) -> Option<Memory> {
+        self.file(tid, "pagemap").ok().map(Memory)
+    }
+
+    /// How to see later that thread `tid` of process `pid` is still who it is. `memory` was opened before
+    /// `incarnation` was read.
+    pub(super) fn evidence(
+        &self,
+        (tid, pid): (u32, u32),
+        memory: Option<Memory>,
+        stat: StatFile,
+        incarnation: Incarnation,
+    ) -> Evidence {
+        let thread = || match tid == pid {
+            true => Some(None),
+            false => self.file(tid, "comm").ok().map(|comm| Some(Thread(comm))),
+        };
+        // A child of `vfork` runs in the memory of its parent, which stays in use when the child takes another.
+        let parent = || self.stat_file(incarnation.parent)?.read();
+        // Zeros are what is shown to whom its places are none of his business.
+        let own = || {
+            parent().is_some_and(|parent| {
+                !parent.places.contains(&0) && parent.places != incarnation.places
+            })
+        };
+        if let Some(memory) = memory.filter(|memory| memory.is_used() && own())
+            && let Some(thread) = thread()
+        {
+            return Evidence::Memory(memory, thread);
+        }
+        Evidence::Stat(stat, incarnation)
     }
 
     /// Fills in what can be read without the process's `mmap_lock`.
@@ -202,6 +285,79 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(stat.read(), None);
+    }
+
+    /// A process of a shell that does `commands`, each time a line comes; and the evidence for it.
+    fn evidence_for(commands: &str) -> (std::process::Child, u32, Evidence) {
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", commands])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let pid = line.trim().parse().unwrap();
+        let proc = Proc::open().unwrap();
+        let memory = proc.memory(pid);
+        let stat = proc.stat_file(pid).unwrap();
+        let incarnation = stat.read().unwrap();
+        let evidence = proc.evidence((pid, pid), memory, stat, incarnation);
+        (child, pid, evidence)
+    }
+
+    fn until_gone(evidence: &Evidence) {
+        let started = std::time::Instant::now();
+        while evidence.holds() {
+            assert!(started.elapsed() < std::time::Duration::from_secs(10), "it still holds");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_program_is_another_after_exec_even_of_itself() {
+        let commands = "echo $$; read line; exec sh -c 'read line'";
+        let (mut child, pid, evidence) = evidence_for(commands);
+        assert!(matches!(evidence, Evidence::Memory(..)) || !rustix::process::geteuid().is_root());
+        assert!(evidence.holds());
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"\n").unwrap();
+        until_gone(&evidence);
+        assert_eq!(child.try_wait().unwrap(), None, "process {pid} goes on");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_child_that_may_share_its_parents_memory_is_known_by_what_it_says() {
+        let commands = "(sh -c 'echo $PPID'; read line; exec sleep 0) <&0 & wait";
+        let (mut child, _, evidence) = evidence_for(commands);
+        assert!(matches!(evidence, Evidence::Stat(..)), "{evidence:?}");
+        assert!(evidence.holds());
+        drop(child.stdin.take());
+        until_gone(&evidence);
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_thread_that_ended_is_nobody_though_its_process_lives() {
+        let proc = Proc::open().unwrap();
+        let (told, tid) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let tid = rustix::thread::gettid().as_raw_nonzero().get();
+            told.send(u32::try_from(tid).unwrap()).unwrap();
+            let _ = ended.recv();
+        });
+        let tid = tid.recv().unwrap();
+        let (memory, stat) = (proc.memory(tid), proc.stat_file(tid).unwrap());
+        let incarnation = stat.read().unwrap();
+        let evidence = proc.evidence((tid, std::process::id()), memory, stat, incarnation);
+        assert!(matches!(evidence, Evidence::Memory(_, Some(_))), "{evidence:?}");
+        assert!(evidence.holds());
+        drop(end);
+        thread.join().unwrap();
+        until_gone(&evidence);
     }
 
     #[test]

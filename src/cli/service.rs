@@ -1,5 +1,17 @@
 //! A store being served: the threads between a device of the kernel and the tree, as `mount` and
 //! `run` both need them.
+//!
+//! Why two readers that do not spin: medians beside those of two readers that each spin for 20 us, in turn in one run,
+//! on two CPUs that others used as well.
+//!
+//! | readers, spin | 4 KiB file made | by 4 clients | READ of 4 KiB | by 4 clients |
+//! |---|---|---|---|---|
+//! | 2, 20 us | 1 | 1 | 1 | 1 |
+//! | 1, 20 us | 0.66 | 1.06 | 0.83 | 1.21 |
+//! | 1, 0 | 0.47 | 1.51 | 0.71 | 1.17 |
+//! | 2, 0 | 0.49 | 0.63 | 0.72 | 0.79 |
+//!
+//! They also took half the CPU for each file made. Where CPUs are idle a reader that spins answers a lone client sooner.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,8 +39,9 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "N", default_value_t = 2, env = "LIGHTHOUSE_FUSE_READERS",
           value_parser = clap::value_parser!(u16).range(1..=256))]
     readers: u16,
-    /// How long a reader looks for the next request before it sleeps, in microseconds; costs CPU only while requests come
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 20, env = "LIGHTHOUSE_FUSE_SPIN",
+    /// How long one of them looks for the next request before all sleep, in microseconds; costs CPU only while requests
+    /// come, and is given up while it is in vain
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, env = "LIGHTHOUSE_FUSE_SPIN",
           value_parser = clap::value_parser!(u32).range(0..=1000))]
     spin: u32,
     /// How long the kernel may keep names and attributes without asking again, in seconds
