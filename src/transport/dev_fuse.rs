@@ -55,6 +55,8 @@ const CHUNKS: usize = 64;
 pub struct DevFuse {
     device: OwnedFd,
     wait: Wait,
+    /// Readable once nothing more is to be received.
+    stop: Option<OwnedFd>,
 }
 
 impl DevFuse {
@@ -67,14 +69,33 @@ impl DevFuse {
         let mut flags = rustix::fs::fcntl_getfl(&device)?;
         flags.set(OFlags::NONBLOCK, wait != Wait::Block);
         rustix::fs::fcntl_setfl(&device, flags)?;
-        Ok(Self { device, wait })
+        Ok(Self { device, wait, stop: None })
     }
 
-    /// Waits until there is something to read, or at once if the connection has ended.
-    fn sleep(&self) -> io::Result<()> {
-        let mut device = [PollFd::new(&self.device, PollFlags::IN)];
-        match rustix::event::poll(&mut device, None) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+    /// As [`DevFuse::new`], for a device whose readers also end once `stop` is readable. They always sleep
+    /// in poll(2).
+    ///
+    /// # Errors
+    ///
+    /// Whatever `fcntl(2)` says.
+    pub fn with_stop(device: OwnedFd, wait: Wait, stop: OwnedFd) -> io::Result<Self> {
+        let wait = if wait == Wait::Block { Wait::Spin(Duration::ZERO) } else { wait };
+        Ok(Self { stop: Some(stop), ..Self::new(device, wait)? })
+    }
+
+    /// Waits until there is something to read, or at once if the connection has ended. Whether anything is
+    /// to be received at all.
+    fn sleep(&self) -> io::Result<bool> {
+        let device = PollFd::new(&self.device, PollFlags::IN);
+        let stop = PollFd::new(self.stop.as_ref().unwrap_or(&self.device), PollFlags::IN);
+        let mut both = [device, stop];
+        let (descriptors, _) = both.split_at_mut(if self.stop.is_some() { 2 } else { 1 });
+        match rustix::event::poll(descriptors, None) {
+            Ok(_) => {
+                let [_, stop] = both;
+                Ok(self.stop.is_none() || !stop.revents().contains(PollFlags::IN))
+            }
+            Err(Errno::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
@@ -118,7 +139,9 @@ impl Transport for DevFuse {
                         std::hint::spin_loop();
                     }
                     _ => {
-                        self.sleep()?;
+                        if !self.sleep()? {
+                            return Ok(None);
+                        }
                         // Woken for a request that another reader took: no reason to spin.
                     }
                 },

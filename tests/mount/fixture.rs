@@ -15,6 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Signal, Uid};
 
+use lighthouse_fuse::transport::uring::Queues;
 use lighthouse_fuse::transport::{mount_table, unmount};
 
 use crate::Skipped;
@@ -132,6 +133,11 @@ impl Mount {
         rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH).unwrap();
     }
 
+    /// The process that serves it.
+    pub(crate) fn server(&self) -> Pid {
+        server_of(&self.store).expect("it holds the lock")
+    }
+
     /// Stops the server as an operator would.
     pub(crate) fn stop(&self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lighthouse-fuse"));
@@ -176,6 +182,11 @@ impl Mount {
         fs::set_permissions(&commons, fs::Permissions::from_mode(0o777)).unwrap();
         commons
     }
+}
+
+/// Whether there is a ring here, or why not.
+pub(crate) fn needs_ring() -> Result<(), Skipped> {
+    Queues::prepare(1 << 20, Some(1)).map(drop).map_err(|why| Skipped(why.to_string()))
 }
 
 /// Runs a program under a deadline.
