@@ -40,7 +40,8 @@ pub(super) struct ServiceArgs {
     /// several times faster
     #[arg(long, value_name = "TRANSPORT", value_enum, default_value_t = Over::Auto, env = "LIGHTHOUSE_FUSE_TRANSPORT")]
     transport: Over,
-    /// Requests that one CPU's queue of io_uring holds at one time; each takes up to 1 MiB. By default 32 MiB are shared out
+    /// Requests that one CPU's queue of io_uring holds at one time; each may take 1 MiB of memory. By default 4, or fewer
+    /// where all together would take more than 32 MiB
     #[arg(long, value_name = "N", env = "LIGHTHOUSE_FUSE_QUEUE_DEPTH",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     queue_depth: Option<u16>,

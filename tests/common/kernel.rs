@@ -111,6 +111,8 @@ impl<'s> Kernel<'s> {
     pub(crate) fn take(&mut self, bytes: &[u8]) {
         let mut op_in = [0; FUSE_URING_OP_IN_OUT_SZ];
         let message = self.parts.then(|| Message::split(bytes, Dialect::NEWEST).ok()).flatten();
+        // Of INIT, which never comes that way, all is fixed.
+        let message = message.filter(|message| message.args.len() <= op_in.len());
         let frame = match &message {
             None => Frame::Whole(bytes),
             Some(message) => {

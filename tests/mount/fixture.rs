@@ -116,13 +116,19 @@ impl Mount {
         Ok(mount)
     }
 
-    /// Starts a server of the store.
-    pub(crate) fn start(&self, options: &[&str]) {
+    /// Starts a server of the store; what it says before it serves.
+    pub(crate) fn start(&self, options: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lighthouse-fuse"));
         command.args(["mount", "--background"]).args(options);
         let output = bounded(command.arg(&self.store).arg(&self.at));
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
+        said
+    }
+
+    /// Where the store is.
+    pub(crate) fn store(&self) -> &Path {
+        &self.store
     }
 
     /// Kills the server as a crash would, and takes its dead mount away.

@@ -47,15 +47,21 @@ fn end_of(children: Vec<Child>) {
 }
 
 fn auto_uses_the_ring_where_it_is_and_says_why_where_not() -> Outcome {
-    let mount = Mount::with(&["--transport", "auto", "--log-level", "info"])?;
-    let log = mount.log();
-    match needs_ring() {
-        Ok(()) => assert!(log.contains("requests come over io_uring"), "{log}"),
+    let mount = Mount::fresh()?;
+    mount.stop();
+    let said = mount.start(&["--transport", "auto", "--log-level", "info"]);
+    let over = match needs_ring() {
+        Ok(()) => "io_uring",
         Err(why) => {
-            assert!(log.contains("requests come over /dev/fuse"), "{log}");
-            assert!(log.contains(&why.0), "{log}\n{}", why.0);
+            assert!(said.contains(&why.0), "{said}\n{}", why.0);
+            "/dev/fuse"
         }
-    }
+    };
+    assert!(said.contains(&format!("requests come over {over}")), "{said}");
+    let mut status = Command::new(env!("CARGO_BIN_EXE_lighthouse-fuse"));
+    let status = bounded(status.args(["status", "--json"]).arg(mount.store()));
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains(&format!("\"served_over\":\"{over}\"")), "{status}");
     Ok(())
 }
 
