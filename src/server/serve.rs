@@ -242,7 +242,7 @@ impl<'s> Server<'s> {
                     Ok(thread) => threads.push(thread),
                     // One thread less: the others serve.
                     Err(error) => {
-                        tracing::warn!(%error, "serving with fewer readers than asked for")
+                        tracing::warn!(%error, "serving with fewer readers than asked for");
                     }
                 }
             }
