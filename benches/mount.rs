@@ -7,8 +7,10 @@
 //! - `bare-N`, `bare-N-spin`: N threads that read `/dev/fuse` and write constants, with no decoding at all. What
 //!   they need is the kernel's share; nobody on the same number of threads can be faster. `spin` reads for
 //!   20 us without blocking before it sleeps.
+//! - `bare-ring`: the same over io_uring, one pinned thread for each CPU. Needs the kernel to offer it: `echo Y >
+//!   /sys/module/fuse/parameters/enable_uring`.
 //! - `transport-spin`: the same constants through this crate's transport, decoder and encoder, on one thread.
-//! - `ours-N-S`: the real server with `--readers N --spin S`.
+//! - `ours-N-S`: the real server with `--transport dev --readers N --spin S`; `ours-ring`: with `--transport uring`.
 //! - those named in `BENCH_SERVERS`, separated by semicolons, each as `NAME DIRECTORY COMMAND`:
 //!   the command line with `{store}` and `{at}` in it, and where in the mount to work.
 //!
@@ -20,13 +22,15 @@
 //! Where the kernel's tracing is there (tracefs), a round of its own counts the requests of one act, by operation.
 //!
 //! Words on the command line choose questions. `BENCH_ROUNDS` is how often each is asked (9), `BENCH_MIB` how
-//! long the file is that is written and read whole (256). `--test` asks each once, at the smallest size.
+//! long the file is that is written and read whole (256), `BENCH_ONLY` the names of servers to ask, separated by
+//! commas, rather than all. `--test` asks each once, at the smallest size.
 //!
 //! The servers are processes of their own, this program again for bare loops. What a lone client sees is
 //! decided, on two idle CPUs, by waking the other CPU.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
@@ -43,8 +47,10 @@ use lighthouse_fuse::proto::types::{
 };
 use lighthouse_fuse::proto::{Dialect, Message, Op, Reply};
 use lighthouse_fuse::sys;
+use lighthouse_fuse::sys::fuse_ring::{Completed, Prepared};
 use lighthouse_fuse::transport::dev_fuse::{DevFuse, Wait};
 use lighthouse_fuse::transport::mount::{self, MountOptions};
+use lighthouse_fuse::transport::uring::Queues;
 use lighthouse_fuse::transport::{Buffer, Frame, Transport, mount_table};
 
 /// How much one READ or WRITE carries.
@@ -55,7 +61,8 @@ const SPIN: Duration = Duration::from_micros(20);
 /// How long a server has to come up.
 const START: Duration = Duration::from_secs(20);
 /// The servers made of this program.
-const OWN: [&str; 5] = ["bare-1", "bare-2", "bare-1-spin", "bare-2-spin", "transport-spin"];
+const OWN: [&str; 6] =
+    ["bare-1", "bare-2", "bare-1-spin", "bare-2-spin", "bare-ring", "transport-spin"];
 /// Readers and spin, in microseconds, of the real server.
 const OURS: [(u32, u32); 4] = [(1, 0), (2, 0), (1, 20), (2, 20)];
 /// How many files are walked.
@@ -93,8 +100,15 @@ fn main() -> ExitCode {
     };
     let wanted: Vec<&String> =
         arguments.iter().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let chosen = |name: &str| only.is_empty() || only.split(',').any(|word| word == name);
+    let mut specs: Vec<Spec> = specs().into_iter().filter(|spec| chosen(&spec.name)).collect();
+    if let Err(why) = Queues::prepare(MAX_WRITE as usize, None) {
+        println!("SKIPPED: bare-ring, ours-ring: {why}");
+        specs.retain(|spec| !spec.name.ends_with("-ring"));
+    }
     let servers: Vec<Server> =
-        std::iter::once(Server::disk()).chain(specs().iter().map(Spec::start)).collect();
+        std::iter::once(Server::disk()).chain(specs.iter().map(Spec::start)).collect();
     for question in QUESTIONS {
         if wanted.is_empty() || wanted.iter().any(|word| question.name.contains(word.as_str())) {
             question.ask(&servers, &size);
@@ -141,6 +155,7 @@ const QUESTIONS: &[Question] = &[
     question("read of 4 KiB past the cache", 2000, 1, read_direct),
     question("read of 4 KiB past the cache, 4 clients", 1000, 4, read_direct),
     question("open and close", 1000, 1, open_close),
+    question("open and close, 4 clients", 500, 4, open_close),
     Question { undo: remove, ..question("create, write 4 KiB, close", 600, 1, create) },
     Question { undo: remove, ..question("create, write 4 KiB, close, 4 clients", 200, 4, create) },
     Question { of: Of::Stores, ..question("stat again", 5000, 1, stat) },
@@ -463,14 +478,19 @@ fn specs() -> Vec<Spec> {
         directory: String::new(),
         command: vec![this.display().to_string(), mode.into(), "{store}".into(), "{at}".into()],
     });
-    let ours = OURS.iter().map(|(readers, spin)| Spec {
-        name: format!("ours-{readers}-{spin}"),
+    let server = |name: &str, options: &str| Spec {
+        name: format!("ours-{name}"),
         directory: "current".into(),
-        command: format!("{BINARY} mount {{store}} {{at}} -q --readers {readers} --spin {spin}")
+        command: format!("{BINARY} mount {{store}} {{at}} -q {options}")
             .split(' ')
             .map(str::to_owned)
             .collect(),
+    };
+    let ours = OURS.iter().map(|(readers, spin)| {
+        let options = format!("--transport dev --readers {readers} --spin {spin}");
+        server(&format!("{readers}-{spin}"), &options)
     });
+    let ours = ours.chain(std::iter::once(server("ring", "--transport uring")));
     let named = std::env::var("BENCH_SERVERS").unwrap_or_default();
     let named = named.split(';').filter(|line| !line.trim().is_empty()).map(|line| {
         let mut words = line.split_whitespace().map(str::to_owned);
@@ -548,6 +568,7 @@ impl Server {
             "ours-1-20" | "transport-spin" | "bare-1-spin" => "bare-1-spin",
             "ours-2-20" | "bare-2-spin" => "bare-2-spin",
             "ours-2-0" | "bare-2" => "bare-2",
+            name if name.contains("ring") => "bare-ring",
             _ => "bare-1",
         }
     }
@@ -598,13 +619,84 @@ fn serve(mode: &str, store: &Path, at: &Path) -> Result<(), Box<dyn std::error::
     }
     // As fair as can be: several readers share nothing but the numbers they give out.
     let next = AtomicU64::new(FILE);
+    // Never written to: whoever wants these to end unmounts.
+    let (stop, _writer) = io::pipe()?;
     std::thread::scope(|scope| {
+        if mode == "bare-ring" {
+            bare_init(&device)?;
+            let cpus = std::thread::available_parallelism()?.get();
+            for cpu in 0..cpus {
+                let (device, next, stop) = (device.as_fd(), &next, stop.try_clone()?);
+                scope.spawn(move || {
+                    bare_queue(device, cpu as u16, next, stop.as_fd())
+                        .unwrap_or_else(|error| eprintln!("queue {cpu}: {error}"));
+                });
+            }
+        }
         if mode.contains('2') {
             scope.spawn(|| bare(&device, wait, &next));
         }
         bare(&device, wait, &next)
     })?;
     Ok(())
+}
+
+/// Answers INIT such that what follows comes over the ring.
+fn bare_init(device: &DevFuse) -> io::Result<()> {
+    let mut buffer = Buffer::for_writes(MAX_WRITE)?;
+    let length = rustix::io::read(device, buffer.bytes_mut())?;
+    let (header, _) = fuse_in_header::read_from_prefix(&buffer.bytes_mut()[..length])
+        .map_err(|_| io::ErrorKind::InvalidData)?;
+    assert_eq!(header.opcode, FUSE_INIT);
+    let out = fuse_init_out {
+        flags: INIT.flags | FUSE_INIT_EXT as u32,
+        flags2: (FUSE_OVER_IO_URING >> 32) as u32,
+        ..INIT
+    };
+    let head = fuse_out_header {
+        len: (size_of::<fuse_out_header>() + size_of::<fuse_init_out>()) as u32,
+        error: 0,
+        unique: header.unique,
+    };
+    let reply = [io::IoSlice::new(head.as_bytes()), io::IoSlice::new(out.as_bytes())];
+    rustix::io::writev(device, &reply)?;
+    Ok(())
+}
+
+/// One queue of the ring, and its thread.
+fn bare_queue(
+    device: BorrowedFd<'_>,
+    cpu: u16,
+    next: &AtomicU64,
+    stop: BorrowedFd<'_>,
+) -> io::Result<()> {
+    sys::process::pin_to(cpu.into())?;
+    let mut constants = Constants::new(next);
+    let mut queue = Prepared::new(8, MAX_WRITE as usize)?.register(device, cpu, stop)?;
+    loop {
+        let number = match queue.completed() {
+            Some(Completed::Request(number)) => number,
+            Some(Completed::Gone(_) | Completed::Stop) => return Ok(()),
+            None => {
+                queue.wait()?;
+                continue;
+            }
+        };
+        let sys::fuse_ring::Entry { header, payload } = queue.entry(number);
+        let (to, _) = fuse_in_header::read_from_prefix(&header.in_out)
+            .map_err(|_| io::ErrorKind::InvalidData)?;
+        let body = header.ring_ent_in_out.payload_sz as usize;
+        let (error, part) = constants.answer(&to, &payload[..body]).unwrap_or((-libc::EIO, &[]));
+        let head = fuse_out_header {
+            len: (size_of::<fuse_out_header>() + part.len()) as u32,
+            error,
+            unique: to.unique,
+        };
+        header.in_out[..size_of::<fuse_out_header>()].copy_from_slice(head.as_bytes());
+        payload[..part.len()].copy_from_slice(part);
+        header.ring_ent_in_out.payload_sz = part.len() as u32;
+        queue.commit(number)?;
+    }
 }
 
 /// The agreement on INIT that asks for as little as possible.
@@ -642,50 +734,74 @@ fn attr(node: u64) -> Attr {
     }
 }
 
+/// Answers made before the first request comes, but for what changes.
+struct Constants<'n> {
+    next: &'n AtomicU64,
+    block: [u8; BLOCK],
+    created: Vec<u8>,
+    found: Vec<u8>,
+    opened: Vec<u8>,
+    attrs: [Vec<u8>; 2],
+    written: Vec<u8>,
+}
+
+impl<'n> Constants<'n> {
+    fn new(next: &'n AtomicU64) -> Self {
+        let out = |part: &Reply<'_>| part.fixed_part().to_vec();
+        let id = lighthouse_fuse::proto::types::RequestId(0);
+        let opened = Opened { handle: FileHandle(0), flags: OpenedFlags(0), backing_id: 0 };
+        let entry = |node| Entry {
+            node: NodeId::new(node).expect("above 0"),
+            generation: 0,
+            attr: attr(node),
+            entry_valid: VALID,
+            attr_valid: VALID,
+        };
+        Self {
+            next,
+            block: [7; BLOCK],
+            created: out(&Reply::created(id, &entry(FILE), &opened)),
+            found: out(&Reply::entry(id, &entry(FILE))),
+            opened: out(&Reply::opened(id, &opened)),
+            attrs: [FUSE_ROOT_ID, FILE].map(|node| out(&Reply::attr(id, &attr(node), VALID))),
+            written: out(&Reply::written(id, BLOCK as u32)),
+        }
+    }
+
+    /// The errno and what follows the header; `None` where no answer is due. `body` is looked at for LOOKUP only.
+    fn answer(&mut self, header: &fuse_in_header, body: &[u8]) -> Option<(i32, &[u8])> {
+        Some(match header.opcode {
+            FUSE_INIT => (0, INIT.as_bytes()),
+            FUSE_FORGET | FUSE_BATCH_FORGET | FUSE_INTERRUPT => return None,
+            FUSE_LOOKUP if body == b"file\0" => (0, &self.found),
+            FUSE_LOOKUP => (-libc::ENOENT, &[]),
+            FUSE_GETATTR => (0, &self.attrs[usize::from(header.nodeid != FUSE_ROOT_ID)]),
+            FUSE_SETATTR => (0, &self.attrs[1]),
+            FUSE_OPEN | FUSE_OPENDIR => (0, &self.opened),
+            FUSE_READ => (0, &self.block),
+            FUSE_CREATE => {
+                let node = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+                // The node number comes first.
+                self.created[..8].copy_from_slice(&node.to_ne_bytes());
+                (0, &self.created)
+            }
+            FUSE_WRITE => (0, &self.written),
+            FUSE_UNLINK | FUSE_RELEASE | FUSE_RELEASEDIR => (0, &[]),
+            _ => (-libc::ENOSYS, &[]),
+        })
+    }
+}
+
 /// Reads and writes `/dev/fuse`, and knows of each request its header only.
 fn bare(device: &DevFuse, wait: Wait, next: &AtomicU64) -> io::Result<()> {
     let mut buffer = Buffer::for_writes(MAX_WRITE)?;
-    let block = [7; BLOCK];
-    let out = |part: &Reply<'_>| part.fixed_part().to_vec();
-    let id = lighthouse_fuse::proto::types::RequestId(0);
-    let opened = Opened { handle: FileHandle(0), flags: OpenedFlags(0), backing_id: 0 };
-    let entry = |node| Entry {
-        node: NodeId::new(node).expect("above 0"),
-        generation: 0,
-        attr: attr(node),
-        entry_valid: VALID,
-        attr_valid: VALID,
-    };
-    // Everything that does not change is made before the first request comes.
-    let mut created = out(&Reply::created(id, &entry(FILE), &opened));
-    let found = out(&Reply::entry(id, &entry(FILE)));
-    let opened = out(&Reply::opened(id, &opened));
-    let attrs = [FUSE_ROOT_ID, FILE].map(|node| out(&Reply::attr(id, &attr(node), VALID)));
-    let written = out(&Reply::written(id, BLOCK as u32));
+    let mut constants = Constants::new(next);
     loop {
         let bytes = buffer.bytes_mut();
         let Some(length) = read(device, bytes, wait)? else { return Ok(()) };
         let (header, body) = fuse_in_header::read_from_prefix(&bytes[..length])
             .map_err(|_| io::ErrorKind::InvalidData)?;
-        let (error, part): (i32, &[u8]) = match header.opcode {
-            FUSE_INIT => (0, INIT.as_bytes()),
-            FUSE_FORGET | FUSE_BATCH_FORGET | FUSE_INTERRUPT => continue,
-            FUSE_LOOKUP if body == b"file\0" => (0, &found),
-            FUSE_LOOKUP => (-libc::ENOENT, &[]),
-            FUSE_GETATTR => (0, &attrs[usize::from(header.nodeid != FUSE_ROOT_ID)]),
-            FUSE_SETATTR => (0, &attrs[1]),
-            FUSE_OPEN | FUSE_OPENDIR => (0, &opened),
-            FUSE_READ => (0, &block),
-            FUSE_CREATE => {
-                let node = next.fetch_add(1, Ordering::Relaxed) + 1;
-                // The node number comes first.
-                created[..8].copy_from_slice(&node.to_ne_bytes());
-                (0, &created)
-            }
-            FUSE_WRITE => (0, &written),
-            FUSE_UNLINK | FUSE_RELEASE | FUSE_RELEASEDIR => (0, &[]),
-            _ => (-libc::ENOSYS, &[]),
-        };
+        let Some((error, part)) = constants.answer(&header, body) else { continue };
         let head = fuse_out_header {
             len: (size_of::<fuse_out_header>() + part.len()) as u32,
             error,

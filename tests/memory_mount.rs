@@ -257,6 +257,7 @@ fn random_calls_leave_nothing_behind_and_what_is_cached_is_what_is_stored() {
             shuffle: seed % 2 == 0,
             interrupts_per_mille: if seed % 3 == 0 { 50 } else { 0 },
             minor: [45, 31, 23, 12][usize::try_from(seed % 4).unwrap_or(0)],
+            in_parts: seed / 4 % 2 == 1,
             ..Options::default()
         };
         let mounted = mount(&store, options.clone());
@@ -294,6 +295,7 @@ fn several_callers_at_once_leave_nothing_behind() {
             shuffle: true,
             stepped: seed % 2 == 0,
             readers: if seed % 2 == 0 { 1 } else { 3 },
+            in_parts: seed / 2 % 2 == 1,
             ..Options::default()
         };
         let mounted = mount(&store, options);

@@ -25,10 +25,11 @@ use lighthouse_fuse::proto::types::{
     Errno, FOREVER, FileHandle, Lock, LockKind, NodeId, OpenFlags, XattrName,
 };
 use lighthouse_fuse::proto::{Notice, Reply, abi, notify};
+use lighthouse_fuse::server::dispatch::Work;
 use lighthouse_fuse::server::{Config, Ended, Server, serve};
 use lighthouse_fuse::store::Store;
 use lighthouse_fuse::store::event::{Ino, Seq};
-use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Transport};
+use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Received, Transport};
 use lighthouse_fuse::tree::Tree;
 use lighthouse_fuse::view::{Options, View};
 
@@ -37,14 +38,19 @@ fn view_of(store: &Arc<Store>) -> View {
     View::new(Tree::new(Arc::clone(store)), Agents::new(Arc::clone(store)), options)
 }
 
-/// Runs `test` on a fresh store.
-fn with(test: impl FnOnce(&mut Kernel<'_>, &View)) {
-    let (store, _dir) = stores::fresh();
-    let view = view_of(&store);
-    let wire = Wire::default();
-    let mut kernel = Kernel::connect(&wire, &view);
-    test(&mut kernel, &view);
-    assert_eq!(kernel.server.counters().panics(), 0);
+/// Runs `test` on a fresh store, with requests as `/dev/fuse` delivers them, and again as the ring does.
+fn with(test: impl Fn(&mut Kernel<'_>, &View)) {
+    for in_parts in [false, true] {
+        let (store, _dir) = stores::fresh();
+        let view = view_of(&store);
+        let wire = Wire::default();
+        let mut kernel = Kernel::connect(&wire, &view);
+        if in_parts {
+            kernel.in_parts();
+        }
+        test(&mut kernel, &view);
+        assert_eq!(kernel.server.counters().panics(), 0);
+    }
 }
 
 const SET: SetAttr = SetAttr {
@@ -719,7 +725,8 @@ fn a_kernel_that_does_not_begin_with_init_is_turned_away() {
     let view = view_of(&store);
     let wire = Wire::default();
     let server = Server::new(&wire, &view, Config::default());
-    let mut work = server.work();
-    assert!(!server.take(&Frame::Whole(&[0; 40]), &mut work));
+    let mut work = Work::default();
+    let received = Received { frame: Frame::Whole(&[0; 40]), room: &mut [] };
+    assert!(!server.take(received, &mut work).more);
     assert!(server.connection().is_closed());
 }

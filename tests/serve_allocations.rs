@@ -19,8 +19,9 @@ use lighthouse_fuse::agents::Agents;
 use lighthouse_fuse::proto::Reply;
 use lighthouse_fuse::proto::op::{GetAttr, Init, Lookup, Op};
 use lighthouse_fuse::proto::types::OpenFlags;
+use lighthouse_fuse::server::dispatch::Work;
 use lighthouse_fuse::server::{Config, Server};
-use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Transport};
+use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Received, Transport};
 use lighthouse_fuse::tree::Tree;
 use lighthouse_fuse::view::{Options, View};
 
@@ -67,12 +68,19 @@ fn getattr_lookup_and_read_of_a_warm_tree_allocate_nothing() {
     drop(kernel);
     let sink = Sink::default();
     let server = Server::new(&sink, &view, Config::default());
-    let mut work = server.work();
-    server.take(&Frame::Whole(&init), &mut work);
+    let mut work = Work::default();
+    let mut room = vec![0; server.connection().config().data_max()];
+    let mut serve_one = |bytes: &[u8]| {
+        let received = Received { frame: Frame::Whole(bytes), room: &mut room };
+        if let Some(reply) = server.take(received, &mut work).reply {
+            let _ = sink.send(&reply.out_of(&room)).unwrap();
+        }
+    };
+    serve_one(&init);
     for (operation, bytes) in &requests {
         let mut serve = || {
             for _ in 0..100 {
-                server.take(&Frame::Whole(bytes), &mut work);
+                serve_one(bytes);
             }
         };
         serve();

@@ -86,7 +86,8 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     };
     let opened = store::open_or_make(&source, &args.store_args, owner, args.read_only)
         .inspect_err(|_| place.give_up())?;
-    let service = Service::start(device, Arc::clone(&opened), &args.service)
+    let shared = matches!(place, Place::Elsewhere);
+    let service = Service::start(device, shared, Arc::clone(&opened), &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
     wait(args, &source, &place, service, &signals, quiet)?;

@@ -46,6 +46,8 @@ struct Status {
     state: &'static str,
     /// Process that has it open.
     served_by: Option<u32>,
+    /// What requests come over, as far as this process sees: `io_uring` or `/dev/fuse`.
+    served_over: Option<&'static str>,
     mounted_at: Vec<String>,
 }
 
@@ -60,7 +62,10 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
     let mut line = |name: &str, value: String| writeln!(out, "{name:<11}{value}");
     line("store", status.store.clone())?;
     let server = match (status.served_by, status.state) {
-        (Some(pid), _) => format!("in service, by process {pid}"),
+        (Some(pid), _) => match status.served_over {
+            Some(over) => format!("in service, by process {pid}, over {over}"),
+            None => format!("in service, by process {pid}"),
+        },
         (None, state) => state.to_owned(),
     };
     line("state", server)?;
@@ -108,6 +113,7 @@ fn look(path: &Path) -> Result<Status, CliError> {
             (State::SyncFailed, None) => "sync failed",
         },
         served_by: holder.flatten(),
+        served_over: holder.flatten().and_then(transport_of),
         mounted_at: mounts_of(path),
     })
 }
@@ -144,6 +150,23 @@ fn allocated(disk: &dyn Disk, directory: &str) -> io::Result<u64> {
         }
     }
     Ok(total)
+}
+
+/// What the threads of a server read requests from: those that serve a queue of the ring are called so.
+fn transport_of(server: u32) -> Option<&'static str> {
+    let threads = std::fs::read_dir(format!("/proc/{server}/task")).ok()?;
+    let names =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    let mut over = None;
+    for name in names {
+        if name.starts_with("ring-") {
+            return Some("io_uring");
+        }
+        if name.starts_with("reader-") {
+            over = Some("/dev/fuse");
+        }
+    }
+    over
 }
 
 /// Where the store is mounted, as far as this process sees.

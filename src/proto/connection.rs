@@ -100,6 +100,15 @@ impl Config {
         let (page, data) = (self.page_size as usize, self.max_write as usize);
         FUSE_MIN_READ_BUFFER.max(page.saturating_add(data.max(XATTR_SIZE_MAX)))
     }
+
+    /// The most bytes of data in one request or reply, whatever the kernel agrees to: how much room a reply
+    /// needs, and how long the payload of a ring entry must be.
+    pub fn data_max(&self) -> usize {
+        // Requests are as long as pages for `max_write` bytes; 32 pages where their number was not agreed on.
+        let (page, data) = (self.page_size.max(4096) as usize, self.max_write as usize);
+        let pages = PAGES_DEFAULT as usize * page;
+        data.max(pages).max(FUSE_MIN_READ_BUFFER).next_multiple_of(page)
+    }
 }
 
 /// What was agreed on at INIT. Fixed while the connection lives.

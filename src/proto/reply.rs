@@ -43,6 +43,8 @@ enum Data<'a> {
     Many(&'a [&'a [u8]]),
     /// So many bytes that the transport has from elsewhere.
     Elsewhere(usize),
+    /// So many bytes at the beginning of the room that came with the request.
+    InRoom(usize),
 }
 
 impl Data<'_> {
@@ -53,7 +55,7 @@ impl Data<'_> {
             Self::Many(chunks) => {
                 chunks.iter().fold(0, |sum: usize, chunk| sum.saturating_add(chunk.len()))
             }
-            Self::Elsewhere(len) => len,
+            Self::Elsewhere(len) | Self::InRoom(len) => len,
         }
     }
 }
@@ -146,6 +148,12 @@ impl<'a> Reply<'a> {
     /// As [`Reply::data`], of `len` bytes that the transport adds itself, by splice(2).
     pub fn data_elsewhere(to: RequestId, len: usize) -> Self {
         Self::new(to, None, &[], Data::Elsewhere(len))
+    }
+
+    /// As [`Reply::data`], of the first `len` bytes of the room that the transport lent with the request:
+    /// where they are, nothing has to be copied on the ring.
+    pub fn data_in_room(to: RequestId, len: usize) -> Self {
+        Self::new(to, None, &[], Data::InRoom(len))
     }
 
     /// WRITE, COPY_FILE_RANGE: how many bytes.
@@ -254,12 +262,12 @@ impl<'a> Reply<'a> {
         &self.head[..self.head_len]
     }
 
-    /// The data, chunk by chunk; none for data from elsewhere.
+    /// The data, chunk by chunk; none for data from elsewhere or in the room.
     pub fn data_parts(&self) -> impl Iterator<Item = &[u8]> {
         let (one, many): (&[u8], &[&[u8]]) = match self.data {
             Data::One(chunk) => (chunk, &[]),
             Data::Many(chunks) => (&[], chunks),
-            Data::Elsewhere(_) => (&[], &[]),
+            Data::Elsewhere(_) | Data::InRoom(_) => (&[], &[]),
         };
         std::iter::once(one).chain(many.iter().copied()).filter(|chunk| !chunk.is_empty())
     }
@@ -269,8 +277,31 @@ impl<'a> Reply<'a> {
     pub const fn elsewhere(&self) -> usize {
         match self.data {
             Data::Elsewhere(len) => len,
-            Data::One(_) | Data::Many(_) => 0,
+            Data::One(_) | Data::Many(_) | Data::InRoom(_) => 0,
         }
+    }
+
+    /// How many bytes of data are in the room that came with the request; `None` unless made by
+    /// [`Reply::data_in_room`].
+    pub const fn in_room(&self) -> Option<usize> {
+        match self.data {
+            Data::InRoom(len) => Some(len),
+            Data::One(_) | Data::Many(_) | Data::Elsewhere(_) => None,
+        }
+    }
+
+    /// The same reply, with its data taken out of `room` if that is where it is. What is not there is left
+    /// out, and the kernel refuses the reply.
+    #[must_use]
+    pub fn out_of<'r>(&self, room: &'r [u8]) -> Reply<'r>
+    where
+        'a: 'r,
+    {
+        let data = match self.data {
+            Data::InRoom(len) => Data::One(room.get(..len).unwrap_or_default()),
+            other => other,
+        };
+        Reply { data, ..*self }
     }
 
     /// All there is to send, chunk by chunk.

@@ -28,38 +28,30 @@ use crate::view::{
 };
 
 /// What one reader keeps from request to request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Work {
-    /// Content and listings; as long as the longest of them may be.
-    data: Vec<u8>,
     /// Values of a length nobody knows beforehand.
     value: Vec<u8>,
     scratch: Scratch,
 }
 
-impl Work {
-    /// Room for replies of up to `data_max` bytes. Memory that no reply reached costs nothing.
-    #[must_use]
-    pub fn for_replies(data_max: usize) -> Self {
-        Self { data: vec![0; data_max], value: Vec::new(), scratch: Scratch::default() }
-    }
-}
-
 /// Most supplementary groups that are looked at; the kernel sends one at most.
 const GROUPS_MAX: usize = 32;
 
-/// Asks the view what `op` asks, and answers.
+/// Asks the view what `op` asks, and answers. Content and listings are put into `room`, which the transport
+/// lent with the request.
 pub fn answer<'w>(
     view: &View,
     id: RequestId,
     caller: Caller,
     op: &Op<'_>,
+    room: &mut [u8],
     work: &'w mut Work,
 ) -> Reply<'w> {
     let answered = if id.is_resent() { again(view, id, op) } else { None };
     let result = match answered {
         Some(answered) => answered,
-        None => attempt(view, id, caller, op, work),
+        None => attempt(view, id, caller, op, room, work),
     };
     result.unwrap_or_else(|errno| Reply::error(id, errno))
 }
@@ -93,6 +85,7 @@ fn attempt<'w>(
     id: RequestId,
     caller: Caller,
     op: &Op<'_>,
+    room: &mut [u8],
     work: &'w mut Work,
 ) -> Result<Reply<'w>, Errno> {
     let asker = Asker { caller, unique: id.masked(), ..Asker::default() };
@@ -169,10 +162,9 @@ fn attempt<'w>(
         Op::Link(op) => Reply::entry(id, &view.link(&asker, op.node, op.new_parent, op.new_name)?),
         Op::Open(op) => Reply::opened(id, &view.open(&asker, op.node, op.flags, op.kill_suidgid)?),
         Op::Read(op) => {
-            let Work { data, scratch, .. } = work;
-            let buffer = data.get_mut(..len(op.size)).ok_or(Errno::EINVAL)?;
-            let filled = view.read(op.node, op.handle, op.offset, buffer, scratch)?;
-            Reply::data(id, buffer.get(..filled).unwrap_or_default())
+            let buffer = room.get_mut(..len(op.size)).ok_or(Errno::EINVAL)?;
+            let scratch = &mut work.scratch;
+            Reply::data_in_room(id, view.read(op.node, op.handle, op.offset, buffer, scratch)?)
         }
         Op::Write(op) => {
             let bytes = Bytes {
@@ -192,9 +184,9 @@ fn attempt<'w>(
         Op::SyncFs(_) => done(id, view.sync())?,
         Op::OpenDir(op) => Reply::opened(id, &view.open_directory(op.node)?),
         Op::ReleaseDir(op) => done(id, view.close_directory(op.node, op.handle))?,
-        Op::ReadDir(op) => list(view, id, (op.node, op.handle), (op.offset, op.size), false, work)?,
+        Op::ReadDir(op) => list(view, id, (op.node, op.handle), (op.offset, op.size), false, room)?,
         Op::ReadDirPlus(op) => {
-            list(view, id, (op.node, op.handle), (op.offset, op.size), true, work)?
+            list(view, id, (op.node, op.handle), (op.offset, op.size), true, room)?
         }
         Op::SetXattr(op) => {
             let kill = op.acl_kill_sgid;
@@ -447,20 +439,20 @@ impl Page for Entries<'_> {
     }
 }
 
-fn list<'w>(
+fn list(
     view: &View,
     id: RequestId,
     (node, handle): (NodeId, FileHandle),
     (offset, size): (u64, u32),
     plus: bool,
-    work: &'w mut Work,
-) -> Result<Reply<'w>, Errno> {
+    room: &mut [u8],
+) -> Result<Reply<'static>, Errno> {
     // A shorter reply than was asked for is fine here: the next one goes on.
-    let room = len(size).min(work.data.len());
-    let room = work.data.get_mut(..room).ok_or(Errno::EINVAL)?;
+    let longest = len(size).min(room.len());
+    let room = room.get_mut(..longest).ok_or(Errno::EINVAL)?;
     let mut entries = Entries { buffer: DirentBuffer::new(room), plus };
     view.list(node, handle, offset, plus, &mut entries)?;
-    Ok(Reply::data(id, entries.buffer.finish()))
+    Ok(Reply::data_in_room(id, entries.buffer.finish().len()))
 }
 
 /// What a caller is told.

@@ -1,30 +1,35 @@
 //! receive -> connection -> dispatch -> send, until the connection ends.
 //!
 //! ```text
-//!  reader 1 ---+                                     +--- one thread for news
-//!  reader 2 ---+--> Transport, Connection, View <----+
-//!  reader n ---+    (shared, each by reference)
+//!  reader 0 --- Lane ---+                             +--- one thread for news
+//!  reader n --- Lane ---+--> Connection, View <-------+
+//!  ring 0 ----- Lane ---+    (shared, each by reference)
+//!  ring n ----- Lane ---+
 //! ```
 //!
-//! Each reader has its own buffers, takes one message at a time, and sends the reply itself; so no
-//! request waits for another, and once running nothing is allocated.
+//! Each thread has a lane of its own, takes one message at a time, and sends the reply itself; so no
+//! request waits for another, and once running nothing is allocated. Reader 0 is alone until INIT is answered.
+//! Then there are as many readers as asked for; or, where INIT agreed on the ring, one thread for each of its
+//! lanes, and reader 0 beside them for what comes over the device all the same.
 //!
-//! Invariants: every request is answered once: by the reader that took it, with EIO if its handler
-//! panicked. No reader ever sends a notification. When [`Server::run`] returns, no request is being
-//! served any more.
+//! Invariants: every request is answered once: by the thread that took it, with EIO if its handler
+//! panicked. No lane ever sends a notification. A lane of the ring that ends takes all others with it: nobody
+//! else serves it. When [`Server::run`] returns, no request is being served any more.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
+use std::sync::mpsc::channel;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::proto::Reply;
+use crate::proto::abi::FUSE_OVER_IO_URING;
 use crate::proto::connection::{self, Action, Connection, Limits};
 use crate::proto::notify::Notice;
 use crate::proto::types::{Errno, Name};
-use crate::transport::{Buffer, Delivery, Frame, Transport};
+use crate::transport::{Delivery, DeviceLane, Frame, Lane, Received, Transport};
 use crate::view::View;
 use crate::view::news::{News, Next};
 
@@ -39,15 +44,17 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Config {
     /// What is asked for at INIT.
     pub connection: connection::Config,
-    /// How many threads read requests; at least 1.
+    /// How many threads read requests from the device; at least 1. One does where requests come over the ring.
     pub readers: usize,
+    /// Give up where the kernel does not offer the ring that was asked for, rather than use the device.
+    pub ring_only: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let connection =
             connection::Config { security_context: true, ..connection::Config::default() };
-        Self { connection, readers: 2 }
+        Self { connection, readers: 2, ring_only: false }
     }
 }
 
@@ -67,9 +74,20 @@ pub struct Server<'s> {
     connection: Connection,
     counters: Counters,
     readers: usize,
+    ring_only: bool,
     ready: Mutex<Option<Box<dyn FnOnce() + Send + 's>>>,
     /// How many processes served this connection before; 0: it is a fresh one.
     restarts: u16,
+}
+
+/// What came of one message.
+#[derive(Debug)]
+#[must_use]
+pub struct Taken<'w> {
+    /// What to send, if anything.
+    pub reply: Option<Reply<'w>>,
+    /// Whether another message may follow.
+    pub more: bool,
 }
 
 /// What a process must know to go on with a connection whose server died. Whoever keeps the device alive
@@ -102,6 +120,7 @@ impl<'s> Server<'s> {
             connection: Connection::new(config.connection),
             counters: Counters::default(),
             readers: config.readers.max(1),
+            ring_only: config.ring_only,
             ready: Mutex::new(None),
             restarts: 0,
         }
@@ -160,29 +179,20 @@ impl<'s> Server<'s> {
                 // Whether anything waits or not, the kernel takes it.
                 let _ = self.transport.send_notification(&Notice::Resend.message().io_slices())?;
             }
-            self.is_ready();
         }
         let result = thread::scope(|scope| {
             let news = thread::Builder::new()
                 .name("news".to_owned())
                 .spawn_scoped(scope, || self.tell_news());
-            let more: Vec<_> = (1..self.readers)
-                .map(|number| {
-                    thread::Builder::new()
-                        .name(format!("reader-{number}"))
-                        .spawn_scoped(scope, || self.read())
-                })
-                .collect();
-            let mut result = self.read();
-            for reader in more {
-                let ended = match reader.map(thread::ScopedJoinHandle::join) {
-                    Ok(Ok(ended)) => ended,
-                    Ok(Err(_)) => Err(io::Error::other("a reader panicked outside a handler")),
-                    // One thread less: the others have served.
-                    Err(error) => {
-                        tracing::warn!(%error, "served with fewer readers than asked for");
-                        Ok(())
-                    }
+            let mut threads = Vec::new();
+            let mut result = self.read_and_start(scope, &mut threads);
+            if result.is_err() {
+                self.transport.stop();
+            }
+            for thread in threads {
+                let ended = match thread.join() {
+                    Ok(ended) => ended,
+                    Err(_) => Err(io::Error::other("a thread panicked outside a handler")),
                 };
                 result = result.and(ended);
             }
@@ -198,43 +208,127 @@ impl<'s> Server<'s> {
         Ok(if agreed { Ended::Unmounted } else { Ended::NeverAgreed })
     }
 
-    /// Room for what the connection may answer at most.
-    #[must_use]
-    pub fn work(&self) -> Work {
-        let config = self.connection.config();
-        // Requests are as long as pages for `max_write` bytes; 32 pages where their number was not agreed on.
-        let pages =
-            config.max_write.max(32 * config.page_size).next_multiple_of(config.page_size.max(1));
-        Work::for_replies(usize::try_from(pages).unwrap_or(usize::MAX))
+    /// Reader 0: answers INIT, starts the other threads, and reads on.
+    fn read_and_start<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        threads: &mut Vec<ScopedJoinHandle<'scope, io::Result<()>>>,
+    ) -> io::Result<()> {
+        let mut lane = self.device_lane()?;
+        let mut work = Work::default();
+        // Nothing but INIT comes before it is answered, so nobody else need read until then.
+        let limits = loop {
+            match self.connection.limits() {
+                Some(limits) => break limits,
+                None if self.serve_next(&mut lane, &mut work)? => (),
+                None => return Ok(()),
+            }
+        };
+        if limits.has(FUSE_OVER_IO_URING) {
+            self.start_lanes(scope, threads)?;
+        } else if self.ring_only {
+            return Err(io::Error::other(
+                "the kernel does not offer FUSE over io_uring; it does with \
+                 /sys/module/fuse/parameters/enable_uring set to Y before mounting, since Linux 6.14",
+            ));
+        } else {
+            if self.connection.config().io_uring {
+                tracing::info!("the kernel does not offer FUSE over io_uring: it is switched off");
+            }
+            for number in 1..self.readers {
+                let name = format!("reader-{number}");
+                let read = || self.serve_lane(&mut self.device_lane()?);
+                match thread::Builder::new().name(name).spawn_scoped(scope, read) {
+                    Ok(thread) => threads.push(thread),
+                    // One thread less: the others serve.
+                    Err(error) => {
+                        tracing::warn!(%error, "serving with fewer readers than asked for");
+                    }
+                }
+            }
+            tracing::info!(readers = self.readers, "requests come over /dev/fuse");
+        }
+        self.is_ready();
+        let result = self.serve_lane(&mut lane);
+        if limits.has(FUSE_OVER_IO_URING) {
+            self.transport.stop();
+        }
+        result
     }
 
-    /// One reader.
-    fn read(&self) -> io::Result<()> {
-        let config = self.connection.config();
-        let room = u32::try_from(config.buffer_len()).map_or(config.max_write, |len| len);
-        let mut buffer = Buffer::for_writes(room)?;
-        let mut work = self.work();
-        while let Some(frame) = self.transport.receive(&mut buffer)? {
-            if !self.take(&frame, &mut work) {
-                break;
-            }
+    /// Starts a thread for each lane of the ring, and waits until the kernel has them all: only then does it
+    /// send anything.
+    fn start_lanes<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        threads: &mut Vec<ScopedJoinHandle<'scope, io::Result<()>>>,
+    ) -> io::Result<()> {
+        let (opened, started) = channel();
+        let lanes = self.transport.lanes();
+        for number in 0..lanes {
+            let opened = opened.clone();
+            let serve = move || {
+                // However it ends: without this lane its CPU is not served.
+                let _all_end = StopAll(self.transport);
+                match self.transport.lane(number) {
+                    Ok(mut lane) => {
+                        drop(opened.send(Ok(())));
+                        self.serve_lane(&mut *lane)
+                    }
+                    Err(error) => {
+                        let why = format!("the kernel refused queue {number} of the ring: {error}");
+                        drop(opened.send(Err(io::Error::new(error.kind(), why))));
+                        Ok(())
+                    }
+                }
+            };
+            let name = format!("ring-{number}");
+            threads.push(thread::Builder::new().name(name).spawn_scoped(scope, serve)?);
         }
+        drop(opened);
+        for _ in 0..lanes {
+            started.recv().map_err(|_| io::Error::other("a thread of the ring panicked"))??;
+        }
+        tracing::info!(queues = lanes, "requests come over io_uring");
         Ok(())
     }
 
-    /// Does all that is due for one message. Returns whether another may follow.
-    pub fn take(&self, frame: &Frame<'_>, work: &mut Work) -> bool {
-        let action = match *frame {
+    fn device_lane(&self) -> io::Result<DeviceLane<'s>> {
+        let config = self.connection.config();
+        DeviceLane::new(self.transport, config.buffer_len(), config.data_max())
+    }
+
+    /// One thread: serves `lane` until the connection ends.
+    fn serve_lane(&self, lane: &mut dyn Lane) -> io::Result<()> {
+        let mut work = Work::default();
+        while self.serve_next(lane, &mut work)? {}
+        Ok(())
+    }
+
+    /// Receives one message and does all that is due for it. Whether another may follow.
+    fn serve_next(&self, lane: &mut dyn Lane, work: &mut Work) -> io::Result<bool> {
+        let Some(received) = lane.receive()? else { return Ok(false) };
+        let Taken { reply, more } = self.take(received, work);
+        if let Some(reply) = reply {
+            send(lane, &reply);
+        }
+        Ok(more)
+    }
+
+    /// Does all that is due for one message, but for sending the reply.
+    pub fn take<'w>(&self, received: Received<'_>, work: &'w mut Work) -> Taken<'w> {
+        let Received { frame, room } = received;
+        let action = match frame {
             Frame::Whole(bytes) => self.connection.receive(bytes),
             Frame::Parts { header, args, payload } => {
                 self.connection.receive_parts(header, args, payload)
             }
         };
-        match action {
+        let (reply, more) = match action {
             Action::Serve(id, caller, op) => {
                 self.counters.request(op.opcode());
                 tracing::trace!(id = id.0, pid = caller.pid, operation = op.name(), "asked");
-                let answer = guarded(|| dispatch::answer(self.view, id, caller, &op, work));
+                let answer = guarded(|| dispatch::answer(self.view, id, caller, &op, room, work));
                 let reply = answer.unwrap_or_else(|_| {
                     self.counters.panicked();
                     tracing::error!(operation = op.name(), "a handler panicked; answered EIO");
@@ -243,39 +337,34 @@ impl<'s> Server<'s> {
                 if reply.errno().is_some() {
                     self.counters.refused();
                 }
-                if let Some(reply) = self.connection.finish_with(reply) {
-                    self.send(&reply);
-                }
+                (self.connection.finish_with(reply), true)
             }
             Action::Tell(_, op) => {
                 self.counters.request(op.opcode());
+                tracing::trace!(operation = op.name(), "told");
                 if guarded(|| dispatch::tell(self.view, &op)).is_err() {
                     self.counters.panicked();
                     tracing::error!(operation = op.name(), "a handler panicked");
                 }
+                (None, true)
             }
             Action::Send(reply) => {
                 if reply.errno().is_some() {
                     self.counters.malformed();
                 }
-                self.send(&reply);
-                if self.connection.limits().is_some() {
-                    self.is_ready();
-                }
+                (Some(reply), true)
             }
-            Action::SendAndClose(reply) => {
-                self.send(&reply);
-                return false;
-            }
+            Action::SendAndClose(reply) => (Some(reply), false),
             Action::Ignore(error) => {
                 if let Some(error) = error {
                     self.counters.malformed();
                     tracing::debug!(%error, "ignored a message");
                 }
+                (None, true)
             }
-            Action::Close => return false,
-        }
-        true
+            Action::Close => (None, false),
+        };
+        Taken { reply, more }
     }
 
     fn is_ready(&self) {
@@ -283,20 +372,6 @@ impl<'s> Server<'s> {
         let ready = self.ready.lock().take();
         if let Some(ready) = ready {
             ready();
-        }
-    }
-
-    fn send(&self, reply: &Reply<'_>) {
-        match self.transport.send(reply) {
-            Ok(Delivery::Taken | Delivery::Unwanted) => (),
-            // Without memory nothing was taken, so the request still waits: the least reply there is.
-            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
-                let refusal = Reply::error(reply.id(), Errno::ENOMEM);
-                if let Err(error) = self.transport.send(&refusal) {
-                    tracing::error!(%error, "a reply was lost");
-                }
-            }
-            Err(error) => tracing::error!(%error, "the kernel refused a reply"),
         }
     }
 
@@ -327,6 +402,29 @@ impl<'s> Server<'s> {
                 tracing::debug!(%error, ?news, "the kernel did not take a notification");
             }
         }
+    }
+}
+
+/// Stops a transport when it goes.
+struct StopAll<'t>(&'t dyn Transport);
+
+impl Drop for StopAll<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+fn send(lane: &mut dyn Lane, reply: &Reply<'_>) {
+    match lane.send(reply) {
+        Ok(Delivery::Taken | Delivery::Unwanted) => (),
+        // Without memory nothing was taken, so the request still waits: the least reply there is.
+        Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+            let refusal = Reply::error(reply.id(), Errno::ENOMEM);
+            if let Err(error) = lane.send(&refusal) {
+                tracing::error!(%error, "a reply was lost");
+            }
+        }
+        Err(error) => tracing::error!(%error, "the kernel refused a reply"),
     }
 }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`pages`] | buffers that start at a page boundary |
 //! | [`fuse_device`] | the ioctls of `/dev/fuse` |
+//! | [`fuse_ring`] | one queue of FUSE over io_uring, and its memory |
 //! | [`descriptor`] | descriptors taken over by number, or sent over a unix socket |
 //! | [`signals`] | signals as values that are read, not as handlers that interrupt |
 //! | [`process`] | children that start with a clean signal mask, namespaces, capabilities, CPUs |
@@ -14,6 +15,7 @@
 
 pub mod descriptor;
 pub mod fuse_device;
+pub mod fuse_ring;
 pub mod pages;
 pub mod process;
 pub mod signals;

@@ -60,6 +60,8 @@ pub struct DevFuse {
     /// Whether a reader looks for a request without sleeping.
     looking: AtomicBool,
     luck: Luck,
+    /// Readable once nothing more is to be received.
+    stop: Option<OwnedFd>,
 }
 
 /// How often looking for a request is worth it.
@@ -107,15 +109,46 @@ impl DevFuse {
         // Whoever had it before may have wanted another thing.
         flags.remove(OFlags::NONBLOCK);
         rustix::fs::fcntl_setfl(&device, flags)?;
-        Ok(Self { device, wait, looking: AtomicBool::new(false), luck: Luck::default() })
+        let looking = AtomicBool::new(false);
+        Ok(Self { device, wait, looking, luck: Luck::default(), stop: None })
     }
 
-    /// Waits until there is something to read or the connection has ended, for `time` at most.
-    fn poll(&self, time: Option<&Timespec>) -> io::Result<bool> {
+    /// As [`DevFuse::new`], for a device whose readers also end once `stop` is readable. They sleep in poll(2), where
+    /// one request wakes them all.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `fcntl(2)` says.
+    pub fn with_stop(device: OwnedFd, wait: Wait, stop: OwnedFd) -> io::Result<Self> {
+        let new = Self::new(device, wait)?;
+        let flags = rustix::fs::fcntl_getfl(&new.device)? | OFlags::NONBLOCK;
+        rustix::fs::fcntl_setfl(&new.device, flags)?;
+        Ok(Self { stop: Some(stop), ..new })
+    }
+
+    /// Whether there is something to read, or the connection has ended; at once.
+    fn is_ready(&self) -> io::Result<bool> {
         let mut device = [PollFd::new(&self.device, PollFlags::IN)];
-        match rustix::event::poll(&mut device, time) {
+        match rustix::event::poll(&mut device, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
             Ok(ready) => Ok(ready > 0),
             Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until there is something to read, or at once if the connection has ended. Whether anything is
+    /// to be received at all.
+    fn sleep(&self) -> io::Result<bool> {
+        let device = PollFd::new(&self.device, PollFlags::IN);
+        let stop = PollFd::new(self.stop.as_ref().unwrap_or(&self.device), PollFlags::IN);
+        let mut both = [device, stop];
+        let (descriptors, _) = both.split_at_mut(if self.stop.is_some() { 2 } else { 1 });
+        match rustix::event::poll(descriptors, None) {
+            Ok(_) => {
+                let [_, stop] = both;
+                Ok(self.stop.is_none() || !stop.revents().contains(PollFlags::IN))
+            }
+            Err(Errno::INTR) => Ok(true),
             Err(error) => Err(error.into()),
         }
     }
@@ -126,11 +159,10 @@ impl DevFuse {
             return Ok(());
         }
         let begun = Instant::now();
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let mut found = self.poll(Some(&now));
+        let mut found = self.is_ready();
         while matches!(found, Ok(false)) && begun.elapsed() < time {
             std::hint::spin_loop();
-            found = self.poll(Some(&now));
+            found = self.is_ready();
         }
         self.luck.tried(matches!(found, Ok(true)));
         self.looking.store(false, Ordering::Relaxed);
@@ -170,8 +202,12 @@ impl Transport for DevFuse {
                 Err(Errno::NOENT | Errno::INTR) => (),
                 // Unmounted or aborted: the connection ended.
                 Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
-                // Whoever else has the device open wants it so.
-                Err(Errno::AGAIN) => drop(self.poll(None)?),
+                // The readers are to be stopped, or whoever else has the device open wants it so.
+                Err(Errno::AGAIN) => {
+                    if !self.sleep()? {
+                        return Ok(None);
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         };

@@ -1,18 +1,20 @@
 //! Carries whole messages between the kernel and the server, never reads them.
 //!
 //! ```text
-//!  kernel --- receive ---> Frame ------------------------> the server's reader thread
-//!  kernel <-- send, send_spliced ---- Reply -------------- the same thread, or a later one
-//!  kernel <-- send_notification ----- chunks ------------- the server's notification thread
+//!  kernel --- receive ---> Frame, and room for an answer --> the thread that has the Lane
+//!  kernel <------------------------- send Reply ------------ the same thread, before it receives again
+//!  kernel <---------------- send_notification -------------- the server's notification thread
 //! ```
 //!
-//! [`Transport`] is the contract; [`dev_fuse`] keeps it over `/dev/fuse`, [`memory`] without a
-//! kernel. How a connection comes to be is in [`mount`], and in [`namespace`] for a private one;
+//! A [`Lane`] is what one thread serves: [`DeviceLane`] takes turns with others at a [`Transport`] where one
+//! read is one message, [`uring`] has one for each CPU. [`Transport`] is the contract of a connection;
+//! [`dev_fuse`] keeps it over `/dev/fuse`, [`uring`] over the ring with `/dev/fuse` beside it, [`memory`]
+//! without a kernel. How a connection comes to be is in [`mount`], and in [`namespace`] for a private one;
 //! how it ends in [`unmount`].
 //!
 //! Invariants: a message is received whole or not at all, and by one reader; a reply is taken whole
-//! or not at all. A transport is shared by all threads as `&dyn Transport`, each with a [`Buffer`]
-//! of its own.
+//! or not at all. A transport is shared by all threads as `&dyn Transport`, each with a [`Lane`] of its own,
+//! which answers one message before it receives the next.
 
 pub mod dev_fuse;
 pub mod device;
@@ -23,6 +25,7 @@ pub mod mount_table;
 pub mod mount_users;
 pub mod namespace;
 pub mod unmount;
+pub mod uring;
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
@@ -90,6 +93,75 @@ pub enum Delivery {
     Unwanted,
 }
 
+/// One message, and where its answer may be put.
+#[derive(Debug)]
+pub struct Received<'l> {
+    /// The message.
+    pub frame: Frame<'l>,
+    /// Room for the data of a reply made by [`Reply::data_in_room`]; all that may be asked for fits. On the
+    /// ring this is where the kernel looks for it, so nothing is copied.
+    pub room: &'l mut [u8],
+}
+
+/// What one thread receives messages by, and answers them.
+pub trait Lane {
+    /// Waits for the next message. `None` once the connection has ended, or was [stopped](Transport::stop).
+    ///
+    /// A request that was received before and never answered may be answered with EIO now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::receive`].
+    fn receive(&mut self) -> io::Result<Option<Received<'_>>>;
+
+    /// Answers the request that was received last.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::send`].
+    fn send(&mut self, reply: &Reply<'_>) -> io::Result<Delivery>;
+}
+
+/// One of any number of readers of a [`Transport`], with buffers of its own.
+pub struct DeviceLane<'t> {
+    transport: &'t dyn Transport,
+    buffer: Buffer,
+    room: Vec<u8>,
+}
+
+impl<'t> DeviceLane<'t> {
+    /// Makes a lane for messages of up to `message_max` bytes, and replies with up to `data_max` bytes of data.
+    ///
+    /// Memory that no message and no reply reached costs nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::OutOfMemory`].
+    pub fn new(
+        transport: &'t dyn Transport,
+        message_max: usize,
+        data_max: usize,
+    ) -> io::Result<Self> {
+        let message_max = u32::try_from(message_max).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let buffer = Buffer::for_writes(message_max)?;
+        Ok(Self { transport, buffer, room: vec![0; data_max] })
+    }
+}
+
+impl Lane for DeviceLane<'_> {
+    fn receive(&mut self) -> io::Result<Option<Received<'_>>> {
+        let Self { transport, buffer, room } = self;
+        Ok(transport.receive(buffer)?.map(|frame| Received { frame, room }))
+    }
+
+    fn send(&mut self, reply: &Reply<'_>) -> io::Result<Delivery> {
+        match reply.in_room() {
+            None => self.transport.send(reply),
+            Some(_) => self.transport.send(&reply.out_of(&self.room)),
+        }
+    }
+}
+
 /// Carries messages of one connection.
 pub trait Transport: Send + Sync {
     /// Waits for the next message and puts it into `buffer`. `None` once the connection has
@@ -119,6 +191,26 @@ pub trait Transport: Send + Sync {
     /// Whatever the kernel says of a code it does not know (`EINVAL`) or a directory entry in use
     /// (`ENOTEMPTY`, `EBUSY`).
     fn send_notification(&self, chunks: &[IoSlice<'_>]) -> io::Result<Delivery>;
+
+    /// How many lanes there are beside the device, each to be served by a thread of its own once INIT has
+    /// agreed on the ring.
+    fn lanes(&self) -> usize {
+        0
+    }
+
+    /// The lane with that number, for the thread that calls, which is the one to serve it.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::NotFound`] if there is none or it was taken; why the kernel refuses it otherwise.
+    fn lane(&self, number: usize) -> io::Result<Box<dyn Lane + '_>> {
+        let _ = number;
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    /// Makes every lane, and everybody who receives, come back with `None`, where that is possible. For a
+    /// server whose lane broke: nobody else can serve it, so all must end.
+    fn stop(&self) {}
 
     /// Whether [`Transport::send_spliced`] works here.
     fn can_splice(&self) -> bool {

@@ -5,10 +5,11 @@ use std::io::{self, IoSlice};
 use std::sync::Mutex;
 
 use lighthouse_fuse::proto::Reply;
+use lighthouse_fuse::proto::abi::FUSE_URING_OP_IN_OUT_SZ;
 use lighthouse_fuse::proto::answer::{Answer, Body};
 use lighthouse_fuse::proto::connection::MINOR_MAX;
 use lighthouse_fuse::proto::dirent;
-use lighthouse_fuse::proto::message::Dialect;
+use lighthouse_fuse::proto::message::{Dialect, Message};
 use lighthouse_fuse::proto::op::{
     Create, Forget, GetAttr, GetXattr, Init, Lookup, MkDir, Op, Open, OpenDir, Read, ReadDir,
     ReadDirPlus, Release, Unlink, Write,
@@ -18,7 +19,7 @@ use lighthouse_fuse::proto::types::{
     Attr, Caller, Entry, Errno, FileHandle, Name, NodeId, OpenFlags, Opened, RequestId, XattrName,
 };
 use lighthouse_fuse::server::{Config, Server, dispatch::Work};
-use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Transport};
+use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Received, Transport};
 use lighthouse_fuse::view::View;
 
 /// Takes what the server sends; has nothing to receive.
@@ -53,6 +54,8 @@ pub(crate) struct Kernel<'s> {
     pub(crate) server: Server<'s>,
     wire: &'s Wire,
     work: Work,
+    room: Vec<u8>,
+    parts: bool,
     next: u64,
     pub(crate) caller: Caller,
 }
@@ -66,8 +69,9 @@ impl<'s> Kernel<'s> {
     pub(crate) fn connect(wire: &'s Wire, view: &'s View) -> Self {
         view.connected().unwrap();
         let server = Server::new(wire, view, Config::default());
-        let work = server.work();
-        let mut kernel = Self { server, wire, work, next: 0, caller: CALLER };
+        let room = vec![0; server.connection().config().data_max()];
+        let work = Work::default();
+        let mut kernel = Self { server, wire, work, room, parts: false, next: 0, caller: CALLER };
         let init = Init { major: 7, minor: MINOR_MAX, max_readahead: 1 << 17, flags: u64::MAX };
         let reply = kernel.ask(Op::Init(init)).unwrap();
         assert_eq!(Body(&reply).init(MINOR_MAX).unwrap().major, 7);
@@ -84,7 +88,7 @@ impl<'s> Kernel<'s> {
     /// What `op` is answered with.
     pub(crate) fn ask(&mut self, op: Op<'_>) -> Result<Vec<u8>, Errno> {
         let bytes = self.encode(op);
-        self.server.take(&Frame::Whole(&bytes), &mut self.work);
+        self.take(&bytes);
         let sent = std::mem::take(&mut *self.wire.sent.lock().unwrap());
         assert_eq!(sent.len(), 1, "one reply to {}", op.name());
         let answer = Answer::decode(&sent[0]).unwrap();
@@ -94,13 +98,32 @@ impl<'s> Kernel<'s> {
 
     pub(crate) fn tell(&mut self, op: Op<'_>) {
         let bytes = self.encode(op);
-        self.server.take(&Frame::Whole(&bytes), &mut self.work);
+        self.take(&bytes);
         assert!(self.wire.sent.lock().unwrap().is_empty(), "no reply to {}", op.name());
     }
 
-    /// Hands over bytes made by [`Kernel::encode`], and drops the reply.
+    /// From now on requests come in three parts, as on the ring.
+    pub(crate) fn in_parts(&mut self) {
+        self.parts = true;
+    }
+
+    /// Hands over bytes made by [`Kernel::encode`]; the reply goes to the wire.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
-        self.server.take(&Frame::Whole(bytes), &mut self.work);
+        let mut op_in = [0; FUSE_URING_OP_IN_OUT_SZ];
+        let message = self.parts.then(|| Message::split(bytes, Dialect::NEWEST).ok()).flatten();
+        // Of INIT, which never comes that way, all is fixed.
+        let message = message.filter(|message| message.args.len() <= op_in.len());
+        let frame = match &message {
+            None => Frame::Whole(bytes),
+            Some(message) => {
+                op_in[..message.args.len()].copy_from_slice(message.args);
+                Frame::Parts { header: message.header, args: &op_in, payload: message.payload }
+            }
+        };
+        let received = Received { frame, room: &mut self.room };
+        if let Some(reply) = self.server.take(received, &mut self.work).reply {
+            let _ = self.wire.send(&reply.out_of(&self.room)).unwrap();
+        }
     }
 
     pub(crate) fn look(&mut self, parent: NodeId, at: &[u8]) -> Result<Entry, Errno> {

@@ -15,6 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Signal, Uid};
 
+use lighthouse_fuse::transport::uring::Queues;
 use lighthouse_fuse::transport::{mount_table, unmount};
 
 use crate::Skipped;
@@ -115,13 +116,19 @@ impl Mount {
         Ok(mount)
     }
 
-    /// Starts a server of the store.
-    pub(crate) fn start(&self, options: &[&str]) {
+    /// Starts a server of the store; what it says before it serves.
+    pub(crate) fn start(&self, options: &[&str]) -> String {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lighthouse-fuse"));
         command.args(["mount", "--background"]).args(options);
         let output = bounded(command.arg(&self.store).arg(&self.at));
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
+        said
+    }
+
+    /// Where the store is.
+    pub(crate) fn store(&self) -> &Path {
+        &self.store
     }
 
     /// Kills the server as a crash would, and takes its dead mount away.
@@ -130,6 +137,11 @@ impl Mount {
         rustix::process::kill_process(server, Signal::KILL).unwrap();
         until("the server is gone", || !is_served(&self.store));
         rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+
+    /// The process that serves it.
+    pub(crate) fn server(&self) -> Pid {
+        server_of(&self.store).expect("it holds the lock")
     }
 
     /// Stops the server as an operator would.
@@ -176,6 +188,11 @@ impl Mount {
         fs::set_permissions(&commons, fs::Permissions::from_mode(0o777)).unwrap();
         commons
     }
+}
+
+/// Whether there is a ring here, or why not.
+pub(crate) fn needs_ring() -> Result<(), Skipped> {
+    Queues::prepare(1 << 20, Some(1)).map(drop).map_err(|why| Skipped(why.to_string()))
 }
 
 /// Runs a program under a deadline.

@@ -6,6 +6,10 @@
 //! longer than [`DEADLINE`] has its connection aborted, is killed, and has failed. And a test that cannot
 //! run here says so and is counted as skipped, not as passed.
 //!
+//! All run over `/dev/fuse`, and once more over io_uring where the kernel offers it (`echo Y >
+//! /sys/module/fuse/parameters/enable_uring`): these have ` on the ring` after their names. What the mount's
+//! variable says, `LIGHTHOUSE_FUSE_TRANSPORT=dev` or `uring`, runs them that way alone.
+//!
 //! As with every test program, words on the command line choose tests by name.
 #![allow(clippy::unwrap_used, reason = "these are tests, without the attribute that says so")]
 
@@ -21,6 +25,7 @@ mod notify;
 mod opens;
 mod privileges;
 mod requests;
+mod ring;
 mod unlinked;
 mod xattrs;
 
@@ -66,9 +71,14 @@ const ALL: &[&[Test]] = &[
     requests::TESTS,
 ];
 
+/// Those that choose for themselves what they run over.
+const RING: &[Test] = ring::TESTS;
+/// The variable of `mount` that says what requests come over.
+const TRANSPORT: &str = "LIGHTHOUSE_FUSE_TRANSPORT";
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let all = || ALL.iter().flat_map(|tests| tests.iter());
+    let all = || ALL.iter().flat_map(|tests| tests.iter()).chain(RING);
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["--one", name] => {
             let (_, test) = all().find(|(known, _)| known == name).expect("a name of ours");
@@ -90,22 +100,37 @@ fn main() -> ExitCode {
     let wanted: Vec<&String> =
         arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let (mut passed, mut skipped, mut failed) = (0, 0, Vec::new());
-    for (name, _) in all() {
-        if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
+    let transports = match std::env::var(TRANSPORT) {
+        Ok(only) => vec![only],
+        Err(_) => vec!["dev".to_owned(), "uring".to_owned()],
+    };
+    for transport in transports {
+        let on_ring = transport == "uring";
+        let tests = all().take(all().count() - if on_ring { RING.len() } else { 0 });
+        let chosen = tests.map(|(name, _)| *name).filter(|name| {
+            wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()))
+        });
+        if on_ring && let Err(Skipped(reason)) = fixture::needs_ring() {
+            let count = chosen.count();
+            println!("{count} tests on the ring ... SKIPPED: {reason}");
+            skipped += count;
             continue;
         }
-        match run(name) {
-            Ended::Passed => {
-                println!("test {name} ... ok");
-                passed += 1;
-            }
-            Ended::Skipped(reason) => {
-                println!("test {name} ... SKIPPED: {reason}");
-                skipped += 1;
-            }
-            Ended::Failed(words) => {
-                println!("test {name} ... FAILED: {words}");
-                failed.push(*name);
+        for test in chosen {
+            let name = if on_ring { format!("{test} on the ring") } else { test.to_owned() };
+            match run(test, &transport) {
+                Ended::Passed => {
+                    println!("test {name} ... ok");
+                    passed += 1;
+                }
+                Ended::Skipped(reason) => {
+                    println!("test {name} ... SKIPPED: {reason}");
+                    skipped += 1;
+                }
+                Ended::Failed(words) => {
+                    println!("test {name} ... FAILED: {words}");
+                    failed.push(name);
+                }
             }
         }
     }
@@ -121,13 +146,14 @@ enum Ended {
 }
 
 /// Runs one test in a process of its own, and cleans up behind it however it ended.
-fn run(name: &str) -> Ended {
+fn run(name: &str, transport: &str) -> Ended {
     let place = fixture::Place::new();
     let said = place.root().join("said");
     let to = std::fs::File::create(&said).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--one", name])
         .env(fixture::PLACE, place.root())
+        .env(TRANSPORT, transport)
         .stdout(to.try_clone().unwrap())
         .stderr(to)
         .spawn()

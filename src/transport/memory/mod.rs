@@ -54,8 +54,8 @@ use zerocopy::FromBytes;
 
 use crate::proto::Reply;
 use crate::proto::abi::*;
-use crate::proto::message::Dialect;
-use crate::proto::op::{Destroy, Init, Op};
+use crate::proto::message::{Dialect, Message};
+use crate::proto::op::{Destroy, Init, Op, wants_reply};
 use crate::proto::types::Errno;
 
 use super::{Buffer, Delivery, Frame, SpliceError, SplicePipe, Transport};
@@ -108,6 +108,8 @@ pub struct Options {
     pub directories_may_move: bool,
     /// Whether replies may come by splice, that is from a file.
     pub can_splice: bool,
+    /// Whether requests come in three parts once INIT is answered, as on the ring.
+    pub in_parts: bool,
     /// How long an answer may take by the real clock before the test fails.
     pub patience: Duration,
 }
@@ -128,6 +130,7 @@ impl Default for Options {
             owner: 0,
             directories_may_move: false,
             can_splice: false,
+            in_parts: false,
             patience: Duration::from_secs(10),
         }
     }
@@ -743,14 +746,21 @@ impl Memory {
 impl Transport for Memory {
     fn receive<'b>(&self, buffer: &'b mut Buffer) -> io::Result<Option<Frame<'b>>> {
         let bytes = buffer.bytes_mut();
-        let len = self.read(bytes).map_err(os_error)?;
-        match len {
-            None => Ok(None),
-            Some(len) => bytes
-                .get(..len)
-                .map(|message| Some(Frame::Whole(message)))
-                .ok_or_else(|| os_error(Errno::EINVAL)),
-        }
+        let Some(len) = self.read(bytes).map_err(os_error)? else { return Ok(None) };
+        let whole = bytes.get(..len).ok_or_else(|| os_error(Errno::EINVAL))?;
+        let dialect = {
+            let st = self.shared.state.lock();
+            st.options.in_parts.then(|| st.connection.dialect())
+        };
+        // The ring carries what is answered, but for INIT.
+        let message = dialect.and_then(|dialect| Message::split(whole, dialect).ok());
+        let message = message.filter(|message| {
+            wants_reply(message.header.opcode) && message.header.opcode != FUSE_INIT
+        });
+        Ok(Some(match message {
+            Some(Message { header, args, payload }) => Frame::Parts { header, args, payload },
+            None => Frame::Whole(whole),
+        }))
     }
 
     fn send(&self, reply: &Reply<'_>) -> io::Result<Delivery> {
