@@ -415,6 +415,10 @@ impl Follow {
                 }
                 told("end", *ino, b"(nameless)".to_vec())
             }
+            Change::Foreign(foreign) => Told {
+                detail: output::printable(foreign.id),
+                ..told("event", made, foreign.kind.to_vec())
+            },
         })
     }
 }

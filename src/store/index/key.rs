@@ -33,6 +33,10 @@ pub(super) const ORPHAN: u8 = 18;
 pub(super) const SHARED: u8 = 20;
 /// Names that people gave to moments.
 pub(super) const LABEL: u8 = 22;
+/// length of the id, the id, fingerprint of the body.
+pub(super) const FOREIGN: u8 = 24;
+/// !sequence of the last event before a place in the log.
+pub(super) const MARK: u8 = 26;
 
 /// Names hash to at least this: below lie the offsets of `.`, `..` and other fixed entries.
 pub(super) const HASH_MIN: u64 = 16;
@@ -225,7 +229,7 @@ pub(super) fn label(name: &[u8]) -> Key {
 /// The inode without which the key would not be: its parent for a name. `None` for tables of the whole store.
 pub(super) fn owner(key: &[u8]) -> Option<Ino> {
     match key.first() {
-        None | Some(&(META | TIMES | SHARED | LABEL)) => None,
+        None | Some(&(META | TIMES | SHARED | LABEL | FOREIGN | MARK)) => None,
         Some(_) => Fields::of(key).short().ok().map(Ino),
     }
 }
