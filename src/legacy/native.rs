@@ -172,7 +172,7 @@ impl Teller {
     }
 
     /// The next event, or `None` if there is no other yet: asking again looks again.
-    pub fn next(&mut self) -> io::Result<Option<Told>> {
+    pub fn read(&mut self) -> io::Result<Option<Told>> {
         loop {
             if let Some(told) = self.told.pop_front() {
                 if told.cursor > self.after {
@@ -180,14 +180,14 @@ impl Teller {
                 }
                 continue;
             }
-            if !self.read()? {
+            if !self.step()? {
                 return Ok(None);
             }
         }
     }
 
     /// Reads one record; whether there was one.
-    fn read(&mut self) -> io::Result<bool> {
+    fn step(&mut self) -> io::Result<bool> {
         let before = self.reader.mark();
         let last = self.tree.last();
         let Next::Record(_, record) = self.reader.read()? else { return Ok(false) };
@@ -617,7 +617,7 @@ mod tests {
 
     fn all(tree: &Tree, after: Cursor) -> Vec<Told> {
         let mut teller = Teller::new(tree, PROJECT, after).unwrap();
-        std::iter::from_fn(|| teller.next().unwrap()).collect()
+        std::iter::from_fn(|| teller.read().unwrap()).collect()
     }
 
     fn said(told: &[Told]) -> Vec<String> {
