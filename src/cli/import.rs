@@ -70,7 +70,7 @@ pub(super) fn run(args: &ImportArgs, quiet: bool) -> Result<ExitCode, CliError> 
     let root = std::fs::metadata(source).map_err(cannot_read)?;
     if !root.is_dir() {
         return Err(CliError::new(format!(
-            "{} is neither a directory nor what a Python bridge left; name one to import",
+            "{} is not a directory; name one to import, or what a Python bridge left",
             source.display()
         )));
     }

@@ -146,12 +146,10 @@ impl Project {
                 self.directories.insert(path);
             }
             "directory_deleted" => self.let_go(&path),
-            "directory_moved" => {
-                if self.directories.contains(&text("old_path")) {
-                    self.link(&text("new_path"));
-                    self.directories.insert(text("new_path"));
-                    self.let_go(&text("old_path"));
-                }
+            "directory_moved" if self.directories.contains(&text("old_path")) => {
+                self.link(&text("new_path"));
+                self.directories.insert(text("new_path"));
+                self.let_go(&text("old_path"));
             }
             _ => (),
         }
