@@ -21,6 +21,7 @@
 //! | [`view`] | node numbers, handles, lifetimes; `current/` and `history/` | what a change means |
 //! | [`tree`] | POSIX: which event an operation causes, or why none does | node numbers, the wire |
 //! | [`agents`] | who is behind a request | what they ask |
+//! | [`legacy`] | the Python bridge's events, as it wrote them and as we tell ours in its words | HTTP, mounts |
 //! | [`store`] | events, in order, durable; every question at any sequence | that there is FUSE |
 //! | [`cli`] | the commands | |
 //!
@@ -59,6 +60,8 @@ pub mod view;
 pub mod tree;
 
 pub mod agents;
+
+pub mod legacy;
 
 pub mod store;
 

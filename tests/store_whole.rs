@@ -33,6 +33,7 @@ const ROOMY: CreateOptions = CreateOptions {
     uid: 0,
     gid: 0,
     shape: Shape { segment_len: 1 << 20, content_len: 1 << 30, content_step: 64 << 10 },
+    begins: None,
 };
 
 fn options() -> OpenOptions {

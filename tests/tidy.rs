@@ -16,13 +16,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("transport", &["sys", "proto"]),
     ("proto", &[]),
     ("server", &["proto", "view", "transport"]),
-    ("view", &["tree", "agents", "proto::types"]),
+    ("view", &["tree", "agents", "legacy", "proto::types"]),
     ("tree", &["store"]),
     ("agents", &["store"]),
     // The system calls that rustix does not have.
     ("store", &["sys"]),
     ("legacy", &["store", "tree"]),
-    ("api", &["tree", "agents"]),
+    ("api", &["tree", "agents", "legacy"]),
     ("cli", &[ANYTHING]),
 ];
 

@@ -13,8 +13,8 @@
 //! both go over the fields in the order in which [`Change`] and [`Note`] declare them.
 
 use super::event::{
-    Actor, ActorId, Allocation, Change, Data, FileId, INLINE_MAX, Ino, Location, Place, Seq,
-    SetAttr, Timestamp, Xattrs,
+    Actor, ActorId, Allocation, Change, Data, FileId, Foreign, Format, INLINE_MAX, Ino, Location,
+    Place, Seq, SetAttr, Source, Timestamp, Xattrs,
 };
 use super::record::{Misfit, SALT_LEN};
 use super::segment::Position;
@@ -123,6 +123,7 @@ const CLONE: u8 = 11;
 const SET_XATTR: u8 = 12;
 const REMOVE_XATTR: u8 = 13;
 const END_INODE: u8 = 14;
+const FOREIGN: u8 = 15;
 
 /// Notes count from here.
 const NOTES: u8 = 64;
@@ -140,7 +141,7 @@ pub(super) const SEAL_LEN: usize = 8 + 32 + 32 + 8;
 
 /// Whether records of this version have such a kind.
 pub(super) const fn is_kind(kind: u8) -> bool {
-    matches!(kind, MKFS..=END_INODE | SEAL..=LABEL)
+    matches!(kind, MKFS..=FOREIGN | SEAL..=LABEL)
 }
 
 /// Whether it is the kind of an event.
@@ -226,6 +227,26 @@ pub(super) fn encode_change(out: &mut Vec<u8>, change: &Change<'_>) -> Result<(u
             put.u64(ino.0);
             END_INODE
         }
+        Change::Foreign(ref foreign) => {
+            let Foreign { id, kind, agent, aggregate, time, format, source, fingerprint, ref body } =
+                *foreign;
+            for text in [id, kind, agent, aggregate] {
+                put.value(text)?;
+            }
+            let format = match format {
+                Format::Json => 0,
+                Format::MessagePack => 1,
+            };
+            put.time(time).u8(format);
+            match source {
+                None => put.u8(0),
+                Some(Source { file, offset, verified }) => {
+                    put.u8(1).value(file)?.u64(offset).u8(verified.into())
+                }
+            };
+            put.bytes(&fingerprint).data(body)?;
+            return Ok((FOREIGN, put.tail(body)));
+        }
     };
     Ok((kind, 0))
 }
@@ -238,6 +259,26 @@ pub(super) fn decode_change<'a>(kind: u8, body: &'a [u8], tail: &'a [u8]) -> Opt
         let (mode, drop_capability) = (take.optional(Take::u32)?, take.flag()?);
         let data = take.data(tail)?;
         return take.end(Change::Write { ino, offset, data, mode, drop_capability });
+    }
+    if kind == FOREIGN {
+        let foreign = Foreign {
+            id: take.value()?,
+            kind: take.value()?,
+            agent: take.value()?,
+            aggregate: take.value()?,
+            time: take.time()?,
+            format: match take.u8()? {
+                0 => Format::Json,
+                1 => Format::MessagePack,
+                _ => return None,
+            },
+            source: take.optional(|take| {
+                Some(Source { file: take.value()?, offset: take.u64()?, verified: take.flag()? })
+            })?,
+            fingerprint: take.array()?,
+            body: take.data(tail)?,
+        };
+        return take.end(Change::Foreign(foreign));
     }
     if !tail.is_empty() {
         return None;
@@ -684,6 +725,17 @@ pub(super) mod tests {
             ] {
                 let data = Data { hash, salt, place };
                 round(&Change::Write { ino: x, offset: b, data, mode: mode_or, drop_capability: flag });
+                round(&Change::Foreign(Foreign {
+                    id: &one,
+                    kind: &two,
+                    agent: &value,
+                    aggregate: &[],
+                    time: Timestamp(time),
+                    format: if flag { Format::Json } else { Format::MessagePack },
+                    source: some.then_some(Source { file: &two, offset: c, verified: flag }),
+                    fingerprint: salt,
+                    body: data,
+                }));
                 if matches!(place, Place::Extent { .. }) {
                     let left = vec![Left { offset: c, len: long, file: uid, at: b }; usize::from(flag)];
                     round_note(&Note::Relocation { ino: x, offset: b, data, left });

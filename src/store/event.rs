@@ -297,6 +297,70 @@ pub enum Change<'a> {
         /// The inode.
         ino: Ino,
     },
+    /// Somebody else told of an event, and it is kept. No tree changes.
+    Foreign(Foreign<'a>),
+}
+
+impl<'a> Change<'a> {
+    /// The bytes that came with it, if any did.
+    #[must_use]
+    pub const fn data(&self) -> Option<&Data<'a>> {
+        match self {
+            Self::Write { data, .. } => Some(data),
+            Self::Foreign(foreign) => Some(&foreign.body),
+            _ => None,
+        }
+    }
+}
+
+/// An event that was not ours: imported, or handed in by a client. It is kept word for word, and outlives the
+/// horizon: it is not the past of any file.
+///
+/// Two of them are the same event if `id` and `fingerprint` are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Foreign<'a> {
+    /// What whoever told it calls it.
+    pub id: &'a [u8],
+    /// What kind of event it is, in their words.
+    pub kind: &'a [u8],
+    /// Who did it, in their words; empty if they do not say.
+    pub agent: &'a [u8],
+    /// What it is about, in their words.
+    pub aggregate: &'a [u8],
+    /// When it happened, as they say: may be anything, while [`Event::time`] never falls.
+    pub time: Timestamp,
+    /// What the body is.
+    pub format: Format,
+    /// Where it was read; `None` if nobody read it anywhere, but a client handed it in.
+    pub source: Option<Source<'a>>,
+    /// Of the body: see [`Store::fingerprint`](super::Store::fingerprint).
+    pub fingerprint: Fingerprint,
+    /// All of it, as it was given.
+    pub body: Data<'a>,
+}
+
+/// Sixteen bytes that stand for a body: equal bodies have equal ones, and nobody without the store's key can
+/// tell what body one stands for.
+pub type Fingerprint = [u8; 16];
+
+/// What the body of a [`Foreign`] event is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Format {
+    /// JSON text, an object.
+    Json,
+    /// MessagePack, a map: the payload of a record of the Python bridge's log.
+    MessagePack,
+}
+
+/// Where a [`Foreign`] event was read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Source<'a> {
+    /// Name of the file, without directories.
+    pub file: &'a [u8],
+    /// Offset of its first byte there (uncompressed), or its number in a table.
+    pub offset: u64,
+    /// Whether a message authentication code vouched for it.
+    pub verified: bool,
 }
 
 /// Attributes a `SetAttr` changes.

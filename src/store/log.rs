@@ -62,7 +62,8 @@ impl Growth {
             | Change::Write { .. }
             | Change::Fallocate { .. }
             | Change::Clone { .. }
-            | Change::SetXattr { .. } => Self::Grows,
+            | Change::SetXattr { .. }
+            | Change::Foreign(_) => Self::Grows,
         }
     }
 }
@@ -274,17 +275,15 @@ impl Log {
         writer.end.seq = event.seq;
         writer.end.time = event.time;
         writer.meant = writer.end.position;
-        let payload = match &event.change {
-            Change::Write { data, .. } => match data.place {
-                Place::Inline(bytes) => {
-                    Some(position.location().advance((len - bytes.len()) as u64))
-                }
-                Place::Extent { location, len, .. } => {
-                    writer.content_until(location, len);
-                    None
-                }
-            },
-            _ => None,
+        let payload = match event.change.data().map(|data| data.place) {
+            Some(Place::Inline(bytes)) => {
+                Some(position.location().advance((len - bytes.len()) as u64))
+            }
+            Some(Place::Extent { location, len, .. }) => {
+                writer.content_until(location, len);
+                None
+            }
+            None => None,
         };
         let Checkpoint { position: end, prev, seq, .. } = writer.end;
         let mark = Mark { store: self.store, position: end, prev, seq };
@@ -864,14 +863,14 @@ impl LogReader {
     }
 }
 
-/// Where the bytes of an inline write lie, however few they are, for its record at `position`.
+/// Where the bytes that an event carries lie, however few they are, for its record at `position`.
 pub(super) fn payload_of(
     position: Position,
     record: &Record<'_>,
     change: &Change<'_>,
 ) -> Option<Location> {
-    match change {
-        Change::Write { data: Data { place: Place::Inline(_), .. }, .. } => {
+    match change.data() {
+        Some(Data { place: Place::Inline(_), .. }) => {
             Some(position.location().advance(record.payload_offset() as u64))
         }
         _ => None,

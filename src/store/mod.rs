@@ -52,7 +52,7 @@ pub use journal::{Durability, OpenError};
 
 use codec::Note;
 use disk::{Disk, Real};
-use event::{Actor, ActorId, Change, Data, Event, FileId, Ino, Place, Seq, Timestamp};
+use event::{Actor, ActorId, Change, Data, Event, FileId, Fingerprint, Ino, Place, Seq, Timestamp};
 use index::{Index, IndexError, Stretch, Tables};
 use journal::Journal;
 use log::{Mark, Next};
@@ -73,11 +73,13 @@ pub struct CreateOptions {
     pub gid: u32,
     /// How large the store's files are.
     pub shape: Shape,
+    /// When its first event happens, if that is in the past: for what is imported. `None` is now.
+    pub begins: Option<Timestamp>,
 }
 
 impl Default for CreateOptions {
     fn default() -> Self {
-        Self { mode: 0o755, uid: 0, gid: 0, shape: Shape::default() }
+        Self { mode: 0o755, uid: 0, gid: 0, shape: Shape::default(), begins: None }
     }
 }
 
@@ -232,8 +234,15 @@ impl From<IndexError> for LabelError {
 pub struct Origin {
     /// Who.
     pub actor: ActorId,
-    /// The request's `unique` without bit 63; 0 where no request of a kernel asked.
+    /// The request's `unique` without bit 63; 0 where no request of a kernel asked;
+    /// [`IMPORTED`](Self::IMPORTED) where a foreign event did.
     pub unique: u64,
+}
+
+impl Origin {
+    /// The `unique` of a change of the tree that the next [`Change::Foreign`] in the log tells of, which comes
+    /// once all its changes are there. No kernel counts this far.
+    pub const IMPORTED: u64 = 1 << 62;
 }
 
 impl Store {
@@ -290,7 +299,8 @@ impl Store {
         };
         let opening = Opening { stop: Stop::Clean, damage: None, cut: None, replayed: 0 };
         let store = Self::assemble(journal, opening, open)?;
-        let Ok(txn) = store.begin() else { return Err(OpenError::Missing) };
+        let time = create.begins.unwrap_or(Timestamp(i64::MAX));
+        let Ok(txn) = store.begin_at(time) else { return Err(OpenError::Missing) };
         let mode = 0o040_000 | create.mode & 0o7777;
         let mkfs = Change::Mkfs { mode, uid: create.uid, gid: create.gid };
         txn.commit(Origin::default(), mkfs).map_err(open_error)?;
@@ -380,6 +390,12 @@ impl Store {
     /// Begins one change. What the transaction shows stays true until it is committed or dropped.
     /// Waits while the index is too far behind the log.
     pub fn begin(&self) -> Result<Txn<'_>, CommitError> {
+        self.begin_at(Timestamp(i64::MAX))
+    }
+
+    /// Begins one change that happened at `time`: an imported one. It gets that time, but neither an earlier one
+    /// than the change before it nor one that is still to come.
+    pub fn begin_at(&self, time: Timestamp) -> Result<Txn<'_>, CommitError> {
         let core = &*self.core;
         core.journal.check_writable()?;
         if core.journal.is_full() {
@@ -389,7 +405,7 @@ impl Store {
         core.index.wait_for_room().map_err(CommitError::Index)?;
         let tables = core.index.decide();
         let seq = core.journal.next_seq();
-        let time = now().max(core.journal.last_time());
+        let time = now().min(time).max(core.journal.last_time());
         Ok(Txn { store: self, tables, seq, time })
     }
 
@@ -480,7 +496,8 @@ impl Store {
     /// free, for it gives way to whoever needs the space.
     pub fn space(&self) -> io::Result<disk::Space> {
         let space = self.core.journal.disk().space()?;
-        let live = self.core.index.read().totals().allocated;
+        let totals = self.core.index.read().totals();
+        let live = totals.allocated.saturating_add(totals.kept);
         let pinned = Retainer::is_pinned(&self.core.journal, &self.core.index);
         let history = if pinned.map_err(io::Error::other)? {
             0
@@ -509,6 +526,60 @@ impl Store {
     /// Reads the log from a mark on, or from its start, while it goes on being written.
     pub fn log(&self, from: Option<Mark>) -> io::Result<log::LogReader> {
         self.core.journal.reader(from)
+    }
+
+    /// Reads the log from just behind the last event before `seq`: its notes, then event `seq` if there is one.
+    /// Costs the same wherever that is.
+    pub fn log_from(&self, seq: Seq) -> io::Result<log::LogReader> {
+        let core = &*self.core;
+        let mark = core.index.read().mark_before(seq).map_err(io::Error::other)?;
+        let disk = || Arc::clone(core.journal.disk());
+        let mut reader = match mark.as_deref().and_then(Mark::from_bytes) {
+            Some(mark) => core.journal.reader(Some(mark))?,
+            None => log::LogReader::before(disk(), self.id(), Seq(seq.0.saturating_sub(1)))?,
+        };
+        let mut behind = reader.mark();
+        while let Next::Record(_, record) = reader.read()? {
+            let event = record.is_event();
+            if event && record.stamp().seq >= seq {
+                break;
+            }
+            if event {
+                behind = reader.mark();
+            }
+        }
+        core.journal.reader(Some(behind))
+    }
+
+    /// The bytes that an event carries.
+    pub fn read_data(&self, data: &Data<'_>) -> io::Result<Vec<u8>> {
+        match data.place {
+            Place::Inline(bytes) => Ok(bytes.to_vec()),
+            Place::Extent { location, len, .. } => {
+                let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+                self.core.journal.content().read_at(location, &mut bytes)?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// What stands for `body` where a [`Foreign`](event::Foreign) event is looked for.
+    pub fn fingerprint(&self, body: &[u8]) -> Fingerprint {
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(&self.core.journal.key());
+        // The same key hashes names; so that the two never meet.
+        key[16..].copy_from_slice(b"foreign event's ");
+        let hash = blake3::keyed_hash(&key, body);
+        *hash.as_bytes().first_chunk().unwrap_or(&[0; 16])
+    }
+
+    /// The event that somebody else told of under this id, with a body of this fingerprint, or any.
+    pub fn foreign(
+        &self,
+        id: &[u8],
+        fingerprint: Option<&Fingerprint>,
+    ) -> Result<Option<Seq>, IndexError> {
+        self.read().foreign(id, fingerprint)
     }
 
     /// Requests count anew from here: they come over another connection of the kernel, which the

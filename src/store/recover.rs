@@ -25,10 +25,11 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::Origin;
 use super::codec::{Freed, Note};
 use super::content::{PIECE, content_numbers, content_path};
 use super::disk::{Disk, File};
-use super::event::{Change, Data, FileId, Place, Seq};
+use super::event::{Data, FileId, Place, Seq};
 use super::log::{LogReader, Mark, Next, Tail, absorb, content_until};
 use super::record::{Entry, Fault};
 use super::segment::{Checkpoint, Position, segment_numbers, segment_path};
@@ -302,10 +303,10 @@ fn scan(
                 }
                 match entry {
                     Entry::Event(event) => {
-                        if event.unique != 0 {
+                        if !matches!(event.unique, 0 | Origin::IMPORTED) {
                             scan.answered.insert(event.unique, event.seq);
                         }
-                        if let Change::Write { data, .. } = &event.change {
+                        if let Some(data) = event.change.data() {
                             scan.meets(position, data);
                         }
                     }

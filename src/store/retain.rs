@@ -90,7 +90,8 @@ impl Retainer {
     /// Frees what is over the budget, or is wanted for what must be left free.
     pub(super) fn run(&self, journal: &Journal, index: &Index) -> Result<(), CommitError> {
         let content = journal.content().allocated().map_err(CommitError::Io)?;
-        let live = index.read().totals().allocated;
+        let totals = index.read().totals();
+        let live = totals.allocated.saturating_add(totals.kept);
         let history = content.saturating_sub(live);
         let budget = self.budget.unwrap_or_else(|| HISTORY_MIN.max(live.saturating_mul(2)));
         let space = journal.disk().space().map_err(CommitError::Io)?;

@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 use super::codec::Note;
 use super::content::{PIECE, content_path};
 use super::disk::{Disk, File};
-use super::event::{Change, Data, FileId, Place};
+use super::event::{Data, FileId, Place};
 use super::journal::{OpenError, content_hash, content_hasher};
 use super::log::{LogReader, Mark, Next};
 use super::record::{Entry, Fault, Record};
@@ -268,7 +268,7 @@ impl Check {
         match entry {
             Entry::Event(event) => {
                 self.report.events += 1;
-                if let Change::Write { data, .. } = &event.change {
+                if let Some(data) = event.change.data() {
                     self.data(position, data, record.gone)?;
                 }
             }

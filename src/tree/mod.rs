@@ -179,19 +179,28 @@ pub type VisitWithAttributes<'v> = dyn FnMut(u64, &[u8], &Inode) -> ControlFlow<
 #[derive(Clone, Debug)]
 pub struct Tree {
     store: Arc<Store>,
+    /// When what is performed happened; `None` is now.
+    time: Option<Timestamp>,
 }
 
 impl Tree {
     /// The tree of `store`.
     #[must_use]
     pub const fn new(store: Arc<Store>) -> Self {
-        Self { store }
+        Self { store, time: None }
     }
 
     /// The store below.
     #[must_use]
     pub const fn store(&self) -> &Arc<Store> {
         &self.store
+    }
+
+    /// The same tree, but what is performed on it happened at `time`: for what is imported. See
+    /// [`Store::begin_at`].
+    #[must_use]
+    pub fn dated(&self, time: Timestamp) -> Self {
+        Self { store: Arc::clone(&self.store), time: Some(time) }
     }
 
     /// Does `operation`, or says why not. Once this returns, the change is in the log and seen by
@@ -212,7 +221,10 @@ impl Tree {
             }
         }
         let mut room = Room::default();
-        let txn = self.store.begin()?;
+        let txn = match self.time {
+            Some(time) => self.store.begin_at(time)?,
+            None => self.store.begin()?,
+        };
         let decision = decide::decide(txn.tables(), caller, operation, txn.time(), &mut room)?;
         let Decision { change, about, other, len } = decision;
         let (seq, at) = if let Some(change) = change {

@@ -396,6 +396,7 @@ impl Fold<'_, '_> {
             Change::End { ino } => {
                 self.model.inodes.remove(&ino);
             }
+            Change::Foreign(_) => (),
         }
     }
 }

@@ -38,6 +38,8 @@ use super::{IndexError, Tables, Totals};
 pub const LOG_PER_BATCH: u64 = 16 << 20;
 /// Log bytes that may not be committed yet; past that, writers wait.
 pub const LOG_BEHIND_MAX: u64 = 64 << 20;
+/// Log bytes after which a place in it is noted down: what reading from any event on must skip at most.
+const LOG_PER_MARK: u64 = 128 << 10;
 /// Where the rows are, in the store's directory.
 const FOLDER: &str = "index";
 const FILE: &str = "index/rows.redb";
@@ -93,6 +95,8 @@ struct State {
     /// Log bytes the young layer stands for.
     young_log: u64,
     young_bytes: usize,
+    /// Log bytes since the last place that was noted down.
+    unmarked: u64,
     frozen: Option<Frozen>,
     applied: Option<Mark>,
     threaded: bool,
@@ -217,12 +221,23 @@ impl Index {
         {
             let mut state = shared.state.lock();
             state.young_log += log_bytes;
+            state.unmarked += log_bytes;
             state.young_bytes = tables.young.bytes;
             let due = state.young_log >= LOG_PER_BATCH || state.young_bytes >= shared.young_max;
-            if !due || state.frozen.is_some() {
+            let due = due && state.frozen.is_none();
+            let unmarked = state.unmarked >= LOG_PER_MARK;
+            if !due && !unmarked {
                 return Ok(());
             }
-            shared.freeze(tables, &mut state, mark());
+            let mark = mark();
+            if unmarked {
+                tables.note_mark(&mark);
+                state.unmarked = 0;
+            }
+            if !due {
+                return Ok(());
+            }
+            shared.freeze(tables, &mut state, mark);
             if state.threaded {
                 return Ok(());
             }
@@ -465,9 +480,11 @@ impl Tables {
         let mut from = Reader(rest);
         self.last = Seq(from.number()?);
         self.engine_last = self.last;
-        self.totals = Totals { inodes: from.number()?, allocated: from.number()? };
+        let (inodes, allocated) = (from.number()?, from.number()?);
+        let mark = Mark(from.0.to_vec());
+        self.totals = Totals { inodes, allocated, kept: self.load_kept()? };
         self.load_tail()?;
-        Ok(Some(Mark(from.0.to_vec())))
+        Ok(Some(mark))
     }
 
     fn freeze(&mut self, identity: &Identity, mark: &Mark) {
@@ -475,7 +492,10 @@ impl Tables {
             self.young.put(Small::from(&*key), Small::from(&value[..]), true);
         }
         let mut meta = Writer(identity.encode().to_vec());
-        let Totals { inodes, allocated } = self.totals;
+        let Totals { inodes, allocated, kept } = self.totals;
+        if kept > 0 {
+            self.put_kept(kept);
+        }
         meta.number(self.last.0).number(inodes).number(allocated);
         meta.0.extend_from_slice(&mark.0);
         self.young.put(Small::from(&*Key::new(key::META)), Small::from(&meta.0[..]), true);

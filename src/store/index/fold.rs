@@ -54,6 +54,8 @@ struct Fold<'t> {
     carried_out: Vec<(u64, Chunk)>,
     /// Open pages as the event leaves them.
     pages: Vec<Page>,
+    /// Bytes of content files that no file refers to.
+    kept: u64,
 }
 
 /// An inode's version before the event, and after.
@@ -82,10 +84,12 @@ impl Tables {
             touched: Vec::with_capacity(4),
             carried_out: Vec::new(),
             pages: Vec::new(),
+            kept: 0,
         };
         let mut totals = self.totals;
         let done = fold.change(&event.change, payload);
         fold.finish(&mut totals.inodes, &mut totals.allocated);
+        totals.kept = totals.kept.saturating_add(fold.kept);
         let mut batch = fold.batch;
         if done.is_ok() {
             self.last = event.seq;
@@ -290,6 +294,11 @@ impl<'t> Fold<'t> {
                     touched.ended = true;
                 }
                 self.remove(&key::orphan(ino));
+            }
+            Change::Foreign(ref foreign) => {
+                let (key, value) = super::foreign::row(foreign, self.seq);
+                self.put_new(&key, &value);
+                self.kept = super::foreign::kept(foreign);
             }
         }
         Ok(())

@@ -33,10 +33,14 @@ pub(super) const ORPHAN: u8 = 18;
 pub(super) const SHARED: u8 = 20;
 /// Names that people gave to moments.
 pub(super) const LABEL: u8 = 22;
+/// length of the id, the id, fingerprint of the body.
+pub(super) const FOREIGN: u8 = 24;
+/// !sequence of the last event before a place in the log.
+pub(super) const MARK: u8 = 26;
 /// inode, set, last hash; see `pages`.
-pub(super) const PAGE: u8 = 24;
+pub(super) const PAGE: u8 = 28;
 /// inode, set, depth, last hash, the first event after it.
-pub(super) const CLOSED_PAGE: u8 = 26;
+pub(super) const CLOSED_PAGE: u8 = 30;
 
 /// Names hash to at least this: below lie the offsets of `.`, `..` and other fixed entries.
 pub(super) const HASH_MIN: u64 = 16;
@@ -244,7 +248,7 @@ pub(super) fn label(name: &[u8]) -> Key {
 /// The inode without which the key would not be: its parent for a name. `None` for tables of the whole store.
 pub(super) fn owner(key: &[u8]) -> Option<Ino> {
     match key.first() {
-        None | Some(&(META | TIMES | SHARED | LABEL)) => None,
+        None | Some(&(META | TIMES | SHARED | LABEL | FOREIGN | MARK)) => None,
         Some(_) => Fields::of(key).short().ok().map(Ino),
     }
 }

@@ -24,8 +24,10 @@
 //! | 18 | orphans | inode | |
 //! | 20 | shared | kind, file, offset, inode, offset in the inode | length: a clone uses this content |
 //! | 22 | labels | name | sequence |
-//! | 24 | open pages | inode, set, last hash | first event, counts, what died: see `pages` |
-//! | 26 | closed pages | inode, set, depth, last hash, end | first event, elements and their lives |
+//! | 24 | foreign events | length of the id, the id, fingerprint | sequence |
+//! | 26 | marks | !sequence of the last event before | a place in the log, in the log's own words |
+//! | 28 | open pages | inode, set, last hash | first event, counts, what died: see `pages` |
+//! | 30 | closed pages | inode, set, depth, last hash, end | first event, elements and their lives |
 //!
 //! The odd tag is the dead table: the live key, a NUL and the sequence of the death. `hash` is
 //! SipHash-1-3 of the name under the store's key, cut to 63 bits: it is the directory offset, and nobody can make
@@ -50,6 +52,7 @@ mod commit;
 mod engine;
 mod extents;
 mod fold;
+mod foreign;
 mod key;
 mod labels;
 mod layer;
@@ -317,7 +320,7 @@ impl Tables {
         }
         Ok(orphans)
     }
-    /// Totals of the present tree: inodes, and bytes of content they refer to.
+    /// Totals of the present tree: inodes, and bytes of content they refer to; and what is kept beside it.
     pub fn totals(&self) -> Totals {
         self.totals
     }
@@ -546,4 +549,6 @@ pub struct Totals {
     pub inodes: u64,
     /// Sum of `allocated` over them, in bytes.
     pub allocated: u64,
+    /// Bytes of content files that foreign events take: no file's, and never given back.
+    pub kept: u64,
 }
