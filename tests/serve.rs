@@ -10,13 +10,14 @@ mod stores;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kernel::{Kernel, Wire, name};
 use lighthouse_fuse::agents::Agents;
-use lighthouse_fuse::proto::answer::Body;
+use lighthouse_fuse::proto::answer::{Answer, Body};
 use lighthouse_fuse::proto::op::{
     Access, BMap, CopyFileRange, Fallocate, Flush, GetLk, GetXattr, Init, Ioctl, LSeek, Link,
     ListXattr, Op, Poll, Rename2, RmDir, SetAttr, SetXattr, StatFs, Statx, TmpFile, Whence, Write,
@@ -28,7 +29,8 @@ use lighthouse_fuse::proto::{Notice, Reply, abi, notify};
 use lighthouse_fuse::server::{Config, Ended, Server, serve};
 use lighthouse_fuse::store::Store;
 use lighthouse_fuse::store::event::{Ino, Seq};
-use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Transport};
+use lighthouse_fuse::transport::dev_fuse::SplicePipe;
+use lighthouse_fuse::transport::{Buffer, Delivery, Frame, SpliceError, Transport};
 use lighthouse_fuse::tree::Tree;
 use lighthouse_fuse::view::{Options, View};
 
@@ -722,4 +724,93 @@ fn a_kernel_that_does_not_begin_with_init_is_turned_away() {
     let mut work = server.work();
     assert!(!server.take(&Frame::Whole(&[0; 40]), &mut work));
     assert!(server.connection().is_closed());
+}
+
+/// A transport that reads what it is to splice, or refuses to.
+#[derive(Default)]
+struct Splicer {
+    wire: Wire,
+    refuses: bool,
+    spliced: AtomicU32,
+}
+
+impl Transport for Splicer {
+    fn receive<'b>(&self, buffer: &'b mut Buffer) -> io::Result<Option<Frame<'b>>> {
+        self.wire.receive(buffer)
+    }
+
+    fn send(&self, reply: &Reply<'_>) -> io::Result<Delivery> {
+        self.wire.send(reply)
+    }
+
+    fn send_notification(&self, chunks: &[IoSlice<'_>]) -> io::Result<Delivery> {
+        self.wire.send_notification(chunks)
+    }
+
+    fn can_splice(&self) -> bool {
+        true
+    }
+
+    fn send_spliced(
+        &self,
+        reply: &Reply<'_>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        _: &mut SplicePipe,
+    ) -> Result<Delivery, SpliceError> {
+        if self.refuses {
+            return Err(SpliceError::NotSent(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let mut bytes = vec![0; reply.elsewhere()];
+        assert_eq!(rustix::io::pread(file, &mut bytes, offset).unwrap(), bytes.len());
+        self.wire.sent.lock().unwrap().push([reply.head(), &bytes].concat());
+        self.spliced.fetch_add(1, Ordering::Relaxed);
+        Ok(Delivery::Taken)
+    }
+}
+
+#[test]
+fn long_replies_are_spliced_and_copied_where_that_cannot_be() {
+    let (store, _dir) = stores::fresh();
+    let view = view_of(&store);
+    let wire = Wire::default();
+    let mut kernel = Kernel::connect(&wire, &view);
+    let dir = current(&mut kernel);
+    let content: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).take(200_000).collect();
+    let whole = kernel.make(dir, b"whole", &content).node;
+    let pieces = kernel.make(dir, b"pieces", &content).node;
+    let handle = kernel.open(pieces, OpenFlags::RDWR).unwrap().handle;
+    kernel.ask(Kernel::write_op(pieces, handle, 8192, &content[8192..12_288])).unwrap();
+    let init = Init { major: 7, minor: 45, max_readahead: 1 << 17, flags: u64::MAX };
+    let init = kernel.encode(Op::Init(init));
+    let mut reads = Vec::new();
+    // The last of each file is cut at its end.
+    for (file, splices) in [(whole, true), (pieces, false)] {
+        let handle = kernel.open(file, OpenFlags::RDONLY).unwrap().handle;
+        for (offset, len) in [(0, 131_072), (5001, 65_536), (100, 4096), (150_000, 131_072)] {
+            let until = (offset + len).min(content.len());
+            // What is behind the piece lies in one again.
+            let splices = until - offset > 40_000 && (splices || offset > 12_288);
+            let len = u32::try_from(len).unwrap();
+            let op = Kernel::read_op(file, handle, offset as u64, len);
+            reads.push((kernel.encode(op), &content[offset..until], splices));
+        }
+    }
+    drop(kernel);
+    for refuses in [false, true] {
+        let splicer = Splicer { refuses, ..Splicer::default() };
+        let server = Server::new(&splicer, &view, Config::default());
+        let mut work = server.work();
+        server.take(&Frame::Whole(&init), &mut work);
+        for (bytes, expected, splices) in &reads {
+            splicer.wire.sent.lock().unwrap().clear();
+            splicer.spliced.store(0, Ordering::Relaxed);
+            server.take(&Frame::Whole(bytes), &mut work);
+            let sent = std::mem::take(&mut *splicer.wire.sent.lock().unwrap());
+            assert_eq!(sent.len(), 1);
+            assert!(Answer::decode(&sent[0]).unwrap().result.unwrap().0 == *expected);
+            let spliced = splicer.spliced.load(Ordering::Relaxed);
+            assert_eq!(spliced, u32::from(*splices && !refuses));
+        }
+    }
 }

@@ -19,12 +19,14 @@ use std::mem::size_of;
 
 use crate::proto::dirent::{Dirent, DirentBuffer};
 use crate::proto::extension::Extensions;
-use crate::proto::op::{Op, SetTime, Whence};
+use crate::proto::op::{self, Op, SetTime, Whence};
 use crate::proto::reply::Reply;
 use crate::proto::types::{Caller, Errno, FileHandle, Name, NodeId, RequestId};
+use crate::transport::dev_fuse::SplicePipe;
 use crate::view::listing::{Listed, Page};
 use crate::view::{
-    Asker, Attributes, Bytes, Found, Range, Refusal, Scratch, TimeTo, TreeRefusal, View,
+    Asker, Attributes, Bytes, Found, Range, Read, Refusal, Scratch, Stored, TimeTo, TreeRefusal,
+    View,
 };
 
 /// What one reader keeps from request to request.
@@ -35,33 +37,78 @@ pub struct Work {
     /// Values of a length nobody knows beforehand.
     value: Vec<u8>,
     scratch: Scratch,
+    /// Replies to READ of so many bytes and more are spliced, where they can be.
+    pub(super) splice_from: usize,
+    /// What they go through; `None` where nothing is spliced.
+    pub(super) pipe: Option<SplicePipe>,
 }
 
 impl Work {
     /// Room for replies of up to `data_max` bytes. Memory that no reply reached costs nothing.
     #[must_use]
     pub fn for_replies(data_max: usize) -> Self {
-        Self { data: vec![0; data_max], value: Vec::new(), scratch: Scratch::default() }
+        Self {
+            data: vec![0; data_max],
+            value: Vec::new(),
+            scratch: Scratch::default(),
+            splice_from: usize::MAX,
+            pipe: None,
+        }
     }
 }
 
 /// Most supplementary groups that are looked at; the kernel sends one at most.
 const GROUPS_MAX: usize = 32;
 
+/// A reply, and whether its data is elsewhere.
+#[derive(Debug)]
+pub struct Answer<'w, 'v> {
+    /// The reply.
+    pub reply: Reply<'w>,
+    /// Where its data is, if it is one of [`Reply::data_elsewhere`].
+    pub stored: Option<Stored<'v>>,
+}
+
+impl<'w> From<Reply<'w>> for Answer<'w, '_> {
+    fn from(reply: Reply<'w>) -> Self {
+        Self { reply, stored: None }
+    }
+}
+
 /// Asks the view what `op` asks, and answers.
-pub fn answer<'w>(
-    view: &View,
+pub fn answer<'w, 'v>(
+    view: &'v View,
     id: RequestId,
     caller: Caller,
     op: &Op<'_>,
     work: &'w mut Work,
-) -> Reply<'w> {
+) -> Answer<'w, 'v> {
+    if let Op::Read(op) = op {
+        return read(view, id, op, work).unwrap_or_else(|errno| Reply::error(id, errno).into());
+    }
     let answered = if id.is_resent() { again(view, id, op) } else { None };
     let result = match answered {
         Some(answered) => answered,
         None => attempt(view, id, caller, op, work),
     };
-    result.unwrap_or_else(|errno| Reply::error(id, errno))
+    result.unwrap_or_else(|errno| Reply::error(id, errno)).into()
+}
+
+/// Reading changes nothing, so it is done again if it comes again.
+fn read<'w, 'v>(
+    view: &'v View,
+    id: RequestId,
+    op: &op::Read,
+    work: &'w mut Work,
+) -> Result<Answer<'w, 'v>, Errno> {
+    let Work { data, scratch, splice_from, .. } = work;
+    let buffer = data.get_mut(..len(op.size)).ok_or(Errno::EINVAL)?;
+    Ok(match view.read(op.node, op.handle, op.offset, buffer, scratch, *splice_from)? {
+        Read::Copied(filled) => Reply::data(id, buffer.get(..filled).unwrap_or_default()).into(),
+        Read::Stored(stored) => {
+            Answer { reply: Reply::data_elsewhere(id, stored.len()), stored: Some(stored) }
+        }
+    })
 }
 
 /// Tells the view what no reply is due to.
@@ -168,12 +215,6 @@ fn attempt<'w>(
         }
         Op::Link(op) => Reply::entry(id, &view.link(&asker, op.node, op.new_parent, op.new_name)?),
         Op::Open(op) => Reply::opened(id, &view.open(&asker, op.node, op.flags, op.kill_suidgid)?),
-        Op::Read(op) => {
-            let Work { data, scratch, .. } = work;
-            let buffer = data.get_mut(..len(op.size)).ok_or(Errno::EINVAL)?;
-            let filled = view.read(op.node, op.handle, op.offset, buffer, scratch)?;
-            Reply::data(id, buffer.get(..filled).unwrap_or_default())
-        }
         Op::Write(op) => {
             let bytes = Bytes {
                 offset: op.offset,
@@ -249,8 +290,9 @@ fn attempt<'w>(
         | Op::SetupMapping(_)
         | Op::RemoveMapping(_)
         | Op::CuseInit(_) => return Err(Errno::ENOSYS),
-        // The connection answers these, or no answer is due.
-        Op::Init(_)
+        // Answered elsewhere, or no answer is due.
+        Op::Read(_)
+        | Op::Init(_)
         | Op::Destroy(_)
         | Op::Forget(_)
         | Op::BatchForget(_)

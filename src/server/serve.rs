@@ -24,12 +24,13 @@ use crate::proto::Reply;
 use crate::proto::connection::{self, Action, Connection, Limits};
 use crate::proto::notify::Notice;
 use crate::proto::types::{Errno, Name};
-use crate::transport::{Buffer, Delivery, Frame, Transport};
-use crate::view::View;
+use crate::transport::dev_fuse::SplicePipe;
+use crate::transport::{Buffer, Delivery, Frame, SpliceError, Transport};
 use crate::view::news::{News, Next};
+use crate::view::{Stored, View};
 
 use super::counters::Counters;
-use super::dispatch::{self, Work};
+use super::dispatch::{self, Answer, Work};
 
 /// How often the view sees to what the clock alone brings about.
 const TICK: Duration = Duration::from_secs(1);
@@ -41,13 +42,21 @@ pub struct Config {
     pub connection: connection::Config,
     /// How many threads read requests; at least 1.
     pub readers: usize,
+    /// Replies to READ of so many bytes and more are spliced from the store's files, where the
+    /// transport can and they lie in one piece; `None`: none is.
+    pub splice_from: Option<usize>,
 }
+
+/// From this size on a spliced reply is the faster one whatever else the machine does: 1.3 times as
+/// fast at 32 KiB, 1.5 at 64 KiB, 2 at 256 KiB (`cargo bench --bench mount -- past` asks again). Below it a few
+/// microseconds are won at best.
+pub const SPLICE_FROM: usize = 32 << 10;
 
 impl Default for Config {
     fn default() -> Self {
         let connection =
             connection::Config { security_context: true, ..connection::Config::default() };
-        Self { connection, readers: 2 }
+        Self { connection, readers: 2, splice_from: Some(SPLICE_FROM) }
     }
 }
 
@@ -67,6 +76,7 @@ pub struct Server<'s> {
     connection: Connection,
     counters: Counters,
     readers: usize,
+    splice_from: Option<usize>,
     ready: Mutex<Option<Box<dyn FnOnce() + Send + 's>>>,
     /// How many processes served this connection before; 0: it is a fresh one.
     restarts: u16,
@@ -102,6 +112,7 @@ impl<'s> Server<'s> {
             connection: Connection::new(config.connection),
             counters: Counters::default(),
             readers: config.readers.max(1),
+            splice_from: config.splice_from.filter(|_| transport.can_splice()),
             ready: Mutex::new(None),
             restarts: 0,
         }
@@ -205,7 +216,15 @@ impl<'s> Server<'s> {
         // Requests are as long as pages for `max_write` bytes; 32 pages where their number was not agreed on.
         let pages =
             config.max_write.max(32 * config.page_size).next_multiple_of(config.page_size.max(1));
-        Work::for_replies(usize::try_from(pages).unwrap_or(usize::MAX))
+        let data_max = usize::try_from(pages).unwrap_or(usize::MAX);
+        let mut work = Work::for_replies(data_max);
+        if let Some(from) = self.splice_from {
+            match SplicePipe::for_data(data_max) {
+                Ok(pipe) => (work.splice_from, work.pipe) = (from, Some(pipe)),
+                Err(error) => tracing::debug!(%error, "no pipe: every reply is copied"),
+            }
+        }
+        work
     }
 
     /// One reader.
@@ -234,18 +253,23 @@ impl<'s> Server<'s> {
             Action::Serve(id, caller, op) => {
                 self.counters.request(op.opcode());
                 tracing::trace!(id = id.0, pid = caller.pid, operation = op.name(), "asked");
+                // Apart, for the answer borrows all else.
+                let mut pipe = work.pipe.take();
                 let answer = guarded(|| dispatch::answer(self.view, id, caller, &op, work));
-                let reply = answer.unwrap_or_else(|_| {
+                let Answer { reply, stored } = answer.unwrap_or_else(|_| {
                     self.counters.panicked();
                     tracing::error!(operation = op.name(), "a handler panicked; answered EIO");
-                    Reply::error(id, Errno::EIO)
+                    Reply::error(id, Errno::EIO).into()
                 });
                 if reply.errno().is_some() {
                     self.counters.refused();
                 }
-                if let Some(reply) = self.connection.finish_with(reply) {
-                    self.send(&reply);
+                match (self.connection.finish_with(reply), &stored) {
+                    (Some(reply), Some(stored)) => self.send_stored(&reply, stored, &mut pipe),
+                    (Some(reply), None) => self.send(&reply),
+                    (None, _) => (),
                 }
+                work.pipe = pipe;
             }
             Action::Tell(_, op) => {
                 self.counters.request(op.opcode());
@@ -283,6 +307,31 @@ impl<'s> Server<'s> {
         let ready = self.ready.lock().take();
         if let Some(ready) = ready {
             ready();
+        }
+    }
+
+    /// Sends a reply whose data is in a file of the store: by splice, or copied where that fails.
+    fn send_stored(&self, reply: &Reply<'_>, stored: &Stored<'_>, pipe: &mut Option<SplicePipe>) {
+        if let (Some(file), Some(pipe)) = (stored.file(), pipe) {
+            match self.transport.send_spliced(reply, file, stored.offset(), pipe) {
+                Ok(Delivery::Taken | Delivery::Unwanted) => return,
+                // Without memory nothing was taken.
+                Err(SpliceError::Io(error)) if error.kind() != io::ErrorKind::OutOfMemory => {
+                    tracing::error!(%error, "the kernel refused a reply");
+                    return;
+                }
+                Err(SpliceError::NotSent(error) | SpliceError::Io(error)) => {
+                    tracing::trace!(%error, "copied instead");
+                }
+            }
+        }
+        match guarded(|| stored.copy()) {
+            Ok(Ok(bytes)) => self.send(&Reply::data(reply.id(), &bytes)),
+            Ok(Err(refusal)) => self.send(&Reply::error(reply.id(), refusal.into())),
+            Err(_) => {
+                self.counters.panicked();
+                self.send(&Reply::error(reply.id(), Errno::EIO));
+            }
         }
     }
 
