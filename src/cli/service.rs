@@ -43,8 +43,8 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "N", default_value_t = 0, env = "LIGHTHOUSE_FUSE_LIST_TIMES",
           value_parser = clap::value_parser!(u32).range(0..=8784))]
     list_times: u32,
-    /// How far the kernel reads ahead, in KiB
-    #[arg(long, value_name = "KIB", default_value_t = 1024, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
+    /// How far the kernel reads ahead, in KiB; more than 128 takes root and a /sys that can be written
+    #[arg(long, value_name = "KIB", default_value_t = 2048, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
           value_parser = clap::value_parser!(u32).range(0..=65_536))]
     pub(super) read_ahead: u32,
     /// Answer reads of so many bytes and more by splice, which copies them once instead of twice; 0: none
