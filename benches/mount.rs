@@ -11,6 +11,7 @@
 //!   /sys/module/fuse/parameters/enable_uring`.
 //! - `transport-spin`: the same constants through this crate's transport, decoder and encoder, on one thread.
 //! - `ours-N-S`: the real server with `--transport dev --readers N --spin S`; `ours-ring`: with `--transport uring`.
+//! - `ours-copied`, `ours-spliced`: over the device with `--splice-from 0` and `1`, for reads past the cache alone.
 //! - those named in `BENCH_SERVERS`, separated by semicolons, each as `NAME DIRECTORY COMMAND`:
 //!   the command line with `{store}` and `{at}` in it, and where in the mount to work.
 //!
@@ -65,6 +66,11 @@ const OWN: [&str; 6] =
     ["bare-1", "bare-2", "bare-1-spin", "bare-2-spin", "bare-ring", "transport-spin"];
 /// Readers and spin, in microseconds, of the real server.
 const OURS: [(u32, u32); 4] = [(1, 0), (2, 0), (1, 20), (2, 20)];
+/// Those of ours that splice no reply to READ, and all.
+const SPLICING: [(&str, u32); 2] = [(COPYING, 0), ("ours-spliced", 1)];
+const COPYING: &str = "ours-copied";
+/// How long the file is that lies in pieces.
+const PIECED_MIB: u64 = 16;
 /// How many files are walked.
 const FILES: u64 = 10_000;
 
@@ -131,6 +137,18 @@ enum Of {
     All,
     /// Servers that keep what they are given; of ours, with its defaults.
     Stores,
+    /// Ours, splicing every reply to READ or none.
+    Splicing,
+}
+
+impl Of {
+    fn is_asked(self, server: &Server) -> bool {
+        match self {
+            Self::All => !server.splices(),
+            Self::Stores => server.stores && !server.splices(),
+            Self::Splicing => server.splices(),
+        }
+    }
 }
 
 /// Something to do in a directory, and how often at once.
@@ -162,8 +180,26 @@ const QUESTIONS: &[Question] = &[
     Question { of: Of::Stores, ..question("walk and stat", FILES, 1, walk) },
     Question { of: Of::Stores, unit: "MiB", ..question("write, fsync", 0, 1, write) },
     Question { of: Of::Stores, unit: "MiB", ..question("read, cold", 0, 1, read_cold) },
+    Question { of: Of::Stores, unit: "MiB", ..question("read, nothing cached", 0, 1, read_uncached) },
     Question { of: Of::Stores, unit: "MiB", ..question("read, warm", 0, 1, read_warm) },
+    Question { of: Of::Stores, ..question("write 4 KiB anywhere, fsync", 100, 1, write_anywhere) },
+    Question {
+        of: Of::Stores,
+        unit: "MiB of pieces",
+        ..question("read in pieces, cold", PIECED_MIB, 1, read_pieces)
+    },
+    past_the_cache("read past the cache, 4 KiB", |place, count, _| past(place, count, 4)),
+    past_the_cache("read past the cache, 16 KiB", |place, count, _| past(place, count, 16)),
+    past_the_cache("read past the cache, 32 KiB", |place, count, _| past(place, count, 32)),
+    past_the_cache("read past the cache, 64 KiB", |place, count, _| past(place, count, 64)),
+    past_the_cache("read past the cache, 256 KiB", |place, count, _| past(place, count, 256)),
+    past_the_cache("read past the cache, 1 MiB", |place, count, _| past(place, count, 1024)),
 ];
+
+/// One request of one size, copied by the one server and spliced by the other.
+const fn past_the_cache(name: &'static str, act: fn(&Path, u64, u64) -> Duration) -> Question {
+    Question { of: Of::Splicing, ..question(name, 2000, 1, act) }
+}
 
 const fn question(
     name: &'static str,
@@ -178,10 +214,11 @@ impl Question {
     fn ask(&self, servers: &[Server], size: &Size) {
         let count = match self.unit {
             "MiB" => size.mib,
+            "MiB of pieces" => self.count,
             _ => (self.count / size.divisor).max(1),
         };
         let servers: Vec<&Server> =
-            servers.iter().filter(|server| self.of == Of::All || server.stores).collect();
+            servers.iter().filter(|server| self.of.is_asked(server)).collect();
         let mut took = vec![Vec::new(); servers.len()];
         // The first round is for caches of every kind, and counts only where it is the only one.
         for round in 0..=size.rounds {
@@ -226,15 +263,16 @@ impl Question {
                 of(name).map(|other| format!("{:6.2}x {name}", median / other)).unwrap_or_default()
             };
             let what = match self.unit {
-                "MiB" => format!("{:9.0} MiB/s", 1.0 / median),
+                "MiB" | "MiB of pieces" => format!("{:9.0} MiB/s", 1.0 / median),
                 _ => format!("{:9.2} us", median * 1e6),
             };
             println!(
-                "  {:16} {what} {} {} {}{requests}",
+                "  {:16} {what} {} {} {} {}{requests}",
                 server.name,
                 against("bare-1"),
                 against(server.floor()),
-                against("disk")
+                against("disk"),
+                against(COPYING)
             );
         }
     }
@@ -438,14 +476,30 @@ fn write(place: &Path, mib: u64, number: u64) -> Duration {
     begin.elapsed()
 }
 
-fn read_cold(place: &Path, mib: u64, _: u64) -> Duration {
+/// Reads the large file whole, after `forget` has seen to what is cached.
+fn read_large(place: &Path, mib: u64, forget: impl FnOnce(&File)) -> Duration {
     let path = place.with_file_name("large");
     if !path.exists() {
         write(place, mib, 0);
     }
     let file = File::open(&path).expect("it was written");
-    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).expect("advice is taken");
+    forget(&file);
     whole(file, mib)
+}
+
+/// Without the pages of the mount. A server may have read the bytes before; the disk must read them again.
+fn read_cold(place: &Path, mib: u64, _: u64) -> Duration {
+    read_large(place, mib, |file| {
+        rustix::fs::fadvise(file, 0, None, Advice::DontNeed).expect("advice is taken");
+    })
+}
+
+/// Without any page of any filesystem, so that all must read from the disk.
+fn read_uncached(place: &Path, mib: u64, _: u64) -> Duration {
+    read_large(place, mib, |_| {
+        rustix::fs::sync();
+        fs::write("/proc/sys/vm/drop_caches", "1").expect("we are root");
+    })
 }
 
 fn read_warm(place: &Path, mib: u64, _: u64) -> Duration {
@@ -456,6 +510,58 @@ fn read_warm(place: &Path, mib: u64, _: u64) -> Duration {
     let open = || File::open(&path).expect("it was written");
     whole(open(), mib);
     whole(open(), mib)
+}
+
+/// Writes pages of the large file at random, each followed by fsync.
+fn write_anywhere(place: &Path, count: u64, number: u64) -> Duration {
+    const MIB: u64 = 16;
+    let path = place.with_file_name("anywhere");
+    if !path.exists() {
+        fs::write(&path, vec![7; (MIB << 20) as usize]).expect("there is room");
+    }
+    let file = OpenOptions::new().write(true).open(&path).expect("it was written");
+    file.sync_all().expect("it reaches the disk");
+    timed(count, |n| {
+        let page = scattered(number.wrapping_mul(count) + n) % (MIB << 20 >> 12);
+        file.write_all_at(&[n as u8; BLOCK], page * BLOCK as u64).expect("there is room");
+        file.sync_all().expect("it reaches the disk");
+    })
+}
+
+/// A different number for each, in no order.
+const fn scattered(number: u64) -> u64 {
+    number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20
+}
+
+/// Reads a file of which most pages were written again, one by one.
+fn read_pieces(place: &Path, mib: u64, _: u64) -> Duration {
+    let path = place.with_file_name("pieces");
+    fs::write(&path, vec![7; (mib << 20) as usize]).expect("there is room");
+    // Anew each time: a server may put together what is left alone.
+    let file = OpenOptions::new().read(true).write(true).open(&path).expect("it was written");
+    for n in 0..mib << 20 >> 12 {
+        let page = scattered(n) % (mib << 20 >> 12);
+        file.write_all_at(&[n as u8; BLOCK], page * BLOCK as u64).expect("there is room");
+    }
+    file.sync_all().expect("it reaches the disk");
+    rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).expect("advice is taken");
+    whole(file, mib)
+}
+
+/// Reads of so many KiB that no cache of the kernel answers.
+fn past(place: &Path, count: u64, kib: usize) -> Duration {
+    const MIB: u64 = 4;
+    let path = place.with_file_name("past");
+    if !path.exists() {
+        fs::write(&path, vec![7; (MIB << 20) as usize]).expect("there is room");
+    }
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(libc::O_DIRECT).open(&path).expect("it was written");
+    let mut block = sys::pages::PageBuffer::with_at_least(kib << 10).expect("there is memory");
+    timed(count, |n| {
+        let at = n * ((kib as u64) << 10);
+        file.read_exact_at(block.bytes_mut(), at % (MIB << 20)).expect("it is so long");
+    })
 }
 
 fn whole(mut file: File, mib: u64) -> Duration {
@@ -491,6 +597,14 @@ fn specs() -> Vec<Spec> {
         server(&format!("{readers}-{spin}"), &options)
     });
     let ours = ours.chain(std::iter::once(server("ring", "--transport uring")));
+    let splicing = SPLICING.iter().map(|(name, from)| Spec {
+        name: (*name).to_owned(),
+        directory: "current".into(),
+        command: format!("{BINARY} mount {{store}} {{at}} -q --transport dev --splice-from {from}")
+            .split(' ')
+            .map(str::to_owned)
+            .collect(),
+    });
     let named = std::env::var("BENCH_SERVERS").unwrap_or_default();
     let named = named.split(';').filter(|line| !line.trim().is_empty()).map(|line| {
         let mut words = line.split_whitespace().map(str::to_owned);
@@ -499,7 +613,7 @@ fn specs() -> Vec<Spec> {
         };
         Spec { name, directory, command: words.collect() }
     });
-    own.chain(ours).chain(named).collect()
+    own.chain(ours).chain(splicing).chain(named).collect()
 }
 
 impl Spec {
@@ -560,6 +674,11 @@ impl Server {
         fs::write(at.join("file"), vec![7; BLOCK]).expect("a file can be written");
         let inside = at.clone();
         Self { name: "disk".into(), stores: true, at, inside, child: None, _directory: directory }
+    }
+
+    /// Whether it is there for what splicing brings.
+    fn splices(&self) -> bool {
+        SPLICING.iter().any(|(name, _)| *name == self.name)
     }
 
     /// The bare loop with the same readers.

@@ -10,13 +10,14 @@ mod stores;
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use kernel::{Kernel, Wire, name};
 use lighthouse_fuse::agents::Agents;
-use lighthouse_fuse::proto::answer::Body;
+use lighthouse_fuse::proto::answer::{Answer, Body};
 use lighthouse_fuse::proto::op::{
     Access, BMap, CopyFileRange, Fallocate, Flush, GetLk, GetXattr, Init, Ioctl, LSeek, Link,
     ListXattr, Op, Poll, Rename2, RmDir, SetAttr, SetXattr, StatFs, Statx, TmpFile, Whence, Write,
@@ -29,7 +30,8 @@ use lighthouse_fuse::server::dispatch::Work;
 use lighthouse_fuse::server::{Config, Ended, Server, serve};
 use lighthouse_fuse::store::Store;
 use lighthouse_fuse::store::event::{Ino, Seq};
-use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Received, Transport};
+use lighthouse_fuse::transport::dev_fuse::SplicePipe;
+use lighthouse_fuse::transport::{Buffer, Delivery, DeviceLane, Frame, Received, SpliceError, Transport};
 use lighthouse_fuse::tree::Tree;
 use lighthouse_fuse::view::{Options, View};
 
@@ -729,4 +731,101 @@ fn a_kernel_that_does_not_begin_with_init_is_turned_away() {
     let received = Received { frame: Frame::Whole(&[0; 40]), room: &mut [] };
     assert!(!server.take(received, &mut work).more);
     assert!(server.connection().is_closed());
+}
+
+/// A transport that reads what it is to splice, or refuses to.
+#[derive(Default)]
+struct Splicer {
+    wire: Wire,
+    asked: Mutex<VecDeque<Vec<u8>>>,
+    refuses: bool,
+    /// Of the replies that were sent, counted from 0, those by splice.
+    spliced: Mutex<Vec<usize>>,
+}
+
+impl Transport for Splicer {
+    fn receive<'b>(&self, buffer: &'b mut Buffer) -> io::Result<Option<Frame<'b>>> {
+        let Some(message) = self.asked.lock().unwrap().pop_front() else { return Ok(None) };
+        let (room, _) = buffer.bytes_mut().split_at_mut(message.len());
+        room.copy_from_slice(&message);
+        Ok(Some(Frame::Whole(room)))
+    }
+
+    fn send(&self, reply: &Reply<'_>) -> io::Result<Delivery> {
+        self.wire.send(reply)
+    }
+
+    fn send_notification(&self, chunks: &[IoSlice<'_>]) -> io::Result<Delivery> {
+        self.wire.send_notification(chunks)
+    }
+
+    fn can_splice(&self) -> bool {
+        true
+    }
+
+    fn send_spliced(
+        &self,
+        reply: &Reply<'_>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        _: &mut SplicePipe,
+    ) -> Result<Delivery, SpliceError> {
+        if self.refuses {
+            return Err(SpliceError::NotSent(io::ErrorKind::UnexpectedEof.into()));
+        }
+        let mut bytes = vec![0; reply.elsewhere()];
+        assert_eq!(rustix::io::pread(file, &mut bytes, offset).unwrap(), bytes.len());
+        let mut sent = self.wire.sent.lock().unwrap();
+        self.spliced.lock().unwrap().push(sent.len());
+        sent.push([reply.head(), &bytes].concat());
+        Ok(Delivery::Taken)
+    }
+}
+
+#[test]
+fn long_replies_are_spliced_and_copied_where_that_cannot_be() {
+    let (store, _dir) = stores::fresh();
+    let view = view_of(&store);
+    let wire = Wire::default();
+    let mut kernel = Kernel::connect(&wire, &view);
+    let dir = current(&mut kernel);
+    let content: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).take(200_000).collect();
+    let whole = kernel.make(dir, b"whole", &content).node;
+    let pieces = kernel.make(dir, b"pieces", &content).node;
+    let handle = kernel.open(pieces, OpenFlags::RDWR).unwrap().handle;
+    kernel.ask(Kernel::write_op(pieces, handle, 8192, &content[8192..12_288])).unwrap();
+    let init = Init { major: 7, minor: 45, max_readahead: 1 << 17, flags: u64::MAX };
+    let init = kernel.encode(Op::Init(init));
+    let mut reads = Vec::new();
+    // The last of each file is cut at its end.
+    for (file, splices) in [(whole, true), (pieces, false)] {
+        let handle = kernel.open(file, OpenFlags::RDONLY).unwrap().handle;
+        for (offset, len) in [(0, 131_072), (5001, 65_536), (100, 4096), (150_000, 131_072)] {
+            let until = (offset + len).min(content.len());
+            // What is behind the piece lies in one again.
+            let splices = until - offset > 40_000 && (splices || offset > 12_288);
+            let len = u32::try_from(len).unwrap();
+            let op = Kernel::read_op(file, handle, offset as u64, len);
+            reads.push((kernel.encode(op), &content[offset..until], splices));
+        }
+    }
+    drop(kernel);
+    let asked: VecDeque<_> = reads.iter().map(|(bytes, ..)| bytes.clone()).collect();
+    for refuses in [false, true] {
+        let asked = std::iter::once(init.clone()).chain(asked.iter().cloned()).collect();
+        let splicer = Splicer { asked: Mutex::new(asked), refuses, ..Splicer::default() };
+        let server = Server::new(&splicer, &view, Config::default());
+        let config = server.connection().config();
+        let mut lane =
+            DeviceLane::new(&splicer, config.buffer_len(), config.data_max()).unwrap();
+        server.serve_lane(&mut lane).unwrap();
+        let sent = splicer.wire.sent.lock().unwrap();
+        let spliced = splicer.spliced.lock().unwrap();
+        // The first answers INIT.
+        assert_eq!(sent.len(), 1 + reads.len());
+        for (number, (_, expected, splices)) in (1..).zip(&reads) {
+            assert!(Answer::decode(&sent[number]).unwrap().result.unwrap().0 == *expected);
+            assert_eq!(spliced.contains(&number), *splices && !refuses, "{number}");
+        }
+    }
 }

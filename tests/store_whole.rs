@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lighthouse_fuse::store::codec::Note;
 use lighthouse_fuse::store::disk::Disk;
@@ -967,4 +968,33 @@ fn verify_finds_nothing_wrong_with_a_store_in_service() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     store.close().unwrap();
+}
+
+#[test]
+fn a_large_file_goes_to_the_disk_before_anybody_asks() {
+    let disk = SimDisk::new(1 << 30);
+    // The timer never comes.
+    let slow = OpenOptions { sync_interval: Some(Duration::from_secs(3600)), ..options() };
+    let store = Store::create_on(Arc::new(disk.clone()), &ROOMY, &slow).unwrap();
+    let mut user = User::default();
+    user.make(&store).unwrap();
+    let ino = user.files[0].1;
+    let mut placed = Placed::default();
+    for mib in 0..17_u64 {
+        let bytes = vec![u8::try_from(mib).unwrap() + 1; 1 << 20];
+        let data = store.place(&bytes, &mut placed).unwrap();
+        let offset = mib << 20;
+        let write = Change::Write { ino, offset, data, mode: None, drop_capability: false };
+        store.begin().unwrap().commit(Origin::default(), write).unwrap();
+    }
+    let begin = Instant::now();
+    loop {
+        let after = open(&disk.after_power_cut(1)).unwrap();
+        let size = after.read().inode(ino, Seq::NOW).unwrap().map_or(0, |inode| inode.size);
+        if size >= 16 << 20 {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "{size} bytes are there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use crate::agents::Agents;
 use crate::proto::connection;
-use crate::server::serve::{Config, Ended, Server};
+use crate::server::serve::{Config, Ended, SPLICE_FROM, Server};
 use crate::store::Store;
 use crate::transport::Transport;
 use crate::transport::dev_fuse::{DevFuse, Wait};
@@ -78,10 +78,13 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "N", default_value_t = 0, env = "LIGHTHOUSE_FUSE_LIST_TIMES",
           value_parser = clap::value_parser!(u32).range(0..=8784))]
     list_times: u32,
-    /// How far the kernel reads ahead, in KiB
-    #[arg(long, value_name = "KIB", default_value_t = 1024, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
+    /// How far the kernel reads ahead, in KiB; more than 128 takes root and a /sys that can be written
+    #[arg(long, value_name = "KIB", default_value_t = 2048, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
           value_parser = clap::value_parser!(u32).range(0..=65_536))]
     pub(super) read_ahead: u32,
+    /// Answer reads of so many bytes and more by splice, which copies them once instead of twice; 0: none
+    #[arg(long, value_name = "BYTES", default_value_t = SPLICE_FROM, env = "LIGHTHOUSE_FUSE_SPLICE_FROM")]
+    splice_from: usize,
 }
 
 impl ServiceArgs {
@@ -157,6 +160,7 @@ impl Service {
         let default = Config::default();
         let mut config = Config {
             readers: usize::from(args.readers),
+            splice_from: Some(args.splice_from).filter(|&from| from > 0),
             connection: connection::Config {
                 max_readahead: args.read_ahead.saturating_mul(1024),
                 ..default.connection

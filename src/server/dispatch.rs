@@ -19,41 +19,88 @@ use std::mem::size_of;
 
 use crate::proto::dirent::{Dirent, DirentBuffer};
 use crate::proto::extension::Extensions;
-use crate::proto::op::{Op, SetTime, Whence};
+use crate::proto::op::{self, Op, SetTime, Whence};
 use crate::proto::reply::Reply;
 use crate::proto::types::{Caller, Errno, FileHandle, Name, NodeId, RequestId};
 use crate::view::listing::{Listed, Page};
 use crate::view::{
-    Asker, Attributes, Bytes, Found, Range, Refusal, Scratch, TimeTo, TreeRefusal, View,
+    Asker, Attributes, Bytes, Found, Range, Read, Refusal, Scratch, Stored, TimeTo, TreeRefusal,
+    View,
 };
 
 /// What one reader keeps from request to request.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Work {
     /// Values of a length nobody knows beforehand.
     value: Vec<u8>,
     scratch: Scratch,
+    /// Replies to READ of so many bytes and more stay in the store's files, where they lie in one piece.
+    pub(super) splice_from: usize,
+}
+
+impl Default for Work {
+    /// Every reply is copied into the room.
+    fn default() -> Self {
+        Self { value: Vec::new(), scratch: Scratch::default(), splice_from: usize::MAX }
+    }
 }
 
 /// Most supplementary groups that are looked at; the kernel sends one at most.
 const GROUPS_MAX: usize = 32;
 
+/// A reply, and whether its data is elsewhere.
+#[derive(Debug)]
+pub struct Answer<'w, 'v> {
+    /// The reply.
+    pub reply: Reply<'w>,
+    /// Where its data is, if it is one of [`Reply::data_elsewhere`].
+    pub stored: Option<Stored<'v>>,
+}
+
+impl<'w> From<Reply<'w>> for Answer<'w, '_> {
+    fn from(reply: Reply<'w>) -> Self {
+        Self { reply, stored: None }
+    }
+}
+
 /// Asks the view what `op` asks, and answers. Content and listings are put into `room`, which the transport
 /// lent with the request.
-pub fn answer<'w>(
-    view: &View,
+pub fn answer<'w, 'v>(
+    view: &'v View,
     id: RequestId,
     caller: Caller,
     op: &Op<'_>,
     room: &mut [u8],
     work: &'w mut Work,
-) -> Reply<'w> {
+) -> Answer<'w, 'v> {
+    if let Op::Read(op) = op {
+        return read(view, id, op, room, work)
+            .unwrap_or_else(|errno| Reply::error(id, errno).into());
+    }
     let answered = if id.is_resent() { again(view, id, op) } else { None };
     let result = match answered {
         Some(answered) => answered,
         None => attempt(view, id, caller, op, room, work),
     };
-    result.unwrap_or_else(|errno| Reply::error(id, errno))
+    result.unwrap_or_else(|errno| Reply::error(id, errno)).into()
+}
+
+/// Reading changes nothing, so it is done again if it comes again.
+fn read<'v>(
+    view: &'v View,
+    id: RequestId,
+    op: &op::Read,
+    room: &mut [u8],
+    work: &mut Work,
+) -> Result<Answer<'static, 'v>, Errno> {
+    let Work { scratch, splice_from, .. } = work;
+    let buffer = room.get_mut(..len(op.size)).ok_or(Errno::EINVAL)?;
+    Ok(match view.read(op.node, op.handle, op.offset, buffer, scratch, *splice_from)? {
+        Read::Copied(filled) => Reply::data_in_room(id, filled).into(),
+        Read::Stored(stored) => {
+            Answer { reply: Reply::data_elsewhere(id, stored.len()), stored: Some(stored) }
+        }
+    })
 }
 
 /// Tells the view what no reply is due to.
@@ -161,11 +208,6 @@ fn attempt<'w>(
         }
         Op::Link(op) => Reply::entry(id, &view.link(&asker, op.node, op.new_parent, op.new_name)?),
         Op::Open(op) => Reply::opened(id, &view.open(&asker, op.node, op.flags, op.kill_suidgid)?),
-        Op::Read(op) => {
-            let buffer = room.get_mut(..len(op.size)).ok_or(Errno::EINVAL)?;
-            let scratch = &mut work.scratch;
-            Reply::data_in_room(id, view.read(op.node, op.handle, op.offset, buffer, scratch)?)
-        }
         Op::Write(op) => {
             let bytes = Bytes {
                 offset: op.offset,
@@ -241,8 +283,9 @@ fn attempt<'w>(
         | Op::SetupMapping(_)
         | Op::RemoveMapping(_)
         | Op::CuseInit(_) => return Err(Errno::ENOSYS),
-        // The connection answers these, or no answer is due.
-        Op::Init(_)
+        // Answered elsewhere, or no answer is due.
+        Op::Read(_)
+        | Op::Init(_)
         | Op::Destroy(_)
         | Op::Forget(_)
         | Op::BatchForget(_)

@@ -61,6 +61,8 @@ pub struct Content {
     cursor: Mutex<Cursor>,
     /// Files with bytes that no `sync` has seen; a few at most, for each is a gigabyte.
     dirty: Mutex<Vec<(u32, Arc<dyn File>)>>,
+    /// Bytes appended since a `sync` last began.
+    unsynced: AtomicU64,
     open: Mutex<FxHashMap<FileId, Arc<dyn File>>>,
     /// Shared by readers, exclusive for the moment of giving space back.
     punching: RwLock<()>,
@@ -91,6 +93,7 @@ impl Content {
             shape,
             cursor: Mutex::new(Cursor { number, file: None, next: offset, allocated: offset }),
             dirty: Mutex::new(Vec::new()),
+            unsynced: AtomicU64::new(0),
             open: Mutex::new(FxHashMap::default()),
             punching: RwLock::new(()),
             freed: AtomicU64::new(0),
@@ -114,6 +117,7 @@ impl Content {
             let _ = punch_pages(&*file, offset, bytes.len() as u64);
             return Err(err);
         }
+        self.unsynced.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let mut dirty = self.dirty.lock();
         if !dirty.iter().any(|(known, _)| *known == number) {
             dirty.push((number, file));
@@ -244,8 +248,14 @@ impl Content {
         Ok(sum)
     }
 
+    /// Bytes appended since a [`sync`](Self::sync) last began.
+    pub fn unsynced(&self) -> u64 {
+        self.unsynced.load(Ordering::Relaxed)
+    }
+
     /// Makes all that was appended before the call durable.
     pub fn sync(&self) -> io::Result<()> {
+        self.unsynced.store(0, Ordering::Relaxed);
         let dirty = std::mem::take(&mut *self.dirty.lock());
         for (_, file) in dirty {
             file.sync_data()?;

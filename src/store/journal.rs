@@ -147,6 +147,11 @@ struct Actors {
     known: FxHashMap<ActorId, Actor>,
 }
 
+/// After so many bytes of content a sync begins though nobody waits for one. Then the disk works while
+/// more is written, and whoever calls `fsync` at the end of a large file finds little left to wait for.
+/// Smaller steps would have the disk flush its own cache all the time.
+const SYNC_STEP: u64 = 16 << 20;
+
 /// How many actors are kept at hand.
 const ACTORS_MAX: usize = 16 << 10;
 
@@ -547,9 +552,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether [`tick`](Self::tick) has a segment to set aside.
-    pub fn wants_segment(&self) -> bool {
-        self.log.as_ref().is_some_and(Log::wants_segment)
+    /// Whether [`tick`](Self::tick) should come now: there is a segment to set aside, or so much
+    /// content that the disk should have begun with it.
+    pub fn wants_tick(&self) -> bool {
+        self.content.unsynced() >= SYNC_STEP || self.log.as_ref().is_some_and(Log::wants_segment)
     }
 
     /// Whether nothing that grows can be appended before space comes back.

@@ -43,7 +43,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
 
@@ -697,13 +697,20 @@ impl Core {
 
     /// The store's own thread.
     fn keep(&self, interval: Duration) {
+        let mut ticked = Instant::now();
         loop {
-            let ring = self.bell.wait(interval);
-            if ring == Ring::Stop {
-                return;
-            }
+            let ring = self.bell.wait(interval.saturating_sub(ticked.elapsed()));
+            let done = match ring {
+                Ring::Stop => return,
+                // Asked for in between, as often as every few milliseconds: what cannot wait.
+                Ring::Wanted if ticked.elapsed() < interval => self.journal.tick(),
+                Ring::Wanted | Ring::Quiet => {
+                    ticked = Instant::now();
+                    self.tick(now())
+                }
+            };
             // What fails is kept by the journal and said to whoever wants to change something.
-            if let Err(err) = self.tick(now()) {
+            if let Err(err) = done {
                 tracing::error!("{err}");
             }
         }
@@ -912,7 +919,7 @@ impl Txn<'_> {
             core.journal.refuse(format!("the index failed ({err}); start again"));
             return Err(CommitError::Index(err));
         }
-        if core.journal.wants_segment() {
+        if core.journal.wants_tick() {
             core.bell.ring(Ring::Wanted);
         }
         core.journal.settle()?;

@@ -217,7 +217,8 @@ pub trait Transport: Send + Sync {
         false
     }
 
-    /// Sends a reply made by [`Reply::data_elsewhere`], whose data is in `file` from `offset` on.
+    /// Sends a reply made by [`Reply::data_elsewhere`], whose data is in `file` from `offset` on. That
+    /// range must stay as it is until this returns; afterwards it may change.
     ///
     /// # Errors
     ///

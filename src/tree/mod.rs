@@ -19,9 +19,10 @@ use std::sync::Arc;
 use crate::store::index::{Entry, IndexError, Tables, Totals};
 use crate::store::{CommitError, Placed, Store, disk};
 
+pub use crate::store::disk::File;
 pub use crate::store::event::{ActorId, Ino, Seq, Timestamp};
 pub use crate::store::index::{Inode, Stretch};
-pub use crate::store::{LabelError, Origin};
+pub use crate::store::{LabelError, Origin, Pin};
 
 use decide::{Decision, Room};
 use operation::{Caller, FALLOC_FL_PUNCH_HOLE, Operation, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};

@@ -49,7 +49,7 @@ use versions::Drafts;
 pub use crate::tree::Refusal as TreeRefusal;
 pub use crate::tree::operation::{Attributes, TimeTo};
 pub use current::{Bytes, Range};
-pub use reading::Scratch;
+pub use reading::{Read, Scratch, Stored};
 
 /// Why a request was refused.
 #[derive(Debug)]

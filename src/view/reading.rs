@@ -2,13 +2,16 @@
 //!
 //! Invariants: nothing here changes a tree; below `history/` every answer is the same for ever.
 
+use std::fmt;
 use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::proto::types::{
     Attr, FileHandle, Name, NodeId, OpenFlags, Opened, OpenedFlags, Statfs, XattrName,
 };
-use crate::tree::{Ino, Inode, Seq, Stretch};
+use crate::tree::{File, Ino, Inode, Pin, Seq, Stretch};
 
 use super::handles::Open;
 use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed, Page};
@@ -21,6 +24,59 @@ use super::{
 #[derive(Debug, Default)]
 pub struct Scratch {
     stretches: Vec<Stretch>,
+}
+
+/// What a read came to.
+#[derive(Debug)]
+pub enum Read<'v> {
+    /// So many bytes are in the buffer.
+    Copied(usize),
+    /// All of it lies side by side in one file of the store.
+    Stored(Stored<'v>),
+}
+
+/// Bytes where the store keeps them. They stay there until this is dropped: history that is given back
+/// meanwhile waits, so drop it as soon as they are on their way.
+pub struct Stored<'v> {
+    file: Arc<dyn File>,
+    offset: u64,
+    len: usize,
+    _pin: Pin<'v>,
+}
+
+impl Stored<'_> {
+    /// The open file; `None` where there is no kernel file behind.
+    #[must_use]
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_fd()
+    }
+
+    /// Where in it they begin.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How many there are.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "there is always one at least")]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The bytes themselves. What is not there any more, or never was, is zeros.
+    pub fn copy(&self) -> Result<Vec<u8>, Refusal> {
+        let mut bytes = vec![0; self.len];
+        self.file.read_at(&mut bytes, self.offset).map_err(TreeRefusal::Io)?;
+        Ok(bytes)
+    }
+}
+
+impl fmt::Debug for Stored<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { offset, len, .. } = self;
+        f.debug_struct("Stored").field("offset", offset).field("len", len).finish_non_exhaustive()
+    }
 }
 
 /// The extended attribute that tells the event of the last change, in decimal.
@@ -99,8 +155,9 @@ impl View {
         Ok(())
     }
 
-    /// Fills `buffer` from `offset` of an open file, and returns how many bytes there were: fewer than
-    /// fit only at the end of the file.
+    /// Fills `buffer` from `offset` of an open file: with fewer bytes than fit only at the end of the
+    /// file. If there are `stored_from` bytes or more, and all side by side in one file of the store,
+    /// says where they are instead.
     pub fn read(
         &self,
         node: NodeId,
@@ -108,20 +165,27 @@ impl View {
         offset: u64,
         buffer: &mut [u8],
         scratch: &mut Scratch,
-    ) -> Result<usize, Refusal> {
+        stored_from: usize,
+    ) -> Result<Read<'_>, Refusal> {
         self.file(handle, node)?;
         let Place::Tree(tense, ino) = self.place(node)? else { return Err(Refusal::BadHandle) };
         let stretches = &mut scratch.stretches;
         stretches.clear();
         // Before the tree is asked: what it tells of must not be given back until it was read.
-        let _pin = self.tree.store().pin();
+        let pin = self.tree.store().pin();
         let asked = buffer.len() as u64;
         let len = self.tree.stretches(ino, offset, asked, self.at(tense)?, stretches)?;
         // No longer than the buffer, which was asked for.
         let len = usize::try_from(len).map_or(buffer.len(), |len| len.min(buffer.len()));
+        if len >= stored_from
+            && let [Stretch { at: Some(at), .. }] = stretches.as_slice()
+        {
+            let file = self.tree.store().content_file(at.file).map_err(TreeRefusal::Io)?;
+            return Ok(Read::Stored(Stored { file, offset: at.offset, len, _pin: pin }));
+        }
         let (filled, _) = buffer.split_at_mut(len);
         self.tree.store().read_content(stretches, filled).map_err(TreeRefusal::Io)?;
-        Ok(len)
+        Ok(Read::Copied(len))
     }
 
     /// The first offset from `offset` on of an open file that has data, or with `hole` none.

@@ -1,7 +1,7 @@
 //! Bytes of files: holes, allocation, references instead of copies, interrupted calls.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -22,6 +22,7 @@ tests![
     collapsing_and_inserting_ranges_is_refused,
     copy_file_range_copies_between_files_and_within_one,
     a_write_beyond_the_largest_offset_is_refused,
+    reads_of_any_size_give_what_was_written,
     interrupted_writes_lose_and_double_nothing,
     interrupted_reads_lose_and_double_nothing,
 ];
@@ -172,6 +173,34 @@ fn a_write_beyond_the_largest_offset_is_refused() -> Outcome {
 }
 
 /// Runs `dd`, which prints a line at each SIGUSR1, under a rain of them.
+fn reads_of_any_size_give_what_was_written() -> Outcome {
+    let mount = Mount::fresh()?;
+    let mut content: Vec<u8> = (0..900_000_u32).flat_map(u32::to_le_bytes).collect();
+    let path = mount.path("file");
+    fs::write(&path, &content).unwrap();
+    let before = (mount.seq(), content.clone());
+    let file = made(&path);
+    for (offset, len) in [(1 << 20, 4096), (1_500_000, 100), (2_000_003, 70_000)] {
+        file.write_all_at(&vec![7; len], offset as u64).unwrap();
+        content[offset..offset + len].fill(7);
+    }
+    let past = mount.past(before.0, "file");
+    for (path, content) in [(path, &content), (past, &before.1)] {
+        // Past the cache each read is a request of just that size, wherever its bytes lie.
+        let direct =
+            OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+        for size in [4096, 32 << 10, 36 << 10, 128 << 10, 1 << 20] {
+            for from in (0..content.len()).step_by(size) {
+                let until = (from + size).min(content.len());
+                let read = bytes(&direct, from as u64, until - from);
+                assert!(read == content[from..until], "{size} bytes from {from} on");
+            }
+        }
+        assert!(fs::read(&path).unwrap() == *content, "through the cache");
+    }
+    Ok(())
+}
+
 fn interrupted(from: &Path, to: &Path) {
     let mut dd = Command::new("dd")
         .arg(format!("if={}", from.display()))
