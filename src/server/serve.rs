@@ -15,6 +15,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,7 +66,7 @@ pub struct Server<'s> {
     transport: &'s dyn Transport,
     view: &'s View,
     connection: Connection,
-    counters: Counters,
+    counters: Arc<Counters>,
     readers: usize,
     ready: Mutex<Option<Box<dyn FnOnce() + Send + 's>>>,
     /// How many processes served this connection before; 0: it is a fresh one.
@@ -100,7 +101,7 @@ impl<'s> Server<'s> {
             transport,
             view,
             connection: Connection::new(config.connection),
-            counters: Counters::default(),
+            counters: Arc::default(),
             readers: config.readers.max(1),
             ready: Mutex::new(None),
             restarts: 0,
@@ -128,7 +129,7 @@ impl<'s> Server<'s> {
 
     /// What was asked for so far.
     #[must_use]
-    pub const fn counters(&self) -> &Counters {
+    pub const fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
