@@ -111,12 +111,15 @@ impl Server {
         stream
     }
 
-    /// What it answers to these bytes, until it closes the connection.
-    pub(crate) fn raw(&self, request: &[u8]) -> Vec<u8> {
+    /// What it answers to these bytes, until it closes the connection. With `ends` it hears that no more come, which
+    /// it may take for a client that went away.
+    pub(crate) fn raw(&self, request: &[u8], ends: bool) -> Vec<u8> {
         let mut stream = self.connect();
         // It may answer and close before all is sent.
         let _ = stream.write_all(request);
-        let _ = stream.shutdown(std::net::Shutdown::Write);
+        if ends {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+        }
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         answer
