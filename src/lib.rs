@@ -23,6 +23,7 @@
 //! | [`agents`] | who is behind a request | what they ask |
 //! | [`legacy`] | the Python bridge's events, as it wrote them and as we tell ours in its words | HTTP, mounts |
 //! | [`store`] | events, in order, durable; every question at any sequence | that there is FUSE |
+//! | [`api`] | HTTP: the tree and its events for whoever has no mount; enters at `tree` | the mount |
 //! | [`cli`] | the commands | |
 //!
 //! A layer names only those below it; `tests/tidy.rs` keeps that true.
@@ -64,5 +65,7 @@ pub mod agents;
 pub mod legacy;
 
 pub mod store;
+
+pub mod api;
 
 pub mod cli;

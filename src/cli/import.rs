@@ -79,22 +79,9 @@ pub(super) fn run(args: &ImportArgs, quiet: bool) -> Result<ExitCode, CliError> 
     let stop = store::stop_on_signals()?;
     let total = weigh(source, &root, &stop).map_err(cannot_read)?;
     let opened = store::open_or_create(&args.store, &args.how, &root)?;
-    let agents = Agents::new(Arc::clone(&opened));
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let actor = agents.actor(uid, gid, std::process::id(), false);
-    let mut import = Import {
-        tree: Tree::new(Arc::clone(&opened)),
-        origin: Origin { actor, unique: 0 },
-        links: FxHashMap::default(),
-        claimed: FxHashMap::default(),
-        buffer: vec![0; PIECE],
-        progress: Progress::new("importing", total, quiet),
-        stop,
-        counts: Counts::default(),
-    };
-    let result = import.directory(source, &root, Ino::ROOT, 0);
-    let Import { progress, counts, .. } = import;
-    progress.finish();
+    let progress = Progress::new("importing", total, quiet);
+    let (result, counts) =
+        into_tree(&Tree::new(Arc::clone(&opened)), (source, &root), &stop, progress);
     let closed = store::close(&opened);
     result.map_err(|stopped| stopped.into_error(&args.store, source))?;
     closed?;
@@ -111,8 +98,34 @@ pub(super) fn run(args: &ImportArgs, quiet: bool) -> Result<ExitCode, CliError> 
     Ok(ExitCode::SUCCESS)
 }
 
+/// Makes `tree` hold what a directory holds, until `stop` is asked.
+pub(super) fn into_tree(
+    tree: &Tree,
+    (source, root): (&Path, &Metadata),
+    stop: &store::Stop,
+    progress: Progress,
+) -> (Result<(), Stopped>, Counts) {
+    let agents = Agents::new(Arc::clone(tree.store()));
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let actor = agents.actor(uid, gid, std::process::id(), false);
+    let mut import = Import {
+        tree: tree.clone(),
+        origin: Origin { actor, unique: 0 },
+        links: FxHashMap::default(),
+        claimed: FxHashMap::default(),
+        buffer: vec![0; PIECE],
+        progress,
+        stop,
+        counts: Counts::default(),
+    };
+    let result = import.directory(source, root, Ino::ROOT, 0);
+    let Import { progress, counts, .. } = import;
+    progress.finish();
+    (result, counts)
+}
+
 /// Why an import ended early.
-enum Stopped {
+pub(super) enum Stopped {
     /// A signal asked for it.
     Asked,
     /// The source could not be read.
@@ -124,7 +137,7 @@ enum Stopped {
 }
 
 impl Stopped {
-    fn into_error(self, store: &Path, source: &Path) -> CliError {
+    pub(super) fn into_error(self, store: &Path, source: &Path) -> CliError {
         CliError::new(match self {
             Self::Asked => format!(
                 "stopped before the end; `lighthouse-fuse import {} {}` continues",
@@ -147,13 +160,13 @@ fn failed(path: &Path, err: &io::Error) -> CliError {
 }
 
 #[derive(Default)]
-struct Counts {
-    changed: u64,
-    same: u64,
-    bytes: u64,
+pub(super) struct Counts {
+    pub(super) changed: u64,
+    pub(super) same: u64,
+    pub(super) bytes: u64,
 }
 
-struct Import {
+struct Import<'s> {
     tree: Tree,
     origin: Origin,
     /// Imported files that have several names, by device and inode in the source.
@@ -162,11 +175,11 @@ struct Import {
     claimed: FxHashMap<Ino, (u64, u64)>,
     buffer: Vec<u8>,
     progress: Progress,
-    stop: store::Stop,
+    stop: &'s store::Stop,
     counts: Counts,
 }
 
-impl Import {
+impl Import<'_> {
     /// Makes `into` hold what the directory at `path` holds, then gives it the directory's attributes:
     /// last, since filling it moves its times.
     fn directory(
@@ -433,7 +446,7 @@ fn content_weight(meta: &Metadata) -> u64 {
 }
 
 /// The weight of all that is below `path`, for the progress bar.
-fn weigh(path: &Path, meta: &Metadata, stop: &store::Stop) -> io::Result<u64> {
+pub(super) fn weigh(path: &Path, meta: &Metadata, stop: &store::Stop) -> io::Result<u64> {
     let mut total = 0;
     let mut rest = vec![(path.to_owned(), meta.clone())];
     while let Some((path, meta)) = rest.pop() {

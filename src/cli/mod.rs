@@ -5,6 +5,7 @@
 
 mod bridge;
 mod completions;
+mod health;
 mod import;
 mod label;
 mod log;
@@ -14,6 +15,7 @@ mod output;
 mod place;
 mod progress;
 mod run;
+mod serve;
 mod service;
 mod status;
 mod store;
@@ -94,15 +96,9 @@ struct Talk {
     /// Say only what went wrong
     #[arg(long, short, global = true, env = "LIGHTHOUSE_FUSE_QUIET", value_parser = flag())]
     quiet: bool,
-    /// Least important messages to log, on standard error
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        default_value = "warn",
-        env = "LIGHTHOUSE_FUSE_LOG_LEVEL"
-    )]
-    log_level: LogLevel,
+    /// Least important messages to log, on standard error; `warn` without it, and what LIGHTHOUSE_LOG_LEVEL says for `serve`
+    #[arg(long, global = true, value_name = "LEVEL", env = "LIGHTHOUSE_FUSE_LOG_LEVEL")]
+    log_level: Option<LogLevel>,
 }
 
 /// Importance of a message in the log.
@@ -115,15 +111,31 @@ enum LogLevel {
     Trace,
 }
 
+impl LogLevel {
+    /// The level that the Python bridge's variable names; `info` where it names none.
+    fn of_bridge() -> Self {
+        let name = std::env::var("LIGHTHOUSE_LOG_LEVEL").unwrap_or_default();
+        match name.to_ascii_uppercase().as_str() {
+            "CRITICAL" | "FATAL" | "ERROR" => Self::Error,
+            "WARNING" | "WARN" => Self::Warn,
+            "DEBUG" => Self::Debug,
+            "TRACE" | "NOTSET" => Self::Trace,
+            _ => Self::Info,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Mount(mount::MountArgs),
+    Serve(Box<serve::ServeArgs>),
     Umount(umount::UmountArgs),
     Run(run::RunArgs),
     Import(import::ImportArgs),
     Log(log::LogArgs),
     Label(label::LabelArgs),
     Status(status::StatusArgs),
+    Health(health::HealthArgs),
     Verify(verify::VerifyArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),
@@ -133,7 +145,10 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(cli.talk.log_level);
+    start_log(cli.talk.log_level.unwrap_or_else(|| match cli.command {
+        Command::Serve(_) => LogLevel::of_bridge(),
+        _ => LogLevel::Warn,
+    }));
     match run(&cli) {
         Ok(code) => code,
         Err(CliError { pipe_closed: true, .. }) => ExitCode::SUCCESS,
@@ -148,12 +163,14 @@ fn run(cli: &Cli) -> Result<ExitCode, CliError> {
     let quiet = cli.talk.quiet;
     match &cli.command {
         Command::Mount(args) => mount::run(args, quiet),
+        Command::Serve(args) => serve::run(args, quiet),
         Command::Umount(args) => umount::run(args),
         Command::Run(args) => run::run(args),
         Command::Import(args) => import::run(args, quiet),
         Command::Log(args) => log::run(args),
         Command::Label(args) => label::run(args),
         Command::Status(args) => status::run(args),
+        Command::Health(args) => health::run(args),
         Command::Verify(args) => verify::run(args, quiet),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),

@@ -19,7 +19,8 @@ use rustix::process::Signal;
 use crate::sys::signals::Signals;
 use crate::transport::device;
 use crate::transport::mount::{self, MountOptions};
-use crate::transport::unmount::{Detach, Mounted, UnmountError};
+use crate::transport::unmount::{Detach, Mounted};
+use crate::tree::Tree;
 
 use super::service::{self, Event, Service, ServiceArgs};
 use super::{CliError, flag, output, store};
@@ -87,7 +88,7 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let opened = store::open_or_make(&source, &args.store_args, owner, args.read_only)
         .inspect_err(|_| place.give_up())?;
     let shared = matches!(place, Place::Elsewhere);
-    let service = Service::start(device, shared, Arc::clone(&opened), &args.service)
+    let service = Service::start(device, shared, Tree::new(Arc::clone(&opened)), &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
     wait(args, &source, &place, service, &signals, quiet)?;
@@ -170,23 +171,10 @@ fn wait(
             }
             continue;
         };
-        let late = again || since.elapsed() >= PATIENCE;
-        match mounted.unmount(if late { Detach::Lazily } else { Detach::WhenUnused }) {
-            Ok(()) => {
-                // Whoever still has files open after a lazy detach loses them when we end.
-                service.join(if late { Duration::from_millis(200) } else { PATIENCE });
-                return Ok(());
-            }
-            Err(UnmountError::NotMounted(_)) => {
-                service.join(Duration::from_secs(1));
-                return Ok(());
-            }
-            Err(err @ UnmountError::Busy { .. }) if !late => {
-                if !std::mem::replace(&mut said_busy, true) && !quiet {
-                    output::say(format_args!("waiting up to {} s: {err}", PATIENCE.as_secs()));
-                }
-            }
-            Err(err) => return Err(CliError::new(err.to_string())),
+        let leaving = service::Leaving { since, patience: PATIENCE, again, quiet };
+        if let Some(patience) = leaving.unmount(mounted, &mut said_busy)? {
+            service.join(patience);
+            return Ok(());
         }
     }
 }

@@ -16,7 +16,11 @@ pub(super) struct Progress {
     what: &'static str,
     total: u64,
     done: u64,
+    tell: Option<Tell>,
 }
+
+/// Hears how much is done, and of how much.
+type Tell = Box<dyn Fn(u64, u64)>;
 
 enum Shown {
     Nothing,
@@ -40,12 +44,20 @@ impl Progress {
         } else {
             Shown::Lines { last: Instant::now() }
         };
-        Self { shown, what, total, done: 0 }
+        Self { shown, what, total, done: 0, tell: None }
+    }
+
+    /// Tells somebody else too.
+    pub(super) fn telling(self, tell: impl Fn(u64, u64) + 'static) -> Self {
+        Self { tell: Some(Box::new(tell)), ..self }
     }
 
     /// `units` more are done.
     pub(super) fn advance(&mut self, units: u64) {
         self.done = self.done.saturating_add(units);
+        if let Some(tell) = &self.tell {
+            tell(self.done, self.total);
+        }
         match &mut self.shown {
             Shown::Nothing => (),
             Shown::Bar(bar) => bar.set_position(self.done),

@@ -16,22 +16,23 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::agents::Agents;
 use crate::proto::connection;
+use crate::server::counters::Counters;
 use crate::server::serve::{Config, Ended, SPLICE_FROM, Server};
-use crate::store::Store;
 use crate::transport::Transport;
 use crate::transport::dev_fuse::{DevFuse, Wait};
+use crate::transport::unmount::{Detach, Mounted, UnmountError};
 use crate::transport::uring::{Queues, Uring};
 use crate::tree::Tree;
 use crate::view::{Options, View};
 
-use super::CliError;
+use super::{CliError, output};
 
 /// Where requests come over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -74,10 +75,10 @@ pub(super) struct ServiceArgs {
         env = "LIGHTHOUSE_FUSE_LIFETIME"
     )]
     lifetime: u32,
-    /// How many full hours of the past `history/` lists, beside labels
-    #[arg(long, value_name = "N", default_value_t = 0, env = "LIGHTHOUSE_FUSE_LIST_TIMES",
+    /// How many full hours of the past `history/` lists, beside labels; `serve` lists 24 without it, others none
+    #[arg(long, value_name = "N", env = "LIGHTHOUSE_FUSE_LIST_TIMES",
           value_parser = clap::value_parser!(u32).range(0..=8784))]
-    list_times: u32,
+    pub(super) list_times: Option<u32>,
     /// How far the kernel reads ahead, in KiB; more than 128 takes root and a /sys that can be written
     #[arg(long, value_name = "KIB", default_value_t = 2048, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
           value_parser = clap::value_parser!(u32).range(0..=65_536))]
@@ -141,22 +142,26 @@ pub(super) enum Event {
 pub(super) struct Service {
     events: Receiver<Event>,
     thread: JoinHandle<()>,
+    counters: Arc<OnceLock<Arc<Counters>>>,
 }
 
 impl Service {
-    /// Starts answering `device` from `store`. `shared`: another process may hold the device as well.
+    /// Starts answering `device` from `tree`, whose other users may go on changing it. `shared`: another process
+    /// may hold the device as well.
     pub(super) fn start(
         device: OwnedFd,
         shared: bool,
-        store: Arc<Store>,
+        tree: Tree,
         args: &ServiceArgs,
     ) -> io::Result<Self> {
-        let agents = Agents::new(Arc::clone(&store));
+        let agents = Agents::new(Arc::clone(tree.store()));
         let options = Options {
             lifetime: Duration::from_secs(args.lifetime.into()),
-            list_times: args.list_times,
+            list_times: args.list_times.unwrap_or(0),
         };
-        let view = View::new(Tree::new(store), agents, options);
+        let view = Arc::new(View::new(tree.clone(), agents, options));
+        let watcher: Weak<View> = Arc::downgrade(&view);
+        tree.watch(watcher);
         let default = Config::default();
         let mut config = Config {
             readers: usize::from(args.readers),
@@ -175,13 +180,21 @@ impl Service {
             None => Box::new(DevFuse::new(device, args.wait())?),
         };
         let (events, received) = channel();
+        let counters: Arc<OnceLock<Arc<Counters>>> = Arc::default();
+        let shown = Arc::clone(&counters);
         let thread = thread::Builder::new().name("reader-0".into()).spawn(move || {
             let server = Server::new(&*transport, &view, config);
+            _ = shown.set(Arc::clone(server.counters()));
             let ready = events.clone();
             let ended = server.run(move || drop(ready.send(Event::Ready)));
             drop(events.send(Event::Ended(ended)));
         })?;
-        Ok(Self { events: received, thread })
+        Ok(Self { events: received, thread, counters })
+    }
+
+    /// What the kernel asked for so far, once the server has begun.
+    pub(super) fn counters(&self) -> Arc<OnceLock<Arc<Counters>>> {
+        Arc::clone(&self.counters)
     }
 
     /// What happened since the last call; waits at most `timeout`.
@@ -198,7 +211,7 @@ impl Service {
 
     /// Waits up to `timeout` for the connection to end. Whether it did.
     pub(super) fn join(self, timeout: Duration) -> bool {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         while let Some(left) = timeout.checked_sub(started.elapsed()) {
             match self.next(left) {
                 Some(Event::Ended(_)) => return self.thread.join().is_ok(),
@@ -207,6 +220,43 @@ impl Service {
             }
         }
         false
+    }
+}
+
+/// Users of a mount being given time to leave it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Leaving {
+    /// Since when.
+    pub(super) since: Instant,
+    /// How long they have.
+    pub(super) patience: Duration,
+    /// It is not to be waited for them any more.
+    pub(super) again: bool,
+    /// Nobody wants to hear who stays.
+    pub(super) quiet: bool,
+}
+
+impl Leaving {
+    /// Unmounts `mounted` if nobody uses it any more, or if their time is up. Returns how long its server
+    /// then has to end; `None` if the mount is still there.
+    pub(super) fn unmount(
+        self,
+        mounted: &Mounted,
+        said_busy: &mut bool,
+    ) -> Result<Option<Duration>, CliError> {
+        let late = self.again || self.since.elapsed() >= self.patience;
+        match mounted.unmount(if late { Detach::Lazily } else { Detach::WhenUnused }) {
+            // Whoever still has files open after a lazy detach loses them when we end.
+            Ok(()) => Ok(Some(if late { Duration::from_millis(200) } else { self.patience })),
+            Err(UnmountError::NotMounted(_)) => Ok(Some(Duration::from_secs(1))),
+            Err(err @ UnmountError::Busy { .. }) if !late => {
+                if !std::mem::replace(said_busy, true) && !self.quiet {
+                    output::say(format_args!("waiting up to {} s: {err}", self.patience.as_secs()));
+                }
+                Ok(None)
+            }
+            Err(err) => Err(CliError::new(err.to_string())),
+        }
     }
 }
 

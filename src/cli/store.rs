@@ -85,7 +85,7 @@ fn default_memory() -> u64 {
 }
 
 /// A size such as `4096`, `64K`, `512MiB`, `10G`, in binary units.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let bad = || format!("{text:?} is no size: give bytes, or a number with K, M, G or T");
     let digits = text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits).ok_or_else(bad)?;
@@ -294,18 +294,30 @@ pub(super) struct Stop {
 pub(super) fn stop_on_signals() -> Result<Stop, CliError> {
     let signals = Signals::block(&[Signal::INT, Signal::TERM])
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
-    Ok(Stop { signals, asked: false.into(), looked: Instant::now().into() })
+    Ok(Stop::new(signals))
 }
 
 impl Stop {
+    /// Looks among `signals`, of which SIGINT and SIGTERM ask.
+    pub(super) fn new(signals: Signals) -> Self {
+        Self { signals, asked: false.into(), looked: Instant::now().into() }
+    }
+
+    /// The signals, for whoever goes on with them, and whether one asked to stop.
+    pub(super) fn into_signals(self) -> (Signals, bool) {
+        (self.signals, self.asked.get())
+    }
+
     /// Whether one came so far. Costs a system call only now and then, so it may be asked often.
     pub(super) fn asked(&self) -> bool {
         if self.looked.get().elapsed() < LOOK_EVERY {
             return self.asked.get();
         }
         self.looked.set(Instant::now());
-        if matches!(self.signals.next(Some(Duration::ZERO)), Ok(Some(_))) {
-            self.asked.set(true);
+        while let Ok(Some(arrival)) = self.signals.next(Some(Duration::ZERO)) {
+            if matches!(arrival.signal, Signal::INT | Signal::TERM) {
+                self.asked.set(true);
+            }
         }
         self.asked.get()
     }

@@ -18,6 +18,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
@@ -80,7 +81,7 @@ pub struct Server<'s> {
     transport: &'s dyn Transport,
     view: &'s View,
     connection: Connection,
-    counters: Counters,
+    counters: Arc<Counters>,
     readers: usize,
     ring_only: bool,
     splice_from: Option<usize>,
@@ -129,7 +130,7 @@ impl<'s> Server<'s> {
             transport,
             view,
             connection: Connection::new(config.connection),
-            counters: Counters::default(),
+            counters: Arc::default(),
             readers: config.readers.max(1),
             ring_only: config.ring_only,
             splice_from: config.splice_from,
@@ -159,7 +160,7 @@ impl<'s> Server<'s> {
 
     /// What was asked for so far.
     #[must_use]
-    pub const fn counters(&self) -> &Counters {
+    pub const fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 

@@ -120,6 +120,27 @@ pub trait Lane {
     ///
     /// As [`Transport::send`].
     fn send(&mut self, reply: &Reply<'_>) -> io::Result<Delivery>;
+
+    /// Whether [`Lane::send_spliced`] works here.
+    fn can_splice(&self) -> bool {
+        false
+    }
+
+    /// Answers the request that was received last with a reply made by [`Reply::data_elsewhere`], whose data is in
+    /// `file` from `offset` on. That range must stay as it is until this returns; afterwards it may change.
+    ///
+    /// # Errors
+    ///
+    /// As [`Transport::send_spliced`]: after [`SpliceError::NotSent`] the request still waits.
+    fn send_spliced(
+        &mut self,
+        reply: &Reply<'_>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<Delivery, SpliceError> {
+        let _ = (reply, file, offset);
+        Err(SpliceError::NotSent(io::ErrorKind::Unsupported.into()))
+    }
 }
 
 /// One of any number of readers of a [`Transport`], with buffers of its own.
@@ -127,6 +148,8 @@ pub struct DeviceLane<'t> {
     transport: &'t dyn Transport,
     buffer: Buffer,
     room: Vec<u8>,
+    /// What spliced replies go through; `None` where none is spliced.
+    pipe: Option<SplicePipe>,
 }
 
 impl<'t> DeviceLane<'t> {
@@ -144,13 +167,15 @@ impl<'t> DeviceLane<'t> {
     ) -> io::Result<Self> {
         let message_max = u32::try_from(message_max).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let buffer = Buffer::for_writes(message_max)?;
-        Ok(Self { transport, buffer, room: vec![0; data_max] })
+        // Without one every reply is copied.
+        let pipe = transport.can_splice().then(|| SplicePipe::for_data(data_max).ok()).flatten();
+        Ok(Self { transport, buffer, room: vec![0; data_max], pipe })
     }
 }
 
 impl Lane for DeviceLane<'_> {
     fn receive(&mut self) -> io::Result<Option<Received<'_>>> {
-        let Self { transport, buffer, room } = self;
+        let Self { transport, buffer, room, .. } = self;
         Ok(transport.receive(buffer)?.map(|frame| Received { frame, room }))
     }
 
@@ -158,6 +183,22 @@ impl Lane for DeviceLane<'_> {
         match reply.in_room() {
             None => self.transport.send(reply),
             Some(_) => self.transport.send(&reply.out_of(&self.room)),
+        }
+    }
+
+    fn can_splice(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    fn send_spliced(
+        &mut self,
+        reply: &Reply<'_>,
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<Delivery, SpliceError> {
+        match &mut self.pipe {
+            Some(pipe) => self.transport.send_spliced(reply, file, offset, pipe),
+            None => Err(SpliceError::NotSent(io::ErrorKind::Unsupported.into())),
         }
     }
 }

@@ -60,6 +60,29 @@ pub enum AclError {
 }
 
 impl Acl {
+    /// Whether `user` of `group` may do all of `rights` (three bits, as of one class of a mode) with what
+    /// belongs to `owner` (user and group), as the kernel decides it: the first class that fits does.
+    #[must_use]
+    pub fn permits(&self, owner: (u32, u32), (user, group): (u32, u32), rights: u32) -> bool {
+        let mask = self.mask.unwrap_or(7);
+        if user == owner.0 {
+            return self.user & rights == rights;
+        }
+        if let Some(named) = self.users.iter().find(|named| named.id == user) {
+            return named.permissions & mask & rights == rights;
+        }
+        let named = self.groups.iter().filter(|named| named.id == group);
+        let mut groups = (group == owner.1)
+            .then_some(self.group)
+            .into_iter()
+            .chain(named.map(|named| named.permissions))
+            .peekable();
+        if groups.peek().is_some() {
+            return groups.any(|permissions| permissions & mask & rights == rights);
+        }
+        self.other & rights == rights
+    }
+
     /// Parses the xattr form. `None` for one without entries: setting it removes the ACL.
     pub fn parse(bytes: &[u8]) -> Result<Option<Self>, AclError> {
         let (version, entries) = bytes.split_first_chunk().ok_or(AclError::Invalid)?;

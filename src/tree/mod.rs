@@ -9,7 +9,9 @@
 
 pub mod acl;
 pub mod decide;
+pub mod moment;
 pub mod operation;
+pub mod watch;
 
 use std::fmt;
 use std::io;
@@ -20,12 +22,13 @@ use crate::store::index::{Entry, IndexError, Tables, Totals};
 use crate::store::{CommitError, Placed, Store, disk};
 
 pub use crate::store::disk::File;
-pub use crate::store::event::{ActorId, Ino, Seq, Timestamp};
+pub use crate::store::event::{Actor, ActorId, Ino, Seq, Timestamp};
 pub use crate::store::index::{Inode, Stretch};
 pub use crate::store::{LabelError, Origin, Pin};
 
 use decide::{Decision, Room};
 use operation::{Caller, FALLOC_FL_PUNCH_HOLE, Operation, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use watch::{Expected, Watchers};
 
 /// Why an operation changed nothing, or a question has no answer. Each is something a caller can act
 /// on; how it is told to a program (`errno`) is decided by who serves the tree.
@@ -176,19 +179,20 @@ pub type Visit<'v> = dyn FnMut(u64, &[u8], Entry) -> ControlFlow<()> + 'v;
 /// Takes (hash, name, attributes) of one name in a directory, and says whether to go on.
 pub type VisitWithAttributes<'v> = dyn FnMut(u64, &[u8], &Inode) -> ControlFlow<()> + 'v;
 
-/// A store, seen as a project. Cheap to clone.
+/// A store, seen as a project. Cheap to clone; clones have the same watchers.
 #[derive(Clone, Debug)]
 pub struct Tree {
     store: Arc<Store>,
     /// When what is performed happened; `None` is now.
     time: Option<Timestamp>,
+    watchers: Arc<Watchers>,
 }
 
 impl Tree {
     /// The tree of `store`.
     #[must_use]
-    pub const fn new(store: Arc<Store>) -> Self {
-        Self { store, time: None }
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { store, time: None, watchers: Arc::default() }
     }
 
     /// The store below.
@@ -201,7 +205,7 @@ impl Tree {
     /// [`Store::begin_at`].
     #[must_use]
     pub fn dated(&self, time: Timestamp) -> Self {
-        Self { store: Arc::clone(&self.store), time: Some(time) }
+        Self { time: Some(time), ..self.clone() }
     }
 
     /// Does `operation`, or says why not. Once this returns, the change is in the log and seen by
@@ -210,6 +214,15 @@ impl Tree {
         &self,
         caller: &Caller<'_>,
         operation: &Operation<'_>,
+    ) -> Result<Outcome, Refusal> {
+        self.perform_where(caller, operation, None)
+    }
+
+    fn perform_where(
+        &self,
+        caller: &Caller<'_>,
+        operation: &Operation<'_>,
+        expected: Option<&Expected<'_>>,
     ) -> Result<Outcome, Refusal> {
         if let &Operation::Allocate { ino, flags, len, .. } = operation
             && flags & FALLOC_FL_PUNCH_HOLE == 0
@@ -226,6 +239,9 @@ impl Tree {
             Some(time) => self.store.begin_at(time)?,
             None => self.store.begin()?,
         };
+        if let Some(expected) = expected {
+            expected.check(txn.tables())?;
+        }
         let decision = decide::decide(txn.tables(), caller, operation, txn.time(), &mut room)?;
         let Decision { change, about, other, len } = decision;
         let (seq, at) = if let Some(change) = change {

@@ -387,7 +387,7 @@ impl View {
     }
 
     /// The directories above the tree look like its root.
-    fn top_changed(&self) {
+    pub(super) fn top_changed(&self) {
         for node in [Some(NodeId::ROOT), Place::History.node()].into_iter().flatten() {
             // Without room, attributes of two directories nobody can change are old for a day.
             let _ = self.news.push(News::Attributes(node));

@@ -21,12 +21,12 @@ mod current;
 mod handles;
 mod history;
 pub mod listing;
-pub mod moment;
 pub mod news;
 mod nodes;
 mod reading;
 mod root;
 mod versions;
+mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -47,6 +47,7 @@ use nodes::{Nodes, Place, Tense};
 use versions::Drafts;
 
 pub use crate::tree::Refusal as TreeRefusal;
+pub use crate::tree::moment;
 pub use crate::tree::operation::{Attributes, TimeTo};
 pub use current::{Bytes, Range};
 pub use reading::{Read, Scratch, Stored};
@@ -139,6 +140,8 @@ pub struct View {
     nameless: Mutex<FxHashSet<u64>>,
     horizon: Mutex<SeenHorizon>,
     drafts: Drafts,
+    /// What somebody beside the kernel changed, to be told once more.
+    told: watch::Told,
     /// The kernel knows nodes and handles that another process gave out before this one.
     adopted: AtomicBool,
 }
@@ -181,6 +184,7 @@ impl View {
             nameless: Mutex::default(),
             horizon: Mutex::default(),
             drafts: Drafts::default(),
+            told: watch::Told::default(),
             adopted: AtomicBool::new(false),
         }
     }
@@ -247,6 +251,7 @@ impl View {
     /// requests.
     pub fn tick(&self) {
         self.see_horizon();
+        self.tell_again(Instant::now());
         self.mark_all(self.drafts.take_silent(Instant::now()));
     }
 

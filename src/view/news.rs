@@ -15,7 +15,7 @@ use crate::proto::types::NodeId;
 const NEWS_MAX: usize = 1 << 16;
 
 /// One thing to tell the kernel.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub enum News {
     /// Attributes of a node changed.
     Attributes(NodeId),
@@ -46,6 +46,8 @@ pub enum Next {
 pub struct NewsQueue {
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// There is room again, or nobody left to be told.
+    room: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +68,21 @@ impl NewsQueue {
         true
     }
 
+    /// As [`NewsQueue::push`], but waits for room. Not for a thread that answers requests: the one that tells
+    /// the kernel may be waiting for it.
+    pub fn push_patiently(&self, news: News) -> bool {
+        let mut queue = self.queue.lock();
+        while !queue.closed && queue.news.len() >= NEWS_MAX {
+            self.room.wait(&mut queue);
+        }
+        if queue.closed {
+            return false;
+        }
+        queue.news.push_back(news);
+        self.changed.notify_one();
+        true
+    }
+
     /// Waits for the next, at most `patience`.
     pub fn next(&self, patience: Duration) -> Next {
         let until = Instant::now() + patience;
@@ -75,6 +92,9 @@ impl NewsQueue {
                 return Next::Closed;
             }
             if let Some(news) = queue.news.pop_front() {
+                if queue.news.len() + 1 >= NEWS_MAX {
+                    self.room.notify_all();
+                }
                 return Next::News(news);
             }
             if self.changed.wait_until(&mut queue, until).timed_out() {
@@ -94,6 +114,7 @@ impl NewsQueue {
         queue.closed = true;
         queue.news.clear();
         self.changed.notify_all();
+        self.room.notify_all();
     }
 }
 

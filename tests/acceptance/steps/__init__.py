@@ -18,6 +18,7 @@ from steps import (
     files,
     fullness,
     history,
+    http,
     posix_suites,
     readme,
     sharing,
@@ -37,6 +38,7 @@ STEPS: tuple[Step, ...] = (
     *crash.STEPS,
     *damage.STEPS,
     *fullness.STEPS,
+    *http.STEPS,
     *container.STEPS,
     *history.STEPS,
 )

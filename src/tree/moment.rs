@@ -1,4 +1,4 @@
-//! Names below `history/`: what moment a name means.
+//! Names of moments, as below `history/` and wherever else a moment is named: what each means.
 //!
 //! | name | means the tree after |
 //! |---|---|
@@ -15,7 +15,7 @@ use jiff::civil;
 use jiff::fmt::temporal::DateTimeParser;
 use jiff::tz::TimeZone;
 
-use crate::tree::{Seq, Timestamp};
+use super::{Seq, Timestamp};
 
 /// What a name below `history/` means.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

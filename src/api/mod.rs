@@ -1,0 +1,118 @@
+//! HTTP: what the Python bridge answered, and the tree and its events besides.
+//!
+//! ```text
+//!  serve.rs      connections, their limits, the end          (hyper on tokio)
+//!  routes.rs     one table: path, method, who may, what is answered, in words
+//!     |             +--> openapi.rs    the same table as an OpenAPI description
+//!     +--> bridge.rs   health, status, sessions, event store and query
+//!     +--> events.rs   events by sequence and time, and as they come
+//!     +--> files.rs    the tree: GET, PUT, DELETE
+//!     +--> dav.rs      the tree for WebDAV
+//!     +--> metrics.rs  live counters
+//!  acting.rs     the tree as somebody may see and change it
+//! ```
+//!
+//! tokio is used in this folder alone, in two threads; what may wait for the disk runs in others. The mount
+//! has threads of its own and never waits for any of these.
+//!
+//! Invariants: every answer of ours that is no 2xx or 3xx is `{"detail": ...}`, and none is 500; secrets are
+//! neither logged nor printed.
+
+mod acting;
+mod ask;
+mod bridge;
+mod dav;
+mod events;
+mod files;
+mod metrics;
+mod openapi;
+mod problem;
+mod routes;
+mod serve;
+mod session;
+mod state;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use crate::tree::Tree;
+
+pub use serve::Running;
+pub use session::Secret;
+pub use state::{AskCounts, FuseCounts, Mount, Stage};
+
+use state::Shared;
+
+/// How HTTP is served.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who wants a session shows this first; `None`: anybody may have one.
+    pub session_key: Option<Secret>,
+    /// What tokens are made under; `None`: random for each start.
+    pub token_secret: Option<Secret>,
+    /// User and group whose rights requests have in the tree; `None`: those of the tree's owner.
+    pub act_as: Option<(u32, u32)>,
+    /// Longest file that may be sent, in bytes. Other bodies are cut at 1 MiB, events at 16 MiB.
+    pub upload_max: u64,
+    /// Connections at a time; more wait.
+    pub connections_max: usize,
+    /// How long a client has to send its headers, and to go on with a body.
+    pub patience: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            session_key: None,
+            token_secret: None,
+            act_as: None,
+            upload_max: 16 << 30,
+            connections_max: 256,
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Tells HTTP what became of the rest of the program.
+#[derive(Clone, Debug)]
+pub struct Teller(Shared);
+
+impl Teller {
+    /// How far the start is.
+    pub fn stage(&self, stage: Stage) {
+        *self.0.stage.write() = stage;
+    }
+
+    /// The tree is there, whole: from now on it is served.
+    pub fn serves(&self, tree: Tree) {
+        if self.0.tree.set(tree).is_ok() {
+            self.stage(Stage::Serving);
+        }
+    }
+
+    /// What became of the mount.
+    pub fn mount(&self, mount: Mount) {
+        *self.0.mount.write() = mount;
+    }
+
+    /// Whom to ask for the mount's counts.
+    pub fn counts(&self, ask: AskCounts) {
+        // The first one stays.
+        let _ = self.0.ask_counts.set(ask);
+    }
+}
+
+/// Binds `address` and begins to answer there.
+///
+/// # Errors
+///
+/// What binding says, or starting threads; without random numbers.
+pub fn start(address: SocketAddr, config: Config) -> io::Result<Running> {
+    let listener = TcpListener::bind(address)?;
+    let secret = match &config.token_secret {
+        Some(secret) => secret.clone(),
+        None => Secret::random()?,
+    };
+    serve::start(listener, Shared::new(config, secret))
+}

@@ -1,0 +1,477 @@
+//! One table of what can be asked: the router and the description are both made from it.
+
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, any, on};
+use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt, Limited};
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+
+use super::problem::Problem;
+use super::session::{NoSession, Session, TOKEN_MIN};
+use super::state::{Shared, since_1970};
+use super::{bridge, dav, events, files, metrics, openapi};
+
+/// Longest body that is taken into memory, in bytes.
+pub(crate) const BODY_MAX: usize = 1 << 20;
+/// Longest event, in bytes: files come in them.
+pub(crate) const EVENT_MAX: usize = 16 << 20;
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Who {
+    /// Anybody.
+    Anybody,
+    /// Whoever has a session.
+    Agents,
+    /// The same, and programs that know only Basic authentication may show the token as a password.
+    AgentsOrBasic,
+}
+
+/// A request of somebody who may ask.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) session: Session,
+    pub(crate) parts: Parts,
+    pub(crate) body: Body,
+}
+
+pub(crate) type Answer = Result<Response, Problem>;
+
+/// What can be asked in one place.
+pub(crate) struct Route {
+    pub(crate) method: &'static str,
+    /// As the router reads it; `{*path}` is any number of components.
+    pub(crate) path: &'static str,
+    pub(crate) who: Who,
+    pub(crate) summary: &'static str,
+    /// Name, type and meaning of each parameter of the query.
+    pub(crate) query: &'static [(&'static str, &'static str, &'static str)],
+    /// The schema of the body, if there is one.
+    pub(crate) body: Option<&'static str>,
+    /// Statuses beside those every route may have, and what each means.
+    pub(crate) answers: &'static [(u16, &'static str)],
+    pub(crate) run: fn(Shared, Asked) -> BoxFuture<'static, Answer>,
+}
+
+macro_rules! run {
+    ($handler:path) => {
+        |shared, asked| Box::pin($handler(shared, asked))
+    };
+}
+
+const AT: (&str, &str, &str) =
+    ("at", "string", "A moment, named as below history/: @N, a time, 10min-ago, a label");
+const ELSEWHERE: &[(u16, &str)] = &[(501, "Belongs to another part of Lighthouse")];
+
+/// Everything that can be asked.
+pub(crate) const ROUTES: &[Route] = &[
+    Route {
+        method: "GET",
+        path: "/health",
+        who: Who::Anybody,
+        summary: "Whether the store works and the mount is up, or deliberately off",
+        query: &[],
+        body: None,
+        answers: &[
+            (200, "It does"),
+            (503, "It does not; `reason` says why, or how far the start is"),
+        ],
+        run: run!(bridge::health),
+    },
+    Route {
+        method: "GET",
+        path: "/status",
+        who: Who::Anybody,
+        summary: "What works, and for how long",
+        query: &[],
+        body: None,
+        answers: &[(200, "The state of each part")],
+        run: run!(bridge::status),
+    },
+    Route {
+        method: "GET",
+        path: "/openapi.json",
+        who: Who::Anybody,
+        summary: "This description",
+        query: &[],
+        body: None,
+        answers: &[(200, "An OpenAPI document")],
+        run: run!(openapi::document),
+    },
+    Route {
+        method: "POST",
+        path: "/session/create",
+        who: Who::Anybody,
+        summary: "Make a session for an agent",
+        query: &[],
+        body: Some("SessionCreate"),
+        answers: &[
+            (200, "The session and its token"),
+            (401, "A session key is demanded, and none was shown"),
+            (403, "The session key is another, or a web page of another origin asks"),
+        ],
+        run: run!(bridge::session_create),
+    },
+    Route {
+        method: "POST",
+        path: "/session/validate",
+        who: Who::Anybody,
+        summary: "Whether a token is one of this agent, from this client",
+        query: &[],
+        body: Some("SessionValidate"),
+        answers: &[(200, "Whether it is")],
+        run: run!(bridge::session_validate),
+    },
+    Route {
+        method: "POST",
+        path: "/event/store",
+        who: Who::Agents,
+        summary: "Keep an event; one about files or directories changes the tree",
+        query: &[],
+        body: Some("EventStore"),
+        answers: &[
+            (200, "It is stored"),
+            (404, "It is about something that is not there"),
+            (409, "The tree contradicts it"),
+        ],
+        run: run!(events::store),
+    },
+    Route {
+        method: "GET",
+        path: "/event/query",
+        who: Who::Agents,
+        summary: "Events that fit all filters, by sequence; without metadata, as the Python bridge told them",
+        query: &[
+            ("event_type", "string", "Only of this type, by either name"),
+            ("agent_id", "string", "Only of this agent"),
+            ("start_time", "string", "Not earlier than this"),
+            ("end_time", "string", "Not later than this"),
+            ("limit", "integer", "At most so many: 1 to 1000, by default 100"),
+        ],
+        body: None,
+        answers: &[(200, "The events")],
+        run: run!(events::query),
+    },
+    Route {
+        method: "GET",
+        path: "/events",
+        who: Who::Agents,
+        summary: "Events with all their fields, by sequence, a page at a time",
+        query: &[
+            (
+                "after",
+                "string",
+                "Only what comes after this cursor: SEQUENCE or SEQUENCE.N, as `next` gives it",
+            ),
+            ("type", "string", "Only of this type, by either name"),
+            ("agent", "string", "Only of this agent"),
+            ("path", "string", "Only about this path and what is below it"),
+            ("since", "string", "Not earlier than this moment"),
+            ("until", "string", "Not later than this moment"),
+            ("limit", "integer", "At most so many: 1 to 1000, by default 100"),
+        ],
+        body: None,
+        answers: &[(200, "The events, and where the next page begins")],
+        run: run!(events::page),
+    },
+    Route {
+        method: "GET",
+        path: "/events/stream",
+        who: Who::Agents,
+        summary: "Events as they come, as server-sent events; Last-Event-ID goes on behind that one",
+        query: &[
+            (
+                "after",
+                "string",
+                "Begin behind this cursor; without it, with what happens from now on",
+            ),
+            ("type", "string", "Only of this type, by either name"),
+            ("agent", "string", "Only of this agent"),
+            ("path", "string", "Only about this path and what is below it"),
+        ],
+        body: None,
+        answers: &[(200, "The stream")],
+        run: run!(events::stream),
+    },
+    Route {
+        method: "GET",
+        path: "/files/{*path}",
+        who: Who::Agents,
+        summary: "Content of a file, or a listing of a directory, now or at a moment",
+        query: &[
+            AT,
+            ("limit", "integer", "Names of a directory on one page: 1 to 10000, by default 1000"),
+            ("after", "integer", "Where a page of a listing begins, as `next` gives it"),
+        ],
+        body: None,
+        answers: &[
+            (200, "The content, or the listing"),
+            (206, "The part that Range asks for"),
+            (304, "It is still what If-None-Match names"),
+            (404, "There is nothing"),
+            (409, "A file is where a directory would have to be"),
+            (412, "It is not what If-Match names"),
+            (416, "It is shorter than that"),
+        ],
+        run: run!(files::get),
+    },
+    Route {
+        method: "PUT",
+        path: "/files/{*path}",
+        who: Who::Agents,
+        summary: "Make the body the content of a file; with a slash at the end, make a directory",
+        query: &[
+            ("parents", "boolean", "Make directories above it that are missing"),
+            ("mode", "string", "Permissions in octal, such as 755"),
+        ],
+        body: Some("Bytes"),
+        answers: &[
+            (201, "It is new"),
+            (204, "It was there, and is replaced"),
+            (404, "There is no directory to put it into"),
+            (409, "Something else is there"),
+            (412, "It is not what If-Match or If-None-Match names"),
+            (413, "It is too long"),
+            (507, "The disk is full"),
+        ],
+        run: run!(files::put),
+    },
+    Route {
+        method: "DELETE",
+        path: "/files/{*path}",
+        who: Who::Agents,
+        summary: "Take away a file or directory",
+        query: &[("recursive", "boolean", "With all that is in it")],
+        body: None,
+        answers: &[
+            (204, "It is gone"),
+            (404, "There is nothing"),
+            (409, "The directory is not empty"),
+            (412, "It is not what If-Match names"),
+        ],
+        run: run!(files::delete),
+    },
+    Route {
+        method: "GET",
+        path: "/metrics",
+        who: Who::Agents,
+        summary: "Live counters, for Prometheus",
+        query: &[],
+        body: None,
+        answers: &[(200, "Text in the exposition format 0.0.4")],
+        run: run!(metrics::text),
+    },
+    elsewhere("POST", "/validate"),
+    elsewhere("POST", "/expert/register"),
+    elsewhere("POST", "/expert/delegate"),
+    elsewhere("POST", "/task/dispatch"),
+    elsewhere("POST", "/collaboration/start"),
+    elsewhere("POST", "/elicitation/create"),
+    elsewhere("GET", "/elicitation/pending"),
+    elsewhere("POST", "/elicitation/respond"),
+    elsewhere("GET", "/elicitation/status/{elicitation_id}"),
+    elsewhere("GET", "/elicitation/metrics"),
+];
+
+const fn elsewhere(method: &'static str, path: &'static str) -> Route {
+    Route {
+        method,
+        path,
+        who: Who::Agents,
+        summary: "Not here: an endpoint of the Python bridge beside its filesystem",
+        query: &[],
+        body: None,
+        answers: ELSEWHERE,
+        run: run!(bridge::elsewhere),
+    }
+}
+
+/// The router of everything.
+pub(crate) fn router(shared: Shared) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let filter = match route.method {
+            "GET" => MethodFilter::GET,
+            "PUT" => MethodFilter::PUT,
+            "DELETE" => MethodFilter::DELETE,
+            _ => MethodFilter::POST,
+        };
+        let handler = move |State(shared): State<Shared>, request: Request| async move {
+            let answered = answer(route.who, shared, request, route.run).await;
+            answered.unwrap_or_else(Problem::into_response)
+        };
+        router = router.route(route.path, on(filter, handler));
+        if let Some(root) = route.path.strip_suffix("{*path}") {
+            router = router.route(root, on(filter, handler));
+        }
+    }
+    let dav = |State(shared): State<Shared>, request: Request| async move {
+        let answered = answer(Who::AgentsOrBasic, shared, request, |shared, asked| {
+            Box::pin(dav::serve(shared, asked))
+        });
+        answered.await.unwrap_or_else(Problem::into_response)
+    };
+    for path in ["/dav", "/dav/", "/dav/{*path}"] {
+        router = router.route(path, any(dav));
+    }
+    router
+        .fallback(|| async { Problem::missing("Not Found") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+        })
+        .with_state(shared)
+}
+
+async fn answer(
+    who: Who,
+    shared: Shared,
+    request: Request,
+    run: fn(Shared, Asked) -> BoxFuture<'static, Answer>,
+) -> Answer {
+    let (parts, body) = request.into_parts();
+    let session = match who {
+        Who::Anybody => Session { id: String::new(), agent: String::new() },
+        Who::Agents => authenticated(&shared, &parts.headers)?,
+        Who::AgentsOrBasic => match dav::authenticated(&shared, &parts.headers) {
+            Some(session) => session?,
+            None => authenticated(&shared, &parts.headers).map_err(dav::ask_for_password)?,
+        },
+    };
+    run(shared, Asked { session, parts, body }).await
+}
+
+/// The session of a request. Who shows nothing, or another scheme, is refused as the Python bridge did: 403.
+fn authenticated(shared: &Shared, headers: &HeaderMap) -> Result<Session, Problem> {
+    let forbidden = |why| Problem::new(StatusCode::FORBIDDEN, why);
+    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = header.and_then(bearer).ok_or_else(|| forbidden("Not authenticated"))?;
+    if token.len() < TOKEN_MIN {
+        return Err(Problem::new(StatusCode::UNAUTHORIZED, "Invalid authentication token"));
+    }
+    with_token(shared, token).map_err(|_| forbidden("Invalid or expired session"))
+}
+
+/// The session that has `token`.
+pub(crate) fn with_token(shared: &Shared, token: &str) -> Result<Session, NoSession> {
+    shared.sessions.lock().used(token, None, ("", ""), since_1970())
+}
+
+/// What stands behind `Bearer`.
+pub(crate) fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Takes a whole body into memory.
+pub(crate) async fn whole(shared: &Shared, body: Body, max: usize) -> Result<Vec<u8>, Problem> {
+    let too_long = || {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {max} bytes"))
+    };
+    let mut body = Limited::new(body, max);
+    let mut bytes = Vec::new();
+    loop {
+        let frame = tokio::time::timeout(shared.config.patience, body.frame()).await;
+        match frame.map_err(|_| too_slow())? {
+            None => return Ok(bytes),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    shared.counts.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    bytes.extend_from_slice(&data);
+                }
+            }
+            Some(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+                return Err(too_long());
+            }
+            Some(Err(error)) => return Err(Problem::bad(format!("the body ended early: {error}"))),
+        }
+    }
+}
+
+pub(crate) fn too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "the rest of the body did not come in time")
+}
+
+/// Does what may wait for the disk, on a thread that may.
+pub(crate) async fn waiting<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => {
+            tracing::error!(%error, "a handler failed");
+            Err(Problem::unavailable("this request could not be served; the log says more"))
+        }
+    }
+}
+
+/// Answers one request, whatever becomes of it.
+pub(crate) async fn call(shared: Shared, router: Router, request: Request) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let stopping = *shared.stopping.borrow();
+    let mut response = if let Some(response) = preflight(&request) {
+        response
+    } else if stopping {
+        Problem::unavailable("the server is stopping").into_response()
+    } else {
+        // In a task of its own, so that its panic ends nothing else.
+        let answered = tokio::spawn(TowerToHyperService::new(router).call(request)).await;
+        match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(error) => {
+                shared.counts.panics.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(%error, "a handler panicked");
+                Problem::unavailable("this request could not be served; the log says more")
+                    .into_response()
+            }
+        }
+    };
+    if let Some(origin) = origin.filter(is_known_origin) {
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+    }
+    shared.counts.answered(response.status().as_u16());
+    response
+}
+
+/// Origins of pages that may ask, as the Python bridge has them.
+const ORIGINS: [&str; 3] =
+    ["http://localhost:3000", "http://127.0.0.1:3000", "http://localhost:8080"];
+
+/// Whether pages from there may ask.
+pub(crate) fn is_known_origin(origin: &HeaderValue) -> bool {
+    ORIGINS.iter().any(|known| origin == known)
+}
+
+/// The answer to a browser that asks whether it may ask.
+fn preflight(request: &Request) -> Option<Response> {
+    let asks = request.headers().get(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let origin = request.headers().get(header::ORIGIN);
+    let (Some(asks), Some(origin)) = (asks, origin) else { return None };
+    if request.method() != Method::OPTIONS {
+        return None;
+    }
+    let allowed = is_known_origin(origin) && (asks == "GET" || asks == "POST");
+    let text = if allowed { "OK" } else { "Disallowed CORS origin or method" };
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = if allowed { StatusCode::OK } else { StatusCode::BAD_REQUEST };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if allowed {
+        let methods = HeaderValue::from_static("GET, POST");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        let names = HeaderValue::from_static("Authorization, Content-Type");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    }
+    Some(response)
+}

@@ -1,0 +1,153 @@
+//! Connections: taken one by one, at most so many at a time, each with its deadlines, and ended in peace.
+//!
+//! ```text
+//!  accept --> hyper: one HTTP/1.1 connection, headers within the deadline
+//!                |
+//!                +--> routes: panics caught, answers counted
+//!
+//!  stop: no new connections; those idle end; requests under way and streams are told, and have until the
+//!  deadline; then all that is left is dropped, and staged uploads with it
+//! ```
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+
+use super::state::Shared;
+use super::{Teller, routes};
+
+/// Threads that drive connections.
+const WORKERS: usize = 2;
+/// Threads that wait for the store.
+const WAITERS_MAX: usize = 16;
+/// Longest head of a request, in bytes.
+const HEAD_MAX: usize = 64 << 10;
+/// Most headers of a request.
+const HEADERS_MAX: usize = 100;
+/// How long to wait when there are no more descriptors.
+const BREATHER: Duration = Duration::from_millis(100);
+
+/// HTTP being served.
+#[derive(Debug)]
+pub struct Running {
+    runtime: Runtime,
+    shared: Shared,
+    address: SocketAddr,
+    slots: Arc<Semaphore>,
+}
+
+pub(super) fn start(listener: TcpListener, shared: Shared) -> io::Result<Running> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(WAITERS_MAX)
+        .thread_name("http")
+        .enable_io()
+        .enable_time()
+        .build()?;
+    let address = listener.local_addr()?;
+    listener.set_nonblocking(true)?;
+    let entered = runtime.enter();
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    drop(entered);
+    let slots = Arc::new(Semaphore::new(shared.config.connections_max));
+    runtime.spawn(accept(listener, shared.clone(), Arc::clone(&slots)));
+    runtime.spawn(super::events::look_for_more(shared.clone()));
+    Ok(Running { runtime, shared, address, slots })
+}
+
+impl Running {
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Through which it hears of the rest of the program.
+    #[must_use]
+    pub fn teller(&self) -> Teller {
+        Teller(self.shared.clone())
+    }
+
+    /// Takes no more requests, and waits at most `patience` for those under way. Whether all of them ended.
+    pub fn stop(self, patience: Duration) -> bool {
+        self.shared.stopping.send_replace(true);
+        let all = u32::try_from(self.shared.config.connections_max).unwrap_or(u32::MAX);
+        let ended = self.runtime.block_on(async {
+            tokio::time::timeout(patience, self.slots.acquire_many(all)).await.is_ok()
+        });
+        // What waits for the disk ends by itself; nothing here may be in the store when it is closed.
+        self.runtime.shutdown_timeout(patience);
+        ended
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, shared: Shared, slots: Arc<Semaphore>) {
+    let router = routes::router(shared.clone());
+    loop {
+        let slot = tokio::select! {
+            slot = Arc::clone(&slots).acquire_owned() => slot,
+            () = shared.stops() => return,
+        };
+        let Ok(slot) = slot else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stops() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Of one client that went away, or of all: then there are no more descriptors for a while.
+                tracing::debug!(%error, "a connection was not accepted");
+                tokio::time::sleep(BREATHER).await;
+                continue;
+            }
+        };
+        let (shared, router) = (shared.clone(), router.clone());
+        tokio::spawn(async move {
+            shared.counts.connections.fetch_add(1, Ordering::Relaxed);
+            shared.counts.connections_open.fetch_add(1, Ordering::Relaxed);
+            connection(stream, &shared, router).await;
+            shared.counts.connections_open.fetch_sub(1, Ordering::Relaxed);
+            drop(slot);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, shared: &Shared, router: Router) {
+    // Answers are written whole: waiting for more to send makes each wait.
+    let _ = stream.set_nodelay(true);
+    let all = shared.clone();
+    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let (shared, router) = (all.clone(), router.clone());
+        async move { Ok::<_, Infallible>(routes::call(shared, router, request.map(Body::new)).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(shared.config.patience)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shared.stops() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

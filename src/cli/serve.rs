@@ -1,0 +1,482 @@
+//! `serve`: the container's entry: HTTP at once, the store, what was there before, the mount.
+//!
+//! ```text
+//!  bind HTTP -> open or make the store -> first start: import -> mount -> wait -> stop
+//!     |                                        |                   |
+//!     +-- /health: how far it is --------------+                   +-- fails: HTTP alone, one line says why
+//!
+//!  stop: no more requests, those under way have 3 s -> unmount, users have 5 s -> close the store -> 0
+//! ```
+//!
+//! As process 1 of a container it also takes in children that nobody waits for.
+
+use std::fs::Metadata;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, WaitOptions};
+
+use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage};
+use crate::sys::signals::Signals;
+use crate::transport::mount::{self, MountError, MountOptions, Mountpoint, Owner};
+use crate::transport::unmount::{Detach, Mounted};
+use crate::tree::Tree;
+
+use super::progress::Progress;
+use super::service::{self, Event, Leaving, Service, ServiceArgs};
+use super::{CliError, flag, import, output, store};
+
+/// How long requests under way have after SIGTERM.
+const HTTP_PATIENCE: Duration = Duration::from_secs(3);
+/// How long users of the mount have then. Together with the other less than the ten seconds that containers
+/// are given to stop.
+const MOUNT_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked around.
+const TRY_EVERY: Duration = Duration::from_millis(100);
+/// Hours that `history/` lists.
+const LIST_TIMES: u32 = 24;
+/// Beside the store while the first start takes over what was there before.
+const IMPORTING: &str = "importing";
+/// Longest secret, in bytes.
+const SECRET_MAX: u64 = 64 << 10;
+
+/// Serve a project over HTTP and as a filesystem, as the Python bridge did: the container's entry
+///
+/// Reads the bridge's variables. Without a usable /dev/fuse HTTP is served alone, and /health says so. Secrets
+/// are read from the variables LIGHTHOUSE_SESSION_KEY and LIGHTHOUSE_AUTH_SECRET, or from files.
+#[derive(Debug, clap::Args)]
+pub(super) struct ServeArgs {
+    /// Address to listen on; anything but this machine's own needs a session key, or --open-sessions
+    #[arg(long, default_value = "127.0.0.1", env = "LIGHTHOUSE_HOST")]
+    host: String,
+    /// Port to listen on; 0 is any that is free
+    #[arg(long, default_value_t = 8765, env = "LIGHTHOUSE_PORT")]
+    port: u16,
+    /// Where events are kept: the store is made in this directory, as `store`
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        default_value = "/var/lib/lighthouse/events",
+        env = "LIGHTHOUSE_EVENT_STORE_PATH"
+    )]
+    event_store_path: PathBuf,
+    /// Where to mount
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        default_value = "/mnt/lighthouse/project",
+        env = "LIGHTHOUSE_MOUNT_POINT"
+    )]
+    mount_point: PathBuf,
+    /// What a new store begins with, if it is there; never written to
+    #[arg(
+        long,
+        value_name = "DIRECTORY",
+        default_value = "/project",
+        env = "LIGHTHOUSE_PROJECT_PATH"
+    )]
+    project_path: PathBuf,
+    /// Do not mount
+    #[arg(long, env = "LIGHTHOUSE_DISABLE_FUSE", value_parser = flag())]
+    disable_fuse: bool,
+    /// Let anybody who reaches the address have a session
+    #[arg(long, env = "LIGHTHOUSE_OPEN_SESSIONS", value_parser = flag())]
+    open_sessions: bool,
+    /// File with the key to show for a session
+    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_SESSION_KEY_FILE")]
+    session_key_file: Option<PathBuf>,
+    /// File with the secret that tokens are made under; without it, a random one for each start
+    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_AUTH_SECRET_FILE")]
+    auth_secret_file: Option<PathBuf>,
+    /// User whose rights requests over HTTP have in the tree; without it, the owner of the tree
+    #[arg(long, value_name = "UID", env = "LIGHTHOUSE_HTTP_UID", requires = "http_gid")]
+    http_uid: Option<u32>,
+    /// Group whose rights they have
+    #[arg(long, value_name = "GID", env = "LIGHTHOUSE_HTTP_GID", requires = "http_uid")]
+    http_gid: Option<u32>,
+    /// Longest file that may be sent over HTTP
+    #[arg(long, value_name = "SIZE", default_value = "16G", value_parser = store::parse_size, env = "LIGHTHOUSE_UPLOAD_MAX")]
+    upload_max: u64,
+    /// HTTP connections at a time; more wait
+    #[arg(long, value_name = "N", default_value_t = 256, env = "LIGHTHOUSE_CONNECTIONS",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// How long a client has to send its headers, and to go on with a body, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, env = "LIGHTHOUSE_PATIENCE",
+          value_parser = clap::value_parser!(u32).range(1..=3600))]
+    patience: u32,
+    #[command(flatten)]
+    store_args: store::OpenArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
+    // Before any thread starts, so that all of them leave these to us.
+    let signals = Signals::block(&[Signal::INT, Signal::TERM, Signal::HUP])
+        .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
+    let config = config(args)?;
+    let address = address(args, config.session_key.is_some())?;
+    let source = prepare(&args.event_store_path)?;
+    let running = api::start(address, config)
+        .map_err(|err| CliError::new(format!("cannot listen on {address}: {err}")))?;
+    if !quiet {
+        output::say(format_args!("listening on http://{}", running.address()));
+    }
+    let serving = Serving { args, source, running, signals: None, quiet };
+    serving.run(signals)
+}
+
+/// A server from when it listens.
+struct Serving<'a> {
+    args: &'a ServeArgs,
+    source: PathBuf,
+    running: Running,
+    signals: Option<Signals>,
+    quiet: bool,
+}
+
+impl Serving<'_> {
+    fn run(mut self, signals: Signals) -> Result<ExitCode, CliError> {
+        let teller = self.running.teller();
+        let site = self.site();
+        let owner = self.owner(&site);
+        let begins = self.begins()?;
+        let opened = store::open_or_make(&self.source, &self.args.store_args, owner, false);
+        let opened = opened.inspect_err(|err| teller.stage(Stage::Failed(err.to_string())))?;
+        let tree = Tree::new(Arc::clone(&opened));
+        let stop = store::Stop::new(signals);
+        if begins {
+            self.take_over(&tree, &stop);
+        }
+        let (signals, asked) = stop.into_signals();
+        self.signals = Some(signals);
+        if !asked {
+            self.serve(&tree, site)?;
+        } else if !self.running.stop(HTTP_PATIENCE) {
+            tracing::warn!("some requests were cut off");
+        }
+        drop(tree);
+        store::close(&opened)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// The mount point, held on to; `None` where none is wanted.
+    fn site(&self) -> Option<Result<Mountpoint, MountError>> {
+        if self.args.disable_fuse {
+            return None;
+        }
+        let at = &self.args.mount_point;
+        // What the Python bridge left there would otherwise keep us out.
+        let leftovers = is_left_behind(at);
+        Some(mount::check(at, &self.source, leftovers).and_then(mount::Site::prepare))
+    }
+
+    /// Whom a new tree belongs to: who owns the project, else the mount point, else we.
+    fn owner(&self, site: &Option<Result<Mountpoint, MountError>>) -> Owner {
+        if let Ok(meta) = std::fs::metadata(&self.args.project_path) {
+            return Owner { uid: meta.uid(), gid: meta.gid(), mode: meta.mode() & 0o7777 };
+        }
+        match site {
+            Some(Ok(point)) => point.owner(),
+            _ => Owner {
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+                mode: 0o755,
+            },
+        }
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.args.event_store_path.join(IMPORTING)
+    }
+
+    /// Whether there is no store yet, or one whose first start was cut short. Leaves a mark that there is one
+    /// under way now.
+    fn begins(&self) -> Result<bool, CliError> {
+        let marker = self.marker();
+        store::check(&self.source)?;
+        if self.source.join("super").exists() {
+            return Ok(marker.exists());
+        }
+        std::fs::write(&marker, b"").map_err(|err| {
+            CliError::new(format!(
+                "cannot write to {}: {err}",
+                self.args.event_store_path.display()
+            ))
+        })?;
+        Ok(true)
+    }
+
+    /// Takes over what was there before: the project's files.
+    fn take_over(&self, tree: &Tree, stop: &store::Stop) {
+        let project = &self.args.project_path;
+        let taken = match std::fs::metadata(project) {
+            Ok(meta) if meta.is_dir() => self.import(tree, (project, &meta), stop),
+            _ => true,
+        };
+        if taken && !stop.asked() {
+            // Kept, it would only make the next start look for what is there already.
+            if let Err(err) = std::fs::remove_file(self.marker()) {
+                tracing::warn!("{} stays: {err}", self.marker().display());
+            }
+        }
+    }
+
+    /// Imports the files of a directory. Returns whether that is over.
+    fn import(&self, tree: &Tree, (source, meta): (&Path, &Metadata), stop: &store::Stop) -> bool {
+        let teller = self.running.teller();
+        let what = source.display().to_string();
+        teller.stage(Stage::Importing { what: what.clone(), done: 0, total: 0 });
+        let total = import::weigh(source, meta, stop).unwrap_or(0);
+        let progress = Progress::new("importing", total, self.quiet).telling(move |done, total| {
+            teller.stage(Stage::Importing { what: what.clone(), done, total });
+        });
+        let (result, counts) = import::into_tree(tree, (source, meta), stop, progress);
+        match result {
+            Ok(()) => {
+                tracing::info!(
+                    files = counts.changed,
+                    bytes = counts.bytes,
+                    "imported {}",
+                    source.display()
+                );
+                true
+            }
+            Err(import::Stopped::Asked) => false,
+            // The rest is there to work with; another try would overwrite what is done with it.
+            Err(stopped) => {
+                tracing::error!("{}", stopped.into_error(&self.source, source));
+                true
+            }
+        }
+    }
+
+    /// Serves `tree` until a signal asks to stop.
+    fn serve(
+        self,
+        tree: &Tree,
+        site: Option<Result<Mountpoint, MountError>>,
+    ) -> Result<(), CliError> {
+        let teller = self.running.teller();
+        let mut mounted = match site {
+            None => {
+                teller.mount(Mount::Off);
+                None
+            }
+            Some(site) => match site.and_then(|point| self.mount(point, tree)) {
+                Ok(mounted) => Some(mounted),
+                Err(err) => {
+                    tracing::warn!("no mount, HTTP alone: {err}");
+                    teller.mount(Mount::Down(format!("no mount: {err}")));
+                    None
+                }
+            },
+        };
+        if mounted.is_none() {
+            // The mount ends what an earlier one left open; without one nobody else does.
+            match tree.end_orphans() {
+                Ok(0) | Err(crate::tree::Refusal::ReadOnly(_)) => (),
+                Ok(ended) => tracing::info!(ended, "ended files without a name"),
+                Err(err) => tracing::warn!("files without a name stay: {err}"),
+            }
+        }
+        if let Some((_, service)) = &mounted {
+            let counters = service.counters();
+            teller.counts(Box::new(move || {
+                let counters = counters.get()?;
+                Some(FuseCounts {
+                    requests: counters.by_operation().collect(),
+                    refused: counters.refusals(),
+                    malformed: counters.malformations(),
+                    panics: counters.panics(),
+                })
+            }));
+        }
+        teller.serves(tree.clone());
+        let first = self.signals.as_ref();
+        let is_first = std::process::id() == 1;
+        loop {
+            match mounted.as_ref().map(|(_, service)| service.next(TRY_EVERY)) {
+                Some(Some(Event::Ready)) => {
+                    if let Some((mounted, _)) = &mounted {
+                        if let Err(err) = mounted.raise_read_ahead(self.args.service.read_ahead) {
+                            tracing::debug!("read-ahead stays as it is: {err}");
+                        }
+                        if !self.quiet {
+                            output::say(format_args!(
+                                "serving {} at {}",
+                                self.source.display(),
+                                mounted.path().display()
+                            ));
+                        }
+                    }
+                    teller.mount(Mount::Up);
+                }
+                Some(Some(Event::Ended(ended))) => {
+                    let why = match ended {
+                        Ok(_) => "it was unmounted or aborted".to_owned(),
+                        Err(err) => format!("serving it failed: {err}"),
+                    };
+                    let why = format!("the mount is gone: {why}; start again");
+                    tracing::warn!("{why}");
+                    teller.mount(Mount::Down(why));
+                    if let Some((mounted, _)) = mounted.take() {
+                        // What is left of it would make everybody who looks at it fail.
+                        let _ = mounted.unmount(Detach::Lazily);
+                    }
+                }
+                Some(None) | None => (),
+            }
+            if is_first {
+                reap();
+            }
+            // Without a mount nothing else takes its time.
+            let wait = if mounted.is_some() { Duration::ZERO } else { TRY_EVERY };
+            let arrival = first.and_then(|signals| signals.next(Some(wait)).unwrap_or_default());
+            if arrival.is_some_and(|arrival| arrival.signal != Signal::HUP) {
+                break;
+            }
+        }
+        self.stop(mounted)
+    }
+
+    fn stop(self, mounted: Option<(Mounted, Service)>) -> Result<(), CliError> {
+        let Self { running, signals, quiet, .. } = self;
+        if !running.stop(HTTP_PATIENCE) {
+            tracing::warn!("some requests were cut off");
+        }
+        let Some((mounted, service)) = mounted else { return Ok(()) };
+        let since = Instant::now();
+        let (mut again, mut said_busy) = (false, false);
+        loop {
+            let leaving = Leaving { since, patience: MOUNT_PATIENCE, again, quiet };
+            if let Some(patience) = leaving.unmount(&mounted, &mut said_busy)? {
+                service.join(patience);
+                return Ok(());
+            }
+            let arrival = signals.as_ref().map(|signals| signals.next(Some(TRY_EVERY)));
+            again |= matches!(arrival, Some(Ok(Some(arrival))) if arrival.signal != Signal::HUP);
+        }
+    }
+
+    fn mount(&self, point: Mountpoint, tree: &Tree) -> Result<(Mounted, Service), MountError> {
+        // A program file with the capability permitted, and not effective, also starts where it is missing.
+        if let Err(err) = crate::sys::process::raise_mount_capability() {
+            tracing::debug!("capabilities stay as they are: {err}");
+        }
+        let path = point.path().to_owned();
+        let (device, mounted) = point.mount(&MountOptions::new(self.source.clone()))?;
+        let mut args = self.args.service.clone();
+        args.list_times = args.list_times.or(Some(LIST_TIMES));
+        match Service::start(device, false, tree.clone(), &args) {
+            Ok(service) => Ok((mounted, service)),
+            Err(error) => {
+                let _ = mounted.unmount(Detach::Lazily);
+                Err(MountError::Io { doing: "serve", path, error })
+            }
+        }
+    }
+}
+
+/// Takes in children that were left to process 1.
+fn reap() {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+}
+
+fn config(args: &ServeArgs) -> Result<api::Config, CliError> {
+    Ok(api::Config {
+        session_key: secret("LIGHTHOUSE_SESSION_KEY", args.session_key_file.as_deref())?,
+        token_secret: secret("LIGHTHOUSE_AUTH_SECRET", args.auth_secret_file.as_deref())?,
+        act_as: args.http_uid.zip(args.http_gid),
+        upload_max: args.upload_max,
+        connections_max: usize::from(args.connections),
+        patience: Duration::from_secs(args.patience.into()),
+    })
+}
+
+/// A secret from `file`, else from a variable; an empty one is none.
+fn secret(variable: &str, file: Option<&Path>) -> Result<Option<Secret>, CliError> {
+    let bytes = match file {
+        Some(file) => {
+            let cannot = |why: String| {
+                CliError::new(format!("cannot read a secret from {}: {why}", file.display()))
+            };
+            let len = std::fs::metadata(file).map_err(|err| cannot(err.to_string()))?.len();
+            if len > SECRET_MAX {
+                return Err(cannot(format!("it is longer than {SECRET_MAX} bytes")));
+            }
+            std::fs::read(file).map_err(|err| cannot(err.to_string()))?
+        }
+        None => std::env::var_os(variable).unwrap_or_default().into_encoded_bytes(),
+    };
+    let bytes = bytes.trim_ascii().to_vec();
+    if bytes.is_empty() && file.is_some() {
+        return Err(CliError::new(format!(
+            "the file for {variable} is empty; put the secret into it"
+        )));
+    }
+    Ok((!bytes.is_empty()).then(|| Secret::new(bytes)))
+}
+
+/// Where to listen. Beyond this machine not everybody may have a session, unless somebody says so.
+fn address(args: &ServeArgs, has_key: bool) -> Result<SocketAddr, CliError> {
+    let wrong = |why: String| CliError::new(format!("cannot listen on {}: {why}", args.host));
+    let address = match args.host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => SocketAddr::new(address, args.port),
+        Err(_) => (args.host.as_str(), args.port)
+            .to_socket_addrs()
+            .map_err(|err| wrong(err.to_string()))?
+            .next()
+            .ok_or_else(|| wrong("the name has no address".to_owned()))?,
+    };
+    if !address.ip().is_loopback() && !has_key && !args.open_sessions {
+        return Err(wrong(
+            "others reach it, and anybody could have a session; set LIGHTHOUSE_SESSION_KEY, or \
+             LIGHTHOUSE_OPEN_SESSIONS=1 where only those reach it who may"
+                .to_owned(),
+        ));
+    }
+    Ok(address)
+}
+
+/// Makes the directory for events, and gives the store's.
+fn prepare(events: &Path) -> Result<PathBuf, CliError> {
+    std::fs::create_dir_all(events).map_err(|err| {
+        CliError::new(format!(
+            "cannot make {} for the store: {err}; mount a volume there that user {} may write to",
+            events.display(),
+            rustix::process::geteuid().as_raw()
+        ))
+    })?;
+    service::absolute(&events.join("store"))
+}
+
+/// Whether all that is in the directory at `path` are FIFOs and directories without files, as the Python bridge left
+/// them below its mount point.
+fn is_left_behind(path: &Path) -> bool {
+    /// Names in a directory, and directories in each other, that are looked at.
+    const NAMES_MAX: usize = 64;
+    const DEPTH_MAX: usize = 4;
+    fn only(path: &Path, depth: usize) -> bool {
+        let Ok(entries) = std::fs::read_dir(path) else { return false };
+        depth <= DEPTH_MAX
+            && entries.take(NAMES_MAX + 1).enumerate().all(|(count, entry)| {
+                let Ok(entry) = entry else { return false };
+                let Ok(kind) = entry.file_type() else { return false };
+                count < NAMES_MAX
+                    && (kind.is_fifo() || kind.is_dir() && only(&entry.path(), depth + 1))
+            })
+    }
+    const LEFT: [&str; 2] = ["streams", "experts"];
+    let Ok(entries) = std::fs::read_dir(path) else { return false };
+    let mut names = entries.take(LEFT.len() + 1).filter_map(Result::ok);
+    let known = |entry: std::fs::DirEntry| {
+        LEFT.iter().any(|name| entry.file_name() == *name) && only(&entry.path(), 0)
+    };
+    names.next().is_some_and(known) && names.all(known)
+}

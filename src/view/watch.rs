@@ -1,0 +1,142 @@
+//! What others change is told to the kernel: names, listings, attributes and pages that it keeps are old.
+//!
+//! Everything is told twice, a while apart: whoever answered a lookup when the change came may have given the
+//! kernel what was true before it, after the kernel was told. (A READ under way is no such case: the kernel
+//! waits for its pages before it drops them. Nor are attributes of nodes it knows: it compares versions.)
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+
+use crate::proto::types::NodeId;
+use crate::tree::watch::{Changed, Watcher};
+use crate::tree::{Ino, Inode};
+
+use super::news::News;
+use super::nodes::{Place, Tense};
+use super::{View, node};
+
+/// How long an answer may be on its way that was found before a change.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What is to be told once more.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    order: VecDeque<(Instant, News)>,
+    /// The same, each once, with when it was told last.
+    known: FxHashMap<News, Instant>,
+}
+
+impl Watcher for View {
+    fn changed(&self, what: Changed<'_>) {
+        let now = |ino| node(Tense::Now, ino).ok();
+        let news = match what {
+            Changed::Attributes(ino) => now(ino).map(News::Attributes),
+            Changed::Content(ino) => now(ino).map(News::Content),
+            Changed::Name { parent, name } => {
+                now(parent).map(|parent| News::Name { parent, name: name.into() })
+            }
+        };
+        // An inode number beyond what can be given out: no kernel knows it.
+        let Some(news) = news else { return };
+        if self.is_known(&news) {
+            self.news.push_patiently(news.clone());
+        }
+        self.told.add(news);
+        if matches!(what, Changed::Attributes(Ino::ROOT) | Changed::Content(Ino::ROOT)) {
+            self.top_changed();
+        }
+    }
+
+    fn keeps(&self, inode: &Inode) -> bool {
+        if self.is_adopted() {
+            return true;
+        }
+        let Ok(node) = node(Tense::Now, inode.ino) else { return false };
+        let mut nameless = self.nameless.lock();
+        // Under the lock that `forget` takes after it has taken the node out: one of the two ends it.
+        let known = self.nodes.knows(node);
+        if known {
+            nameless.insert(inode.ino.0);
+        }
+        known
+    }
+
+    fn before_write(&self, ino: Ino) {
+        self.mark_all(self.drafts.take(ino).map(|actor| (ino, actor)).into_iter().collect());
+    }
+}
+
+impl View {
+    fn is_known(&self, news: &News) -> bool {
+        let (&News::Attributes(node) | &News::Content(node) | &News::Name { parent: node, .. }) =
+            news;
+        node == NodeId::ROOT
+            || matches!(Place::of(node), Some(Place::Tree(Tense::Now, Ino::ROOT)))
+            || self.nodes.knows(node)
+    }
+
+    /// Tells what was told a while before `now` once more.
+    pub(super) fn tell_again(&self, now: Instant) {
+        while let Some(news) = self.told.next(now) {
+            if self.is_known(&news) && !self.news.push(news.clone()) {
+                // No room: at the next tick.
+                self.told.add(news);
+                break;
+            }
+        }
+    }
+}
+
+impl Told {
+    fn add(&self, news: News) {
+        let now = Instant::now();
+        let mut waiting = self.0.lock();
+        if waiting.known.insert(news.clone(), now).is_none() {
+            waiting.order.push_back((now, news));
+        }
+    }
+
+    fn next(&self, now: Instant) -> Option<News> {
+        let mut waiting = self.0.lock();
+        loop {
+            let (since, _) = waiting.order.front()?;
+            if now.saturating_duration_since(*since) < AGAIN_AFTER {
+                return None;
+            }
+            let (since, news) = waiting.order.pop_front()?;
+            match waiting.known.get(&news).copied() {
+                // Told again meanwhile: that is when its time began.
+                Some(last) if last > since => waiting.order.push_back((last, news)),
+                _ => {
+                    waiting.known.remove(&news);
+                    return Some(news);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_is_due_once_more_and_not_at_once() {
+        let told = Told::default();
+        told.add(News::Content(NodeId::ROOT));
+        told.add(News::Content(NodeId::ROOT));
+        told.add(News::Attributes(NodeId::ROOT));
+        let now = Instant::now();
+        assert_eq!(told.next(now), None);
+        let later = now + AGAIN_AFTER;
+        assert_eq!(told.next(later), Some(News::Content(NodeId::ROOT)));
+        assert_eq!(told.next(later), Some(News::Attributes(NodeId::ROOT)));
+        assert_eq!(told.next(later), None);
+    }
+}

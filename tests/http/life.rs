@@ -1,0 +1,152 @@
+//! How a server starts and ends.
+
+use std::io::{BufReader, Write};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::client::{Place, Server, run, send, within_deadline};
+
+#[test]
+fn the_first_start_takes_the_project_and_later_ones_leave_it() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("project/src")).unwrap();
+    std::fs::write(place.path("project/src/main.rs"), "fn main() {}\n").unwrap();
+    let mut server = place.serve();
+    {
+        let agent = server.session("a");
+        assert_eq!(agent.get("/files/src/main.rs").body, b"fn main() {}\n");
+        assert_eq!(agent.put("/files/src/main.rs", b"mine\n").status, 204);
+    }
+    assert_eq!(std::fs::read(place.path("project/src/main.rs")).unwrap(), b"fn main() {}\n");
+    server.stop();
+    std::fs::write(place.path("project/later"), "x").unwrap();
+    let server = place.serve();
+    let agent = server.session("a");
+    assert_eq!(agent.get("/files/src/main.rs").body, b"mine\n");
+    assert_eq!(agent.get("/files/later").status, 404);
+}
+
+#[test]
+fn while_a_long_import_runs_health_says_how_far_it_is_and_it_can_be_interrupted() {
+    let place = Place::new();
+    for dir in 0..40 {
+        let dir = place.path(&format!("project/{dir}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        for file in 0..100 {
+            std::fs::write(dir.join(file.to_string()), "content").unwrap();
+        }
+    }
+    let mut server = Server::start_early(&mut place.command(false));
+    let health = within_deadline(|| {
+        let health = server.get("/health");
+        let progress = health.json()["progress"].clone();
+        (health.status == 200 || progress["done"].as_u64() > Some(0)).then_some(health)
+    });
+    assert_eq!(health.status, 503, "the import was over before it could be asked for");
+    let said = health.json();
+    assert_eq!(said["status"], "starting");
+    assert!(said["reason"].as_str().unwrap().starts_with("importing "), "{said}");
+    assert!(said["progress"]["total"].as_u64() > Some(0), "{said}");
+    let agent = server.session("a");
+    assert_eq!(agent.get("/files/").status, 503);
+    drop(agent);
+    server.stop();
+    let server = place.serve();
+    let agent = server.session("a");
+    for dir in 0..40 {
+        let listed = agent.get(&format!("/files/{dir}")).json();
+        assert_eq!(listed["entries"].as_array().unwrap().len(), 100, "{dir}");
+    }
+    assert!(!place.path("events/importing").exists());
+}
+
+#[test]
+fn health_is_an_exit_code() {
+    let place = Place::new();
+    let mut server = place.serve();
+    let url = format!("http://{}/health", server.address());
+    let healthy = run(&["health", &url], &place.path(""));
+    assert!(healthy.status.success() && healthy.stderr.is_empty(), "{healthy:?}");
+    server.stop();
+    let gone = run(&["health", &url], &place.path(""));
+    assert_eq!(gone.status.code(), Some(1));
+    assert_eq!(String::from_utf8(gone.stderr).unwrap().lines().count(), 1);
+    for wrong in ["https://localhost/", "http://", "localhost", "http://a\r\nb/"] {
+        assert_eq!(run(&["health", wrong], &place.path("")).status.code(), Some(1), "{wrong}");
+    }
+}
+
+#[test]
+fn without_a_mount_http_is_served_and_health_says_why() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path("at")).unwrap();
+    std::fs::write(place.path("at/file"), "in the way").unwrap();
+    let mut server = Server::start(&mut place.command(true));
+    let health = server.get("/health");
+    assert_eq!((health.status, health.json()["status"].as_str()), (503, Some("degraded")));
+    let reason = health.json()["reason"].as_str().unwrap().to_owned();
+    let url = format!("http://{}/health", server.address());
+    let asked = run(&["health", &url], &place.path(""));
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(String::from_utf8(asked.stderr).unwrap().contains(&reason));
+    {
+        let agent = server.session("a");
+        assert_eq!(agent.put("/files/f", b"x").status, 201);
+    }
+    assert_eq!(server.get("/status").json()["components"]["fuse_mount"], "unavailable");
+    let said = server.stop();
+    let lines = said.lines().filter(|line| line.contains("no mount")).count();
+    assert_eq!(lines, 1, "{said}");
+}
+
+#[test]
+fn an_upload_under_way_may_end_and_one_that_does_not_changes_nothing() {
+    let place = Place::new();
+    let mut server = place.serve();
+    let bearer = server.session("a").bearer();
+    let begin = |name: &str, len: usize| {
+        let mut stream = server.connect();
+        let headers = [("authorization", bearer.as_str()), ("content-length", &len.to_string())];
+        send(&mut stream, "PUT", &format!("/files/{name}"), &headers, &vec![b'x'; 1_500_000]);
+        stream
+    };
+    let mut ends = begin("ends", 1_500_001);
+    let _stays = begin("stays", 9_000_000);
+    // Both are being received.
+    std::thread::sleep(Duration::from_millis(300));
+    let begun = Instant::now();
+    server.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    ends.write_all(b"y").unwrap();
+    let answer = crate::client::Answer::read(&mut BufReader::new(ends), false);
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let (code, said) = server.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    let verified = run(&["verify", "events/store"], &place.path(""));
+    assert!(verified.status.success(), "{verified:?}");
+    let server = place.serve();
+    let agent = server.session("a");
+    assert_eq!(agent.get("/files/ends").body.len(), 1_500_001);
+    assert_eq!(agent.get("/files/stays").status, 404);
+    let metrics = agent.get("/metrics");
+    assert!(metrics.text().contains("\nlighthouse_inodes 2\n"), "{}", metrics.text());
+}
+
+#[test]
+fn a_killed_server_keeps_what_it_answered() {
+    let place = Place::new();
+    let mut server = place.serve();
+    {
+        let agent = server.session("a");
+        for n in 0..20 {
+            assert_eq!(agent.put(&format!("/files/f{n}"), b"kept").status, 201);
+        }
+    }
+    server.signal(Signal::KILL);
+    server.child.wait().unwrap();
+    let server = place.serve();
+    let agent = server.session("a");
+    assert_eq!(agent.get("/files/").json()["entries"].as_array().unwrap().len(), 20);
+}

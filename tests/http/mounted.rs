@@ -1,0 +1,167 @@
+//! A change over HTTP, seen through a mount whose kernel has cached what was there before; and the reverse.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::client::{Place, Server};
+
+/// What a shell prints, under a deadline: this process must not hang in a mount of its own server.
+#[track_caller]
+fn shell(directory: &Path, script: &str) -> String {
+    let output = Command::new("timeout")
+        .arg("30")
+        .args(["sh", "-c", script])
+        .current_dir(directory)
+        .output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{script}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn can_mount() -> bool {
+    let can =
+        Path::new("/dev/fuse").exists() && lighthouse_fuse::sys::process::may_mount().unwrap();
+    if !can {
+        eprintln!("SKIPPED: no mount can be made here");
+    }
+    can
+}
+
+#[test]
+fn a_change_over_http_shows_at_once_where_the_kernel_has_cached() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut server = Server::start(&mut place.command(true));
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(server.get("/status").json()["components"]["fuse_mount"], "operational");
+    let current = place.path("at/current");
+    {
+        let agent = server.session("a");
+        // The kernel knows that there is no such name, and what the directory lists.
+        shell(&current, "mkdir d; ls -l . d; ! cat new 2>/dev/null; ! cat d/new 2>/dev/null");
+        for n in 0..20 {
+            let name = format!("d/new{n}");
+            shell(&current, &format!("ls d; ! stat {name} 2>/dev/null"));
+            assert_eq!(agent.put(&format!("/files/{name}"), b"one").status, 201);
+            let seen =
+                shell(&current, &format!("ls d | grep -cx new{n}; stat -c %s {name}; cat {name}"));
+            assert_eq!(seen, "1\n3\none", "{name}");
+            assert_eq!(agent.put(&format!("/files/{name}"), b"another").status, 204);
+            assert_eq!(shell(&current, &format!("stat -c %s {name}; cat {name}")), "7\nanother");
+            assert_eq!(agent.put(&format!("/files/{name}"), b"x").status, 204);
+            assert_eq!(shell(&current, &format!("stat -c %s {name}; cat {name}")), "1\nx");
+            if n % 2 == 0 {
+                assert_eq!(agent.ask("DELETE", &format!("/files/{name}"), &[], b"").status, 204);
+                shell(&current, &format!("! stat {name} 2>/dev/null; ! ls d | grep -qx new{n}"));
+            }
+        }
+        let to = format!("http://{}/dav/e", server.address());
+        assert_eq!(agent.ask("MOVE", "/dav/d/", &[("destination", &to)], b"").status, 201);
+        assert_eq!(shell(&current, "ls; ls e | wc -l; cat e/new1"), "e\n10\nx");
+        // The reverse: HTTP asks the tree, and caches nothing.
+        shell(&current, "echo mounted > m; echo more >> e/new1");
+        assert_eq!(agent.get("/files/m").body, b"mounted\n");
+        assert_eq!(agent.get("/files/e/new1").body, b"xmore\n");
+        // An open file that HTTP takes away stays until it is closed.
+        let script = "exec 3< m; echo ready > r; while [ -e r ]; do sleep 0.01; done; cat <&3; stat -L -c %h /proc/self/fd/3";
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| shell(&current, script));
+            crate::client::within_deadline(|| (agent.get("/files/r").status == 200).then_some(()));
+            assert_eq!(agent.ask("DELETE", "/files/m", &[], b"").status, 204);
+            assert_eq!(agent.ask("DELETE", "/files/r", &[], b"").status, 204);
+            assert_eq!(reader.join().unwrap(), "mounted\n0\n");
+        });
+        let metrics = agent.get("/metrics");
+        assert!(
+            metrics
+                .text()
+                .to_lowercase()
+                .contains("lighthouse_fuse_requests_total{operation=\"lookup\"}"),
+            "{}",
+            metrics.text()
+        );
+    }
+    server.stop();
+    let mounted = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounted.contains(place.path("at").to_str().unwrap()), "{mounted}");
+    let verified = crate::client::run(&["verify", "events/store"], &place.path(""));
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+#[test]
+fn what_the_bridge_left_at_the_mount_point_is_mounted_over() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    shell(
+        &place.path(""),
+        "mkdir -p at/streams at/experts/sessions; mkfifo at/streams/file_changes",
+    );
+    let mut server = Server::start(&mut place.command(true));
+    assert_eq!(server.get("/health").json()["status"], "healthy");
+    assert_eq!(shell(&place.path("at"), "ls -d current history"), "current\nhistory\n");
+    server.stop();
+}
+
+#[test]
+fn an_aborted_mount_turns_health_red_and_http_goes_on() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let server = Server::start(&mut place.command(true));
+    let table = lighthouse_fuse::transport::mount_table::read().unwrap();
+    let entry =
+        lighthouse_fuse::transport::mount_table::topmost(&table, &place.path("at")).unwrap();
+    lighthouse_fuse::transport::unmount::abort(entry.minor).unwrap();
+    crate::client::within_deadline(|| (server.get("/health").status == 503).then_some(()));
+    let said = server.get("/health").json();
+    assert_eq!(said["status"], "degraded", "{said}");
+    let agent = server.session("a");
+    assert_eq!(agent.put("/files/f", b"x").status, 201);
+    assert_eq!(agent.get("/files/f").body, b"x");
+}
+
+#[test]
+fn the_mount_and_http_change_one_tree_at_once_and_agree() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut server = Server::start(&mut place.command(true));
+    let current = place.path("at/current");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            shell(&current, "for n in $(seq 60); do mkdir -p m$((n % 5)); echo $n > m$((n % 5))/f$((n % 7)); \
+                rm -f h/f$((n % 6)); mv m$((n % 5))/f$((n % 7)) m0/g 2>/dev/null; ls -lR . > /dev/null 2>&1; done; true");
+        });
+        scope.spawn(|| {
+            let agent = server.session("http");
+            for n in 0..200 {
+                agent
+                    .put(&format!("/files/h/f{}?parents=true", n % 6), format!("{n}\n").as_bytes());
+                agent.ask("DELETE", &format!("/files/m{}/f{}", n % 5, n % 7), &[], b"");
+                agent.put(&format!("/files/m0/f{}", n % 7), &vec![b'x'; n * 40]);
+            }
+        });
+    });
+    // What was told while a lookup was under way is told once more.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let seen = shell(
+        &current,
+        "find . -mindepth 1 -type f -exec sha256sum {} + | sort -k2; find . -type d | sort",
+    );
+    server.stop();
+    let out = place.path("fresh");
+    std::fs::create_dir(&out).unwrap();
+    let server = Server::start(&mut place.command(true));
+    let fresh = shell(
+        &current,
+        "find . -mindepth 1 -type f -exec sha256sum {} + | sort -k2; find . -type d | sort",
+    );
+    assert_eq!(seen, fresh);
+    drop(server);
+}
