@@ -395,11 +395,14 @@ fn committed(engine: &dyn Engine) -> u64 {
 }
 
 /// Commits one batch after the other until it is killed.
-fn stream(name: &str, dir: &Path, mib: u64) {
+fn stream(name: &str, dir: &Path, mib: u64) -> ! {
     let engine = open(name, dir, mib);
-    let next = committed(&*engine) + 1;
+    let mut number = committed(&*engine);
     println!("ready");
-    (next..).for_each(|number| engine.commit(&killed_batch(number)));
+    loop {
+        number += 1;
+        engine.commit(&killed_batch(number));
+    }
 }
 
 /// Kills a stream of batches again and again; whatever is left must be a replay of its first so many batches.

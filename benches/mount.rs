@@ -180,7 +180,11 @@ const QUESTIONS: &[Question] = &[
     Question { of: Of::Stores, ..question("walk and stat", FILES, 1, walk) },
     Question { of: Of::Stores, unit: "MiB", ..question("write, fsync", 0, 1, write) },
     Question { of: Of::Stores, unit: "MiB", ..question("read, cold", 0, 1, read_cold) },
-    Question { of: Of::Stores, unit: "MiB", ..question("read, nothing cached", 0, 1, read_uncached) },
+    Question {
+        of: Of::Stores,
+        unit: "MiB",
+        ..question("read, nothing cached", 0, 1, read_uncached)
+    },
     Question { of: Of::Stores, unit: "MiB", ..question("read, warm", 0, 1, read_warm) },
     Question { of: Of::Stores, ..question("write 4 KiB anywhere, fsync", 100, 1, write_anywhere) },
     Question {

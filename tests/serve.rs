@@ -31,7 +31,9 @@ use lighthouse_fuse::server::{Config, Ended, Server, serve};
 use lighthouse_fuse::store::Store;
 use lighthouse_fuse::store::event::{Ino, Seq};
 use lighthouse_fuse::transport::dev_fuse::SplicePipe;
-use lighthouse_fuse::transport::{Buffer, Delivery, DeviceLane, Frame, Received, SpliceError, Transport};
+use lighthouse_fuse::transport::{
+    Buffer, Delivery, DeviceLane, Frame, Received, SpliceError, Transport,
+};
 use lighthouse_fuse::tree::Tree;
 use lighthouse_fuse::view::{Options, View};
 
@@ -816,8 +818,7 @@ fn long_replies_are_spliced_and_copied_where_that_cannot_be() {
         let splicer = Splicer { asked: Mutex::new(asked), refuses, ..Splicer::default() };
         let server = Server::new(&splicer, &view, Config::default());
         let config = server.connection().config();
-        let mut lane =
-            DeviceLane::new(&splicer, config.buffer_len(), config.data_max()).unwrap();
+        let mut lane = DeviceLane::new(&splicer, config.buffer_len(), config.data_max()).unwrap();
         server.serve_lane(&mut lane).unwrap();
         let sent = splicer.wire.sent.lock().unwrap();
         let spliced = splicer.spliced.lock().unwrap();

@@ -47,6 +47,9 @@ pub(crate) struct Acting {
     replacing: Arc<Mutex<()>>,
 }
 
+/// Names of a directory, and the hash that the next begin at.
+type Listed = (Vec<(Vec<u8>, Inode)>, Option<u64>);
+
 /// A name in a directory, and what it leads to.
 #[derive(Clone, Debug)]
 pub(crate) struct Named {
@@ -243,8 +246,8 @@ impl Acting {
         at: Seq,
         from: u64,
         limit: usize,
-    ) -> Result<(Vec<(Vec<u8>, Inode)>, Option<u64>), Problem> {
-        let mut names: Vec<(Vec<u8>, Inode)> = Vec::new();
+    ) -> Result<Listed, Problem> {
+        let mut names = Vec::new();
         let (mut last, mut next) = (0, None);
         self.tree.list_with_attributes(dir, from, at, &mut |hash, name, inode| {
             // Names with the same hash belong on one page.

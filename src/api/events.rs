@@ -39,6 +39,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a stream is silent at most, so that both sides notice when the other is gone.
 const BEAT: Duration = Duration::from_secs(15);
 
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
 fn io_problem(err: std::io::Error) -> Problem {
     Problem::unavailable(format!("the log cannot be read: {err}"))
 }

@@ -159,9 +159,9 @@ impl Service {
             lifetime: Duration::from_secs(args.lifetime.into()),
             list_times: args.list_times.unwrap_or(0),
         };
-        let view = Arc::new(View::new(tree.clone(), agents, options));
+        let view = Arc::new(View::new(tree, agents, options));
         let watcher: Weak<View> = Arc::downgrade(&view);
-        tree.watch(watcher);
+        view.tree().watch(watcher);
         let default = Config::default();
         let mut config = Config {
             readers: usize::from(args.readers),

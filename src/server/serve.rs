@@ -366,11 +366,7 @@ impl<'s> Server<'s> {
     }
 
     /// Does all that is due for one message, but for sending the reply.
-    pub fn take<'w>(
-        &self,
-        received: Received<'_>,
-        work: &'w mut Work,
-    ) -> Taken<'w, 's> {
+    pub fn take<'w>(&self, received: Received<'_>, work: &'w mut Work) -> Taken<'w, 's> {
         let Received { frame, room } = received;
         let action = match frame {
             Frame::Whole(bytes) => self.connection.receive(bytes),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Place, Server, Session, read_chunk, read_head, send};
 
-fn stored(agent: &Session<'_>, kind: &str, data: Value) -> crate::client::Answer {
+fn stored(agent: &Session<'_>, kind: &str, data: &Value) -> crate::client::Answer {
     agent.store(&json!({ "event_type": kind, "data": data, "agent_id": "mcp_server" }))
 }
 
@@ -36,7 +36,7 @@ fn events_about_files_change_the_tree() {
         ("file_created", json!({"path": "/a", "content": 5}), 422),
     ];
     for (kind, data, status) in steps {
-        let answer = stored(&agent, kind, data.clone());
+        let answer = stored(&agent, kind, &data);
         assert_eq!(answer.status, status, "{kind} {data}: {answer:?}");
         if status == 200 {
             assert_eq!(answer.json()["sequence"], answer.json()["event_id"]["sequence"]);
