@@ -17,7 +17,7 @@ use crate::transport::dev_fuse::{DevFuse, Wait};
 use crate::tree::Tree;
 use crate::view::{Options, View};
 
-use super::CliError;
+use super::{CliError, flag};
 
 /// How the kernel is served.
 #[derive(Clone, Debug, clap::Args)]
@@ -43,6 +43,9 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "N", default_value_t = 0, env = "LIGHTHOUSE_FUSE_LIST_TIMES",
           value_parser = clap::value_parser!(u32).range(0..=8784))]
     list_times: u32,
+    /// Show streams/ and debug/ too, as `serve` does
+    #[arg(long, env = "LIGHTHOUSE_FUSE_SECTIONS", value_parser = flag())]
+    pub(super) sections: bool,
     /// How far the kernel reads ahead, in KiB
     #[arg(long, value_name = "KIB", default_value_t = 1024, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
           value_parser = clap::value_parser!(u32).range(0..=65_536))]
@@ -81,6 +84,7 @@ impl Service {
         let options = Options {
             lifetime: Duration::from_secs(args.lifetime.into()),
             list_times: args.list_times,
+            sections: args.sections,
         };
         let view = View::new(Tree::new(store), agents, options);
         let default = Config::default();

@@ -174,15 +174,29 @@ impl Teller {
     /// The next event, or `None` if there is no other yet: asking again looks again.
     pub fn next(&mut self) -> io::Result<Option<Told>> {
         loop {
+            let mut records = u32::MAX;
+            let told = self.next_within(&mut records)?;
+            if told.is_some() || records > 0 {
+                return Ok(told);
+            }
+        }
+    }
+
+    /// As [`Teller::next`], but reads no more than `records` records of the log, of which it takes off what it
+    /// read: `None` with none left says that there may be more.
+    pub fn next_within(&mut self, records: &mut u32) -> io::Result<Option<Told>> {
+        loop {
             if let Some(told) = self.told.pop_front() {
                 if told.cursor > self.after {
                     return Ok(Some(told));
                 }
                 continue;
             }
+            let Some(left) = records.checked_sub(1) else { return Ok(None) };
             if !self.read()? {
                 return Ok(None);
             }
+            *records = left;
         }
     }
 

@@ -23,6 +23,9 @@ pub use crate::store::event::{ActorId, Ino, Seq, Timestamp};
 pub use crate::store::index::{Inode, Stretch};
 pub use crate::store::{LabelError, Origin};
 
+/// A file that nobody else sees, gone with its last user: see [`Store::scratch`].
+pub type ScratchFile = Arc<dyn disk::File>;
+
 use decide::{Decision, Room};
 use operation::{Caller, FALLOC_FL_PUNCH_HOLE, Operation, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 

@@ -35,6 +35,8 @@ pub enum News {
 pub enum Next {
     /// This is to be told.
     News(News),
+    /// Who waits for a stream may have something to read.
+    Stirred,
     /// There was none for so long.
     Nothing,
     /// Nobody is left to be told.
@@ -51,6 +53,7 @@ pub struct NewsQueue {
 #[derive(Debug, Default)]
 struct Queue {
     news: VecDeque<News>,
+    stirred: bool,
     closed: bool,
 }
 
@@ -66,6 +69,15 @@ impl NewsQueue {
         true
     }
 
+    /// Wakes the thread that tells the kernel, once for all that comes up until it looks.
+    pub(super) fn stir(&self) {
+        let mut queue = self.queue.lock();
+        if !queue.stirred {
+            queue.stirred = true;
+            self.changed.notify_one();
+        }
+    }
+
     /// Waits for the next, at most `patience`.
     pub fn next(&self, patience: Duration) -> Next {
         let until = Instant::now() + patience;
@@ -76,6 +88,9 @@ impl NewsQueue {
             }
             if let Some(news) = queue.news.pop_front() {
                 return Next::News(news);
+            }
+            if std::mem::take(&mut queue.stirred) {
+                return Next::Stirred;
             }
             if self.changed.wait_until(&mut queue, until).timed_out() {
                 return if queue.closed { Next::Closed } else { Next::Nothing };

@@ -21,6 +21,7 @@ mod notify;
 mod opens;
 mod privileges;
 mod requests;
+mod sections;
 mod unlinked;
 mod xattrs;
 
@@ -64,6 +65,7 @@ const ALL: &[&[Test]] = &[
     notify::TESTS,
     history::TESTS,
     requests::TESTS,
+    sections::TESTS,
 ];
 
 fn main() -> ExitCode {

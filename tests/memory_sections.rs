@@ -1,0 +1,280 @@
+//! `streams/` and `debug/` over the kernel in memory: what they tell, and that nothing can be changed there. Production
+//! decode, dispatch, view, tree and store; no mount.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use lighthouse_fuse::agents::Agents;
+use lighthouse_fuse::legacy::native::{NewEvent, keep};
+use lighthouse_fuse::proto::types::Errno;
+use lighthouse_fuse::server::{Config, serve};
+use lighthouse_fuse::store::{CreateOptions, OpenOptions, Origin, Store};
+use lighthouse_fuse::transport::memory::{self, Kernel, Options, User};
+use lighthouse_fuse::tree::Tree;
+use lighthouse_fuse::view::{self, View};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const O_RDONLY: u32 = 0;
+const O_RDWR: u32 = 0o2;
+const O_CREAT: u32 = 0o100;
+
+const STREAMS: [&str; 6] = [
+    "validation_requests",
+    "expert_responses",
+    "pair_sessions",
+    "file_changes",
+    "agent_activities",
+    "debug_events",
+];
+
+struct Mounted {
+    kernel: Kernel,
+    tree: Tree,
+    server: JoinHandle<usize>,
+    _dir: TempDir,
+}
+
+fn mount(sections: bool) -> Mounted {
+    let dir = tempfile::tempdir().unwrap();
+    let open = OpenOptions { sync_interval: None, memory: 64 << 20, ..OpenOptions::default() };
+    let store = Arc::new(Store::create(dir.path(), &CreateOptions::default(), &open).unwrap());
+    let (kernel, device) = memory::pair(Options::default());
+    let tree = Tree::new(Arc::clone(&store));
+    let server = thread::spawn(move || {
+        let agents = Agents::new(Arc::clone(&store));
+        let shown = view::Options { sections, ..view::Options::default() };
+        let view = View::new(Tree::new(store), agents, shown);
+        serve(&device, &view, Config { readers: 1, ..Config::default() }).expect("it ends well");
+        view.held().open
+    });
+    kernel.mount().expect("INIT is answered");
+    Mounted { kernel, tree, server, _dir: dir }
+}
+
+impl Mounted {
+    #[track_caller]
+    fn unmount(self) {
+        self.kernel.unmount();
+        assert_eq!(self.server.join().expect("no panic"), 0, "files that were never released");
+    }
+
+    fn tell(&self, kind: &'static str) {
+        let new = NewEvent {
+            kind,
+            aggregate_id: "default".to_owned(),
+            aggregate_type: "project".to_owned(),
+            source_agent: Some("somebody".to_owned()),
+            source_component: "http_server".to_owned(),
+            data: serde_json::Map::new(),
+            metadata: serde_json::Map::new(),
+        };
+        keep(&self.tree, Origin::default(), &new).unwrap();
+    }
+}
+
+fn names(user: &User, path: &str) -> Vec<String> {
+    let mut names: Vec<_> = user.list(path).unwrap().into_iter().map(|entry| entry.name).collect();
+    names.sort();
+    names.into_iter().map(|name| String::from_utf8(name).unwrap()).collect()
+}
+
+/// All of an open file from `offset` on, in pieces of 100 bytes.
+fn rest(user: &User, fd: memory::Fd, offset: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let piece = user.pread(fd, 100, offset + bytes.len() as u64).unwrap();
+        if piece.is_empty() {
+            return bytes;
+        }
+        bytes.extend(piece);
+    }
+}
+
+fn kinds(text: &[u8]) -> Vec<String> {
+    let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let kind = |line| {
+        let line: Value = serde_json::from_slice(line).unwrap();
+        line["event_type"].as_str().unwrap().to_owned()
+    };
+    lines.map(kind).collect()
+}
+
+#[test]
+fn only_who_asks_for_them_sees_them() {
+    let plain = mount(false);
+    let user = plain.kernel.as_root();
+    assert_eq!(names(&user, "/"), ["current", "history"]);
+    assert_eq!(user.stat("/streams"), Err(Errno::ENOENT));
+    plain.unmount();
+    let all = mount(true);
+    let user = all.kernel.as_root();
+    assert_eq!(names(&user, "/"), ["current", "debug", "history", "streams"]);
+    let mut listed = STREAMS.map(str::to_owned).to_vec();
+    listed.push("from".to_owned());
+    listed.sort();
+    assert_eq!(names(&user, "/streams"), listed);
+    assert_eq!(user.stat("/stream"), Err(Errno::ENOENT));
+    all.unmount();
+}
+
+#[test]
+fn each_reader_sees_every_event_once_and_offsets_stay() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    let early = user.open("/streams/file_changes", O_RDONLY, 0).unwrap();
+    assert_eq!(rest(&user, early, 0), b"");
+    user.write_file("/current/a", b"one", 0o644).unwrap();
+    user.mkdir("/current/d", 0o755).unwrap();
+    let first = rest(&user, early, 0);
+    assert_eq!(kinds(&first), ["file_created", "file_modified", "directory_created"]);
+    user.rename("/current/a", "/current/d/b").unwrap();
+    user.unlink("/current/d/b").unwrap();
+    let late = user.open("/streams/file_changes", O_RDONLY, 0).unwrap();
+    let all = rest(&user, late, 0);
+    assert!(all.starts_with(&first));
+    assert_eq!(rest(&user, early, first.len() as u64), all[first.len()..]);
+    assert_eq!(kinds(&all[first.len()..]), ["file_moved", "file_deleted"]);
+    assert_eq!(user.stat("/streams/file_changes").unwrap().size, all.len() as u64);
+    for fd in [early, late] {
+        user.close(fd).unwrap();
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn a_foreign_event_is_told_in_the_stream_of_its_kind_alone() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    for (kind, stream) in [
+        ("validation_request_submitted", "validation_requests"),
+        ("validation_decision_made", "expert_responses"),
+        ("expert_agent_summoned", "expert_responses"),
+        ("pair_session_started", "pair_sessions"),
+        ("agent_registered", "agent_activities"),
+        ("custom", "debug_events"),
+    ] {
+        mounted.tell(kind);
+        for name in STREAMS {
+            let path = format!("/streams/{name}");
+            let told = kinds(&user.read_file(&path).unwrap()).contains(&kind.to_owned());
+            assert_eq!(told, name == stream, "{kind} in {name}");
+        }
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn a_stream_from_an_event_on_has_what_is_told_from_there() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    for name in ["a", "b", "c"] {
+        user.mkdir(format!("/current/{name}"), 0o755).unwrap();
+    }
+    let last = mounted.tree.last().0;
+    let paths = |from: u64| -> Vec<String> {
+        let text = user.read_file(format!("/streams/from/@{from}/file_changes")).unwrap();
+        let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let path = |line| serde_json::from_slice::<Value>(line).unwrap()["data"]["path"].clone();
+        lines.map(|line| path(line).as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(paths(last), ["/c"]);
+    assert_eq!(paths(2), ["/a", "/b", "/c"]);
+    assert_eq!(paths(last + 1), [""; 0]);
+    user.mkdir("/current/e", 0o755).unwrap();
+    assert_eq!(paths(last + 1), ["/e"]);
+    assert_eq!(names(&user, "/streams/from"), [""; 0]);
+    assert_eq!(user.stat("/streams/from/@1"), Err(Errno::ENOENT));
+    assert_eq!(user.stat("/streams/from/x"), Err(Errno::ENOENT));
+    mounted.unmount();
+}
+
+#[test]
+fn debug_files_have_their_size_and_tell_what_happened() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    user.write_file("/current/a", b"one", 0o644).unwrap();
+    for name in names(&user, "/debug") {
+        let path = format!("/debug/{name}");
+        let fd = user.open(&path, O_RDONLY, 0).unwrap();
+        let size = user.fstat(fd).unwrap().size;
+        let text = rest(&user, fd, 0);
+        assert_eq!(text.len() as u64, size, "{name}");
+        user.close(fd).unwrap();
+        if name == "operation_log.txt" {
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.lines().any(|line| line.contains(" CREATE ")), "{text}");
+            continue;
+        }
+        let json: Value = serde_json::from_slice(&text).unwrap();
+        let keys: &[&[&str]] = match &*name {
+            "performance.json" => &[
+                &["performance_stats", "total_operations"],
+                &["performance_stats", "cache_hits"],
+                &["performance_stats", "cache_misses"],
+                &["performance_stats", "avg_response_time_ms"],
+                &["operation_times", "getattr", "avg_ms"],
+                &["operation_times", "readdir", "count"],
+                &["operation_times", "read", "p95_ms"],
+                &["operation_times", "write", "count"],
+                &["cache_performance", "attr_cache_size"],
+                &["cache_performance", "dir_cache_size"],
+                &["cache_performance", "content_cache_size"],
+                &["cache_performance", "history_cache_size"],
+            ],
+            "cache_stats.json" => &[
+                &["cache_sizes", "attr_cache"],
+                &["cache_sizes", "dir_cache"],
+                &["cache_sizes", "content_cache"],
+                &["cache_sizes", "history_cache"],
+                &["cache_performance", "hits"],
+                &["cache_performance", "misses"],
+                &["cache_performance", "hit_rate_percent"],
+            ],
+            "health.json" => &[
+                &["uptime_seconds"],
+                &["total_operations"],
+                &["avg_response_time_ms"],
+                &["cache_hit_rate"],
+                &["active_streams"],
+                &["context_packages"],
+            ],
+            other => panic!("{other}"),
+        };
+        for path in keys {
+            let value = path.iter().fold(&json, |value, key| &value[key]);
+            assert!(value.is_number(), "{name}: {path:?} is {value}");
+        }
+        if name == "performance.json" {
+            assert_eq!(json["operation_times"]["write"]["count"], 1);
+        }
+        if name == "health.json" {
+            assert_eq!(json["status"], "healthy");
+        }
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn nothing_there_can_be_changed() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    let opened = |path: &str, flags| user.open(path, flags, 0o644).map(drop);
+    let refused = Err(Errno::EROFS);
+    for file in ["/streams/file_changes", "/debug/health.json", "/streams/from/@2/debug_events"] {
+        assert_eq!(opened(file, O_RDWR), refused, "{file}");
+        assert_eq!(user.unlink(file), refused, "{file}");
+        assert_eq!(user.truncate(file, 0), refused, "{file}");
+        assert_eq!(user.chmod(file, 0o600), refused, "{file}");
+        assert_eq!(user.set_xattr(file, "user.a", b"1", 0), refused, "{file}");
+        assert_eq!(user.rename(file, "/current/x"), refused, "{file}");
+        assert_eq!(user.link(file, "/current/x"), Err(Errno::EXDEV), "{file}");
+    }
+    for directory in ["/streams", "/debug", "/streams/from", "/streams/from/@2"] {
+        assert_eq!(user.mkdir(format!("{directory}/x"), 0o755), refused, "{directory}");
+        assert_eq!(opened(&format!("{directory}/x"), O_RDWR | O_CREAT), refused, "{directory}");
+    }
+    mounted.unmount();
+}
