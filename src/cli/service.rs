@@ -19,6 +19,9 @@ use crate::view::{Options, View};
 
 use super::{CliError, flag};
 
+/// How many hours are listed where all directories are shown.
+const SECTIONS_LIST_TIMES: u32 = 24;
+
 /// How the kernel is served.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Serving")]
@@ -43,7 +46,7 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "N", default_value_t = 0, env = "LIGHTHOUSE_FUSE_LIST_TIMES",
           value_parser = clap::value_parser!(u32).range(0..=8784))]
     list_times: u32,
-    /// Show streams/ and debug/ too, as `serve` does
+    /// Show streams/ and debug/ too, and list the last 24 full hours below history/, as the Python bridge did
     #[arg(long, env = "LIGHTHOUSE_FUSE_SECTIONS", value_parser = flag())]
     pub(super) sections: bool,
     /// How far the kernel reads ahead, in KiB
@@ -83,7 +86,7 @@ impl Service {
         let agents = Agents::new(Arc::clone(&store));
         let options = Options {
             lifetime: Duration::from_secs(args.lifetime.into()),
-            list_times: args.list_times,
+            list_times: args.list_times.max(if args.sections { SECTIONS_LIST_TIMES } else { 0 }),
             sections: args.sections,
         };
         let view = View::new(Tree::new(store), agents, options);
