@@ -1,4 +1,4 @@
-//! `streams/` and `debug/` over the kernel in memory: what they tell, and that nothing can be changed there. Production
+//! `streams/`, `context/` and `debug/` over the kernel in memory: what they tell, and that nothing can be changed there. Production
 //! decode, dispatch, view, tree and store; no mount.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use lighthouse_fuse::agents::Agents;
+use lighthouse_fuse::legacy::context::{NewPackage, Packages};
 use lighthouse_fuse::legacy::native::{NewEvent, keep};
 use lighthouse_fuse::proto::types::Errno;
 use lighthouse_fuse::server::{Config, serve};
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Origin, Store};
 use lighthouse_fuse::transport::memory::{self, Kernel, Options, User};
-use lighthouse_fuse::tree::Tree;
+use lighthouse_fuse::tree::{Timestamp, Tree};
 use lighthouse_fuse::view::{self, View};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -111,7 +112,7 @@ fn only_who_asks_for_them_sees_them() {
     plain.unmount();
     let all = mount(true);
     let user = all.kernel.as_root();
-    assert_eq!(names(&user, "/"), ["current", "debug", "history", "streams"]);
+    assert_eq!(names(&user, "/"), ["context", "current", "debug", "history", "streams"]);
     let mut listed = STREAMS.map(str::to_owned).to_vec();
     listed.push("from".to_owned());
     listed.sort();
@@ -258,6 +259,52 @@ fn debug_files_have_their_size_and_tell_what_happened() {
 }
 
 #[test]
+fn a_package_shows_its_files_as_of_its_creation_until_it_is_removed() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    user.mkdir("/current/d", 0o755).unwrap();
+    user.write_file("/current/d/f", b"then", 0o644).unwrap();
+    user.write_file("/current/secret", b"s", 0o600).unwrap();
+    user.write_file("/current/empty", b"", 0o644).unwrap();
+    let packages = Packages::new(&mounted.tree);
+    let files = ["/d/f", "/secret", "/empty", "/missing", "/d/f/x", "/d"];
+    let new = NewPackage {
+        package_id: "review 1".to_owned(),
+        request_id: "r1".to_owned(),
+        agent_capabilities: vec!["security".to_owned()],
+        files_involved: files.map(str::to_owned).to_vec(),
+        context_data: serde_json::Map::from_iter([("why".to_owned(), "because".into())]),
+        expires_at: None,
+    };
+    assert_eq!(names(&user, "/context"), [""; 0]);
+    assert_eq!(user.stat("/context/review 1"), Err(Errno::ENOENT));
+    packages.make(Origin::default(), &new, Timestamp(0)).unwrap();
+    user.write_file("/current/d/f", b"and now", 0o644).unwrap();
+    assert_eq!(names(&user, "/context"), ["review 1"]);
+    assert_eq!(names(&user, "/context/review 1"), ["context.json", "files.json", "manifest.json"]);
+    let json = |name: &str| -> Value {
+        let path = format!("/context/review 1/{name}.json");
+        let text = user.read_file(&path).unwrap();
+        assert_eq!(user.stat(&path).unwrap().size, text.len() as u64);
+        serde_json::from_slice(&text).unwrap()
+    };
+    assert_eq!(json("files"), serde_json::json!({"/d/f": "then", "/secret": "s"}));
+    assert_eq!(json("context"), serde_json::json!({"why": "because"}));
+    let manifest = json("manifest");
+    assert_eq!(manifest["package_id"], "review 1");
+    assert_eq!(manifest["files_involved"].as_array().unwrap().len(), 6);
+    assert!(manifest["expires_at"].is_null() && manifest["created_at"].is_string());
+    assert_eq!(user.stat("/context/review 1/files.json").unwrap().mode & 0o777, 0o600);
+    assert_eq!(user.stat("/context/review 1/context.json").unwrap().mode & 0o777, 0o644);
+    assert_eq!(user.unlink("/context/review 1/files.json"), Err(Errno::EROFS));
+    assert_eq!(user.rmdir("/context/review 1"), Err(Errno::EROFS));
+    assert!(packages.remove(Origin::default(), "review 1", Timestamp(0)).unwrap());
+    assert_eq!(user.stat("/context/review 1"), Err(Errno::ENOENT));
+    assert_eq!(names(&user, "/context"), [""; 0]);
+    mounted.unmount();
+}
+
+#[test]
 fn nothing_there_can_be_changed() {
     let mounted = mount(true);
     let user = mounted.kernel.as_root();
@@ -272,7 +319,7 @@ fn nothing_there_can_be_changed() {
         assert_eq!(user.rename(file, "/current/x"), refused, "{file}");
         assert_eq!(user.link(file, "/current/x"), Err(Errno::EXDEV), "{file}");
     }
-    for directory in ["/streams", "/debug", "/streams/from", "/streams/from/@2"] {
+    for directory in ["/streams", "/debug", "/context", "/streams/from", "/streams/from/@2"] {
         assert_eq!(user.mkdir(format!("{directory}/x"), 0o755), refused, "{directory}");
         assert_eq!(opened(&format!("{directory}/x"), O_RDWR | O_CREAT), refused, "{directory}");
     }

@@ -517,6 +517,16 @@ pub struct NewEvent {
 /// Keeps an event that a client handed in, and tells it. No tree changes: events about files are changes, and are
 /// made with [`Tree::perform`].
 pub fn keep(tree: &Tree, origin: Origin, new: &NewEvent) -> Result<Told, Refusal> {
+    keep_as(tree, origin, new, None)
+}
+
+/// As [`keep`], under an id of the caller's.
+pub(super) fn keep_as(
+    tree: &Tree,
+    origin: Origin,
+    new: &NewEvent,
+    named: Option<String>,
+) -> Result<Told, Refusal> {
     let mut fields = Map::new();
     put(&mut fields, "event_type", new.kind);
     put(&mut fields, "aggregate_id", new.aggregate_id.clone());
@@ -532,7 +542,7 @@ pub fn keep(tree: &Tree, origin: Origin, new: &NewEvent) -> Result<Told, Refusal
     let data = store.place(body.as_bytes(), &mut placed)?;
     let committed = store.begin().and_then(|txn| {
         let (seq, time) = (txn.seq(), txn.time());
-        let id = id(seq, time);
+        let id = named.unwrap_or_else(|| id(seq, time));
         let foreign = Foreign {
             id: id.as_bytes(),
             kind: new.kind.as_bytes(),

@@ -161,8 +161,7 @@ impl View {
             "cache_hit_rate": 0.0,
             "cache_note": HITS_UNSEEN,
             "active_streams": super::streams::StreamName::ALL.len(),
-            // None can be made yet.
-            "context_packages": 0,
+            "context_packages": self.context_packages(),
             "last_sequence": self.tree.last().0,
         })
     }

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!  Made --+-- Streams   streams.rs   what happened, as files that grow
+//!         +-- Context   context.rs   packages made for a review
 //!         +-- Debug     debug.rs     what the server knows of itself
 //!
 //!  node number   0xffff   2 ..         directories and files of which there is one each
 //!                0xfffd   N * 8 + k    `streams/from/@N`, and stream k of it
+//!                0xfffc   N * 8 + k    the package that event N made, and file k of it
 //! ```
 //!
 //! A file has the size of its content and the owner of the tree's root, as the directories above the tree have; who
@@ -27,6 +29,7 @@ use crate::proto::types::{
 use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG};
 use crate::tree::{Inode, Seq, Timestamp};
 
+use super::context::PackageFile;
 use super::debug::DebugFile;
 use super::handles::Open;
 use super::history::{history_mode, now};
@@ -37,13 +40,16 @@ use super::{BLOCK_SIZE, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
 
 /// The view of `streams/from/@N`.
 const FROM: u16 = 0xfffd;
-/// Numbers below one of [`FROM`], a directory and its files.
+/// The view of packages in `context/`.
+const PACKAGES: u16 = 0xfffc;
+/// Numbers below one of [`FROM`] or [`PACKAGES`]: a directory and its files.
 const FROM_BITS: u32 = 3;
 /// `streams/from/@N` goes this far: numbers of events are far below.
 pub(super) const FROM_MAX: Seq = Seq(1 << (48 - FROM_BITS));
 
 const STREAMS: u64 = 2;
 const STREAMS_FROM: u64 = 3;
+const CONTEXT: u64 = 4;
 const DEBUG: u64 = 5;
 const FIRST_STREAM: u64 = 16;
 const FIRST_DEBUG: u64 = 32;
@@ -63,6 +69,12 @@ pub(crate) enum Made {
     StreamsSince(Seq),
     /// A stream, from its usual beginning or from an event on.
     Stream(Option<Seq>, StreamName),
+    /// `context/`
+    Context,
+    /// The directory of the package that an event made.
+    Package(Seq),
+    /// A file there.
+    PackageFile(Seq, PackageFile),
     /// `debug/`
     Debug,
     /// A file there.
@@ -75,6 +87,7 @@ impl Made {
         match (view, low) {
             (SYNTHETIC, STREAMS) => Some(Self::Streams),
             (SYNTHETIC, STREAMS_FROM) => Some(Self::StreamsFrom),
+            (SYNTHETIC, CONTEXT) => Some(Self::Context),
             (SYNTHETIC, DEBUG) => Some(Self::Debug),
             (SYNTHETIC, FIRST_DEBUG..) => {
                 DebugFile::ALL.get(index(low - FIRST_DEBUG)?).map(|&file| Self::DebugFile(file))
@@ -93,6 +106,16 @@ impl Made {
                     }
                 }
             }
+            (PACKAGES, _) => {
+                let (made_by, file) = (Seq(low >> FROM_BITS), low & ((1 << FROM_BITS) - 1));
+                match file.checked_sub(1) {
+                    None => Some(Self::Package(made_by)),
+                    Some(file) => {
+                        let file = PackageFile::ALL.get(index(file)?);
+                        file.map(|&file| Self::PackageFile(made_by, file))
+                    }
+                }
+            }
             _ => None,
         }
     }
@@ -105,6 +128,9 @@ impl Made {
             Self::StreamsSince(since) => (FROM, since.0 << FROM_BITS),
             Self::Stream(None, name) => (SYNTHETIC, FIRST_STREAM + name as u64),
             Self::Stream(Some(since), name) => (FROM, since.0 << FROM_BITS | (name as u64 + 1)),
+            Self::Context => (SYNTHETIC, CONTEXT),
+            Self::Package(by) => (PACKAGES, by.0 << FROM_BITS),
+            Self::PackageFile(by, file) => (PACKAGES, by.0 << FROM_BITS | (file as u64 + 1)),
             Self::Debug => (SYNTHETIC, DEBUG),
             Self::DebugFile(file) => (SYNTHETIC, FIRST_DEBUG + file as u64),
         }
@@ -120,15 +146,22 @@ impl Made {
     /// Whether it is a directory.
     const fn is_directory(self) -> bool {
         match self {
-            Self::Streams | Self::StreamsFrom | Self::StreamsSince(_) | Self::Debug => true,
-            Self::Stream(..) | Self::DebugFile(_) => false,
+            Self::Streams
+            | Self::StreamsFrom
+            | Self::StreamsSince(_)
+            | Self::Context
+            | Self::Package(_)
+            | Self::Debug => true,
+            Self::Stream(..) | Self::PackageFile(..) | Self::DebugFile(_) => false,
         }
     }
 
     /// The directory it is in; `None` is the mount's root.
     const fn above(self) -> Option<Self> {
         match self {
-            Self::Streams | Self::Debug => None,
+            Self::Streams | Self::Context | Self::Debug => None,
+            Self::Package(_) => Some(Self::Context),
+            Self::PackageFile(by, _) => Some(Self::Package(by)),
             Self::StreamsFrom | Self::Stream(None, _) => Some(Self::Streams),
             Self::StreamsSince(_) => Some(Self::StreamsFrom),
             Self::Stream(Some(since), _) => Some(Self::StreamsSince(since)),
@@ -138,7 +171,7 @@ impl Made {
 
     /// Whether the name may come to lead elsewhere, or nowhere.
     const fn name_moves(self) -> bool {
-        matches!(self, Self::StreamsSince(_))
+        matches!(self, Self::StreamsSince(_) | Self::Package(_))
     }
 }
 
@@ -277,6 +310,22 @@ impl View {
             Made::Streams | Made::StreamsFrom | Made::StreamsSince(_) | Made::Debug => {
                 (self.made_directory_attr(made, &top), self.options.lifetime)
             }
+            Made::Context => (self.made_directory_attr(made, &top), Duration::ZERO),
+            Made::Package(by) => {
+                let created = time(self.package(by)?.created);
+                let attr = self.made_directory_attr(made, &top);
+                let attr = Attr { mtime: created, ctime: created, btime: created, ..attr };
+                (attr, Duration::ZERO)
+            }
+            Made::PackageFile(by, file) => {
+                let package = self.package(by)?;
+                let compute = || self.package_content(&package, file);
+                let (bytes, _) = self.computed.shown(node(made)?, false, compute)?;
+                let size = bytes.len() as u64;
+                let attr = self.made_file_attr(made, &top, size, package.created);
+                let mode = attr.mode & (S_IFMT | self.package_mode(&package, file));
+                (Attr { mode, ..attr }, Duration::ZERO)
+            }
             Made::Stream(since, name) => {
                 let (size, changed) = self.stream_size(since, name)?;
                 (self.made_file_attr(made, &top, size, changed), Duration::ZERO)
@@ -306,8 +355,12 @@ impl View {
             Made::StreamsSince(since) => {
                 StreamName::of(name).map(|name| Made::Stream(Some(since), name))
             }
+            Made::Context => return self.context_lookup(name),
+            Made::Package(by) => PackageFile::of(name).map(|file| Made::PackageFile(by, file)),
             Made::Debug => DebugFile::of(name).map(Made::DebugFile),
-            Made::Stream(..) | Made::DebugFile(_) => return Err(TreeRefusal::NotADirectory.into()),
+            Made::Stream(..) | Made::PackageFile(..) | Made::DebugFile(_) => {
+                return Err(TreeRefusal::NotADirectory.into());
+            }
         };
         found.map_or(Ok(Found::Absent(self.options.lifetime)), |made| self.give_out_made(made))
     }
@@ -332,6 +385,7 @@ impl View {
                 return Ok(());
             }
         }
+        let packages = if made == Made::Context { self.context_names()? } else { Vec::new() };
         let names: Vec<(&[u8], Made)> = match made {
             Made::Streams => {
                 let files = StreamName::ALL.map(|name| (name.text(), Made::Stream(None, name)));
@@ -340,10 +394,16 @@ impl View {
             Made::StreamsSince(since) => {
                 StreamName::ALL.map(|name| (name.text(), Made::Stream(Some(since), name))).to_vec()
             }
+            Made::Context => packages.iter().map(|(name, made)| (&name[..], *made)).collect(),
+            Made::Package(by) => {
+                PackageFile::ALL.map(|file| (file.text(), Made::PackageFile(by, file))).to_vec()
+            }
             Made::Debug => DebugFile::ALL.map(|file| (file.text(), Made::DebugFile(file))).to_vec(),
             // Every number is a name there.
             Made::StreamsFrom => Vec::new(),
-            Made::Stream(..) | Made::DebugFile(_) => return Err(TreeRefusal::NotADirectory.into()),
+            Made::Stream(..) | Made::PackageFile(..) | Made::DebugFile(_) => {
+                return Err(TreeRefusal::NotADirectory.into());
+            }
         };
         for (next, (name, listed)) in (AFTER_DOTS + 1..).zip(names) {
             if next <= offset {
@@ -374,9 +434,17 @@ impl View {
                 let shown = self.computed.shown(node, true, || Ok(self.debug_content(file)))?;
                 Pinned::Bytes(shown.0)
             }
-            Made::Streams | Made::StreamsFrom | Made::StreamsSince(_) | Made::Debug => {
-                return Err(TreeRefusal::IsADirectory.into());
+            Made::PackageFile(by, file) => {
+                let package = self.package(by)?;
+                let compute = || self.package_content(&package, file);
+                Pinned::Bytes(self.computed.shown(node, true, compute)?.0)
             }
+            Made::Streams
+            | Made::StreamsFrom
+            | Made::StreamsSince(_)
+            | Made::Context
+            | Made::Package(_)
+            | Made::Debug => return Err(TreeRefusal::IsADirectory.into()),
         };
         let handle = self.handles.open(node, Open::File { flags, wrote: None });
         self.computed.pinned.lock().insert(handle.0, pinned);
@@ -446,10 +514,12 @@ mod tests {
     use super::*;
 
     fn all() -> Vec<Made> {
-        let mut all = vec![Made::Streams, Made::StreamsFrom, Made::Debug];
+        let mut all = vec![Made::Streams, Made::StreamsFrom, Made::Context, Made::Debug];
         all.extend(DebugFile::ALL.map(Made::DebugFile));
         for since in [Seq(0), Seq(2), Seq(77), Seq(FROM_MAX.0 - 1)] {
             all.push(Made::StreamsSince(since));
+            all.push(Made::Package(since));
+            all.extend(PackageFile::ALL.map(|file| Made::PackageFile(since, file)));
             all.extend(StreamName::ALL.map(|name| Made::Stream(Some(since), name)));
         }
         all.extend(StreamName::ALL.map(|name| Made::Stream(None, name)));

@@ -8,6 +8,7 @@
 //!                                 |              current.rs   every change; the present only
 //!                                 +-- Made       made.rs      what all that is computed has in common
 //!                                                streams.rs   what happens, as files that grow
+//!                                                context.rs   packages made for a review
 //!                                                debug.rs     what the server knows of itself
 //! ```
 //!
@@ -21,6 +22,7 @@
 //! nothing that comes from the kernel is believed: a node or handle that was not given out is refused.
 
 mod again;
+mod context;
 mod current;
 mod debug;
 mod handles;
@@ -42,6 +44,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
 use crate::agents::Agents;
+use crate::legacy::context::Packages;
 use crate::meter::Meter;
 use crate::proto::types::{
     Attr, Caller, Entry, FOREVER, FileHandle, NodeId, OpenFlags, Timestamp as Time,
@@ -128,7 +131,7 @@ pub struct Options {
     pub lifetime: Duration,
     /// How many full hours, the last first, `history/` lists beside the labels.
     pub list_times: u32,
-    /// Whether there is more than `current/` and `history/`: `streams/` and `debug/`.
+    /// Whether there is more than `current/` and `history/`: `streams/`, `context/` and `debug/`.
     pub sections: bool,
 }
 
@@ -153,6 +156,7 @@ pub struct View {
     drafts: Drafts,
     computed: Computed,
     streams: Streams,
+    packages: Packages,
     meter: Meter,
     /// When this began to be shown.
     began: Timestamp,
@@ -189,6 +193,7 @@ impl View {
     #[must_use]
     pub fn new(tree: Tree, agents: Agents, options: Options) -> Self {
         Self {
+            packages: Packages::new(&tree),
             tree,
             agents,
             options,
