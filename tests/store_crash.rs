@@ -11,7 +11,7 @@ use lighthouse_fuse::store::CommitError;
 use lighthouse_fuse::store::Placed;
 use lighthouse_fuse::store::disk::Disk;
 use lighthouse_fuse::store::event::{
-    ActorId, Change, Data, Event, FileId, Ino, Location, Place, Seq, Timestamp,
+    ActorId, Change, Data, Event, FileId, Foreign, Format, Ino, Location, Place, Seq, Timestamp,
 };
 use lighthouse_fuse::store::journal::{Durability, Journal, OpenError, content_hash};
 use lighthouse_fuse::store::log::{LogReader, Next};
@@ -44,6 +44,13 @@ fn open(disk: &SimDisk) -> Result<(Journal, Recovered), OpenError> {
     Journal::open(Arc::new(disk.clone()), Durability::Fsync, false)
 }
 
+/// What somebody else told.
+fn foreign(body: Data<'_>) -> Foreign<'_> {
+    let (id, kind, agent, aggregate) = (&b"1_0_n"[..], &b"custom"[..], &b""[..], &b""[..]);
+    let (time, format, source) = (Timestamp(0), Format::Json, None);
+    Foreign { id, kind, agent, aggregate, time, format, source, fingerprint: [7; 16], body }
+}
+
 /// Appends a write of `len` bytes, or something without bytes if there are none.
 fn append(
     journal: &Journal,
@@ -62,7 +69,11 @@ fn append(
         Change::Unlink { parent: Ino::ROOT, name: &[fill | 128; 20], ino: Ino(7) }
     } else {
         let data = journal.place(&bytes, &mut placed)?;
-        Change::Write { ino: Ino(3), offset: 5, data, mode: None, drop_capability: false }
+        if fill.is_multiple_of(3) {
+            Change::Foreign(foreign(data))
+        } else {
+            Change::Write { ino: Ino(3), offset: 5, data, mode: None, drop_capability: false }
+        }
     };
     let seq = journal.next_seq();
     let time = Timestamp(i64::try_from(seq.0).unwrap());
@@ -121,7 +132,7 @@ fn events(journal: &Journal) -> Vec<(Seq, Vec<u8>)> {
         let Next::Record(_, record) = reader.read().unwrap() else { break };
         let Some(Entry::Event(event)) = record.entry() else { continue };
         let bytes = match event.change {
-            Change::Write { data, .. } => {
+            Change::Write { data, .. } | Change::Foreign(Foreign { body: data, .. }) => {
                 let bytes = bytes_of(journal, &data);
                 assert_eq!(content_hash(&data.salt, &bytes), data.hash);
                 bytes

@@ -1,4 +1,5 @@
-//! `import`: a directory becomes part of the tree, with modes, owners, times, links and attributes.
+//! `import`: a directory becomes part of the tree, with modes, owners, times, links and attributes; or what the Python
+//! bridge left becomes part of a store, which is done in `bridge`.
 //!
 //! A file's modification time is set last. So a file whose size, times, mode and owner agree with
 //! the source has been imported whole, and a second run passes it by: it continues where the first
@@ -26,7 +27,7 @@ use crate::tree::operation::{Attributes, Caller, Operation, S_IFMT, TimeTo, Xatt
 use crate::tree::{Refusal, Tree};
 
 use super::progress::Progress;
-use super::{CliError, output, store};
+use super::{CliError, bridge, flag, output, store};
 
 /// Bytes of content read and written at a time.
 const PIECE: usize = 1 << 20;
@@ -35,13 +36,23 @@ const DEPTH_MAX: usize = 2048;
 /// Share of the progress bar that every entry has, in bytes, beside its content.
 const ENTRY_WEIGHT: u64 = 4096;
 
-/// Import a directory into STORE; stopped, it can be run again and continues
+/// Import a directory, or the events of a Python bridge, into STORE; stopped, it can be run again and continues
+///
+/// SOURCE is a directory of files; or the event log of a Python bridge (a directory of `events_*.log` and
+/// `events_*.log.gz`, or one of them), its SQLite database, its snapshots, or the directory that holds these. Of a
+/// bridge every event is kept as it was, and those about files make the tree and its past. SOURCE is only read.
+/// The secret of its log is taken from LIGHTHOUSE_EVENT_SECRET and from --secret-file.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
     /// The store; made if it does not exist. It must not be in service
     store: PathBuf,
-    /// The directory whose content becomes the root of the tree
+    /// The directory whose content becomes the root of the tree, or what a bridge left
     source: PathBuf,
+    /// Take SOURCE for a directory of files, whatever it looks like
+    #[arg(long, env = "LIGHTHOUSE_FUSE_AS_FILES", value_parser = flag())]
+    as_files: bool,
+    #[command(flatten)]
+    bridge: bridge::BridgeArgs,
     #[command(flatten)]
     how: store::OpenArgs,
 }
@@ -49,10 +60,17 @@ pub(super) struct ImportArgs {
 pub(super) fn run(args: &ImportArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let source = &args.source;
     let cannot_read = |err: io::Error| failed(source, &err);
+    if !args.as_files {
+        let parts = crate::legacy::import::recognise(source).map_err(cannot_read)?;
+        if !parts.is_empty() {
+            refuse_nesting(&args.store, source)?;
+            return bridge::run(&args.store, source, &parts, &args.bridge, &args.how, quiet);
+        }
+    }
     let root = std::fs::metadata(source).map_err(cannot_read)?;
     if !root.is_dir() {
         return Err(CliError::new(format!(
-            "{} is not a directory; name one to import",
+            "{} is not a directory; name one to import, or what a Python bridge left",
             source.display()
         )));
     }

@@ -13,7 +13,8 @@ use rustc_hash::FxHashMap;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
-use crate::store::event::{Actor, ActorId, Allocation, Change, Event, Ino};
+use crate::store::Origin;
+use crate::store::event::{Actor, ActorId, Allocation, Change, Event, Foreign, Ino};
 
 use crate::store::codec::Note;
 use crate::store::log::Next;
@@ -151,7 +152,7 @@ impl<W: Write> Shown<W> {
             line.pid,
             if line.ambiguous { "?" } else { "" },
             line.what,
-            line.path
+            line.event.as_ref().map_or(&line.path, |event| &event.kind)
         )?;
         if let Some(to) = &line.to {
             write!(self.out, " -> {to}")?;
@@ -194,6 +195,40 @@ struct Line {
     bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     writes: Option<u64>,
+    /// What somebody else told of; then `path` is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<ForeignEvent>,
+}
+
+/// An event that somebody else told of.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+struct ForeignEvent {
+    id: String,
+    kind: String,
+    aggregate: String,
+    /// When it happened, as they say.
+    time: String,
+    /// Where it was read, if it was imported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// It was imported, and nothing vouched for it.
+    unverified: bool,
+}
+
+impl ForeignEvent {
+    fn of(foreign: &Foreign<'_>) -> Self {
+        Self {
+            id: output::printable(foreign.id),
+            kind: output::printable(foreign.kind),
+            aggregate: output::printable(foreign.aggregate),
+            time: output::time(foreign.time),
+            file: foreign.source.map(|source| output::printable(source.file)),
+            offset: foreign.source.map(|source| source.offset),
+            unverified: foreign.source.is_some_and(|source| !source.verified),
+        }
+    }
 }
 
 /// Follows names through the log and turns what concerns a path into lines.
@@ -203,6 +238,8 @@ struct Follow {
     under: Vec<u8>,
     since: Option<Moment>,
     fine: bool,
+    /// The last changes were made by importing an event that is still to come.
+    imported: bool,
     /// Writes to one file that may have more of the same behind them.
     writes: Option<(Ino, ActorId, Line)>,
 }
@@ -215,6 +252,7 @@ impl Follow {
             under,
             since,
             fine,
+            imported: false,
             writes: None,
         }
     }
@@ -268,6 +306,7 @@ impl Follow {
     /// What to say of `event`, if it concerns the path; follows its names in any case.
     fn line(&mut self, event: &Event<'_>) -> Option<Line> {
         let told = self.tell(event);
+        self.imported = event.unique == Origin::IMPORTED;
         let told = told.filter(|told| {
             self.concerns(&told.path) || told.to.as_ref().is_some_and(|to| self.concerns(to))
         })?;
@@ -300,11 +339,12 @@ impl Follow {
             ambiguous: actor.ambiguous,
             what: told.what,
             ino: told.ino.0,
-            path: shown(&told.path),
+            path: if told.event.is_some() { String::new() } else { shown(&told.path) },
             to: told.target.or_else(|| told.to.as_deref().map(shown)),
             detail: told.detail,
             bytes: told.bytes,
             writes: told.bytes.map(|_| 1),
+            event: told.event,
         })
     }
 
@@ -415,10 +455,16 @@ impl Follow {
                 }
                 told("end", *ino, b"(nameless)".to_vec())
             }
-            Change::Foreign(foreign) => Told {
-                detail: output::printable(foreign.id),
-                ..told("event", made, foreign.kind.to_vec())
-            },
+            Change::Foreign(foreign) => {
+                let event = ForeignEvent::of(foreign);
+                // What it changed has just been shown.
+                if self.imported && !self.fine && !event.unverified {
+                    return None;
+                }
+                let detail =
+                    format!("{}{}", event.id, if event.unverified { ", unverified" } else { "" });
+                Told { detail, event: Some(event), ..told("event", made, Vec::new()) }
+            }
         })
     }
 }
@@ -447,6 +493,7 @@ struct Told {
     target: Option<String>,
     detail: String,
     bytes: Option<u64>,
+    event: Option<ForeignEvent>,
 }
 
 impl Default for Told {
@@ -459,6 +506,7 @@ impl Default for Told {
             target: None,
             detail: String::new(),
             bytes: None,
+            event: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0; 1 failed, with one line on standard error that names the thing and the mend;
 //! 2 wrong usage; 3 `verify` found damage; `run` passes on its command's. A closed pipe ends quietly.
 
+mod bridge;
 mod completions;
 mod import;
 mod label;

@@ -12,6 +12,7 @@ use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 
 use crate::store::disk::{Disk, Real};
+use crate::store::event::Timestamp;
 use crate::store::log::LogReader;
 use crate::store::superblock::{Super, SuperError};
 use crate::store::{CreateOptions, Durability, OpenError, OpenOptions, Store};
@@ -117,10 +118,22 @@ pub(super) fn open_or_make(
     owner: Owner,
     read_only: bool,
 ) -> Result<Arc<Store>, CliError> {
+    open_or_begin(path, args, owner, read_only, None)
+}
+
+/// As [`open_or_make`], for who imports a past: a store that is made begins at `begins`.
+pub(super) fn open_or_begin(
+    path: &Path,
+    args: &OpenArgs,
+    owner: Owner,
+    read_only: bool,
+    begins: Option<Timestamp>,
+) -> Result<Arc<Store>, CliError> {
     let create = CreateOptions {
         mode: owner.mode,
         uid: owner.uid,
         gid: owner.gid,
+        begins,
         ..CreateOptions::default()
     };
     let options = args.options(read_only);

@@ -172,19 +172,19 @@ impl Teller {
     }
 
     /// The next event, or `None` if there is no other yet: asking again looks again.
-    pub fn next(&mut self) -> io::Result<Option<Told>> {
+    pub fn read(&mut self) -> io::Result<Option<Told>> {
         loop {
             let mut records = u32::MAX;
-            let told = self.next_within(&mut records)?;
+            let told = self.read_within(&mut records)?;
             if told.is_some() || records > 0 {
                 return Ok(told);
             }
         }
     }
 
-    /// As [`Teller::next`], but reads no more than `records` records of the log, of which it takes off what it
+    /// As [`Teller::read`], but reads no more than `records` records of the log, of which it takes off what it
     /// read: `None` with none left says that there may be more.
-    pub fn next_within(&mut self, records: &mut u32) -> io::Result<Option<Told>> {
+    pub fn read_within(&mut self, records: &mut u32) -> io::Result<Option<Told>> {
         loop {
             if let Some(told) = self.told.pop_front() {
                 if told.cursor > self.after {
@@ -193,7 +193,7 @@ impl Teller {
                 continue;
             }
             let Some(left) = records.checked_sub(1) else { return Ok(None) };
-            if !self.read()? {
+            if !self.step()? {
                 return Ok(None);
             }
             *records = left;
@@ -201,7 +201,7 @@ impl Teller {
     }
 
     /// Reads one record; whether there was one.
-    fn read(&mut self) -> io::Result<bool> {
+    fn step(&mut self) -> io::Result<bool> {
         let before = self.reader.mark();
         let last = self.tree.last();
         let Next::Record(_, record) = self.reader.read()? else { return Ok(false) };
@@ -641,7 +641,7 @@ mod tests {
 
     fn all(tree: &Tree, after: Cursor) -> Vec<Told> {
         let mut teller = Teller::new(tree, PROJECT, after).unwrap();
-        std::iter::from_fn(|| teller.next().unwrap()).collect()
+        std::iter::from_fn(|| teller.read().unwrap()).collect()
     }
 
     fn said(told: &[Told]) -> Vec<String> {

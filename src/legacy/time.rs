@@ -27,7 +27,7 @@ const DAY_MICROS: i64 = 86_400 * MICROS_PER_SECOND;
 
 /// Reads a time stamp; `None` if it is none.
 #[must_use]
-pub fn parse(text: &str) -> Option<Stamp> {
+pub(super) fn parse(text: &str) -> Option<Stamp> {
     let mut rest = Cursor(text.as_bytes());
     let year = rest.digits(4)?;
     rest.skip(b'-')?;
@@ -59,7 +59,7 @@ pub fn parse(text: &str) -> Option<Stamp> {
 
 /// The time stamp of a moment, in UTC, cut to microseconds.
 #[must_use]
-pub fn of(time: Timestamp) -> Stamp {
+pub(super) fn of(time: Timestamp) -> Stamp {
     let micros = time.0.div_euclid(1000);
     let (days, micros) = (micros.div_euclid(DAY_MICROS), micros.rem_euclid(DAY_MICROS));
     let epoch = Date::constant(1970, 1, 1);

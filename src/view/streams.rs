@@ -410,7 +410,7 @@ impl Telling {
         let mut held = 0;
         loop {
             let mut records = RECORDS;
-            let told = front.teller.next_within(&mut records)?;
+            let told = front.teller.read_within(&mut records)?;
             let ends = told.is_none() && records > 0;
             if let Some(told) = told {
                 held += front.add(StreamName::telling_of(&told.event.kind), &told)?;

@@ -115,11 +115,10 @@ mod tests {
         let index = Index::in_memory(&Options::default()).unwrap();
         let mut tables = index.write();
         let long = [b'x'; 5000];
-        let mut seq = 2;
-        for (id, fingerprint) in [(&b"1_0_n"[..], 1), (b"1_0_n", 2), (b"11_0_n", 3), (&long, 4)] {
+        let all = [(&b"1_0_n"[..], 1), (b"1_0_n", 2), (b"11_0_n", 3), (&long, 4)];
+        for (seq, (id, fingerprint)) in (2..).zip(all) {
             let (time, actor, change) = (Timestamp(0), ActorId(0), told(id, fingerprint));
             tables.apply(&Event { seq: Seq(seq), time, actor, unique: 0, change }, None).unwrap();
-            seq += 1;
         }
         let find = |id: &[u8], print: u8| tables.foreign(id, Some(&[print; 16])).unwrap();
         assert_eq!(find(b"1_0_n", 1), Some(Seq(2)));

@@ -1,0 +1,125 @@
+//! Every reader of what the Python bridge left, as a function of any bytes: what the fuzz targets and a plain
+//! test run.
+//!
+//! None may panic; what was decoded must be the same after being printed and read again; no byte of a log may
+//! go unreported.
+
+use std::io::Cursor;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lighthouse_fuse::legacy::event::{Event, Missing};
+use lighthouse_fuse::legacy::log::{Frames, Secrets, Step};
+use lighthouse_fuse::legacy::snapshots;
+use lighthouse_fuse::legacy::sqlite::Database;
+use lighthouse_fuse::store::event::{Format, Timestamp};
+
+/// Panics if its reader does, or reads something else at the second time.
+type Reader = fn(&[u8]);
+
+/// Every target.
+pub(crate) const TARGETS: [(&str, Reader); 6] = [
+    ("legacy_frames", frames),
+    ("legacy_resync", resync),
+    ("legacy_payload", payload),
+    ("legacy_json", json),
+    ("legacy_sqlite", sqlite),
+    ("legacy_snapshot", snapshot),
+];
+
+/// Runs the reader of the target `name`.
+pub(crate) fn run(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|(known, _)| *known == name);
+    target.unwrap_or_else(|| panic!("no reader is called {name}")).1(bytes);
+}
+
+/// The secret of the corpus.
+const SECRET: &[u8] = b"lighthouse-fixture-secret-01";
+
+fn walk(bytes: &[u8], secrets: Secrets) {
+    let mut frames = Frames::new("log".to_owned(), Box::new(Cursor::new(bytes.to_vec())), secrets);
+    let mut at = 0;
+    while let Some(step) = frames.step() {
+        let (offset, len) = match step {
+            Step::Record(verified) => {
+                let record = frames.record(verified);
+                (record.offset, 36 + record.payload.len() as u64)
+            }
+            Step::Damage(damage) => (damage.offset, damage.len),
+        };
+        assert_eq!(offset, at, "a byte went unreported, or was read twice");
+        at += len;
+    }
+    assert_eq!(at, bytes.len() as u64);
+}
+
+/// Any bytes as a log of a known secret, and of none.
+fn frames(bytes: &[u8]) {
+    let mut secrets = Secrets::default();
+    walk(bytes, secrets.clone());
+    secrets.add(SECRET);
+    walk(bytes, secrets);
+}
+
+/// Any bytes in front of a log that is good, and behind its first half.
+fn resync(bytes: &[u8]) {
+    let good = include_bytes!("corpus/legacy_frames/torn-batch");
+    let mut secrets = Secrets::default();
+    secrets.add(SECRET);
+    walk(&[bytes, &good[..]].concat(), secrets.clone());
+    let (front, back) = good.split_at(good.len() / 2);
+    walk(&[front, bytes, back].concat(), secrets);
+}
+
+fn event(bytes: &[u8], format: Format) {
+    let missing = Missing { id: "1_0_n".to_owned(), time: Timestamp(0) };
+    if let Ok(event) = Event::decode(bytes, format, &missing) {
+        let printed = serde_json_text(&event);
+        let again = Event::decode(printed.as_bytes(), Format::Json, &missing);
+        assert_eq!(again.as_ref(), Ok(&event));
+    }
+}
+
+fn serde_json_text(event: &Event) -> String {
+    // The map prints itself, so that the fuzz targets need no crate of their own for it.
+    let fields: Vec<String> =
+        event.to_json().iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+    format!("{{{}}}", fields.join(", "))
+}
+
+fn payload(bytes: &[u8]) {
+    event(bytes, Format::MessagePack);
+}
+
+fn json(bytes: &[u8]) {
+    event(bytes, Format::Json);
+}
+
+/// Any bytes as a database.
+fn sqlite(bytes: &[u8]) {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("lighthouse-fuse-fuzz-{}-{number}", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    std::fs::write(&path, bytes).unwrap_or_else(|err| panic!("{}: {err}", path.display()));
+    if let Ok(database) = Database::open(&path) {
+        let mut rows = 0;
+        let read = database.rows(&mut |row| {
+            if let Ok(row) = row {
+                event(row.json, Format::Json);
+            }
+            rows += 1;
+            rows < 10_000
+        });
+        drop(read);
+    }
+    // Nothing depends on it any more.
+    let _ = std::fs::remove_file(&path);
+}
+
+fn snapshot(bytes: &[u8]) {
+    if let Ok(fields) = snapshots::parse(bytes) {
+        for value in fields.values() {
+            assert_eq!(snapshots::checksum(value).len(), 64);
+        }
+    }
+}
