@@ -1,5 +1,5 @@
-//! `streams/`, `context/` and `debug/` over the kernel in memory: what they tell, and that nothing can be changed there. Production
-//! decode, dispatch, view, tree and store; no mount.
+//! `streams/`, `context/`, `shadows/` and `debug/` over the kernel in memory: what they tell, and that nothing can be
+//! changed there. Production decode, dispatch, view, tree and store; no mount.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -112,7 +112,7 @@ fn only_who_asks_for_them_sees_them() {
     plain.unmount();
     let all = mount(true);
     let user = all.kernel.as_root();
-    assert_eq!(names(&user, "/"), ["context", "current", "debug", "history", "streams"]);
+    assert_eq!(names(&user, "/"), ["context", "current", "debug", "history", "shadows", "streams"]);
     let mut listed = STREAMS.map(str::to_owned).to_vec();
     listed.push("from".to_owned());
     listed.sort();
@@ -301,6 +301,45 @@ fn a_package_shows_its_files_as_of_its_creation_until_it_is_removed() {
     assert!(packages.remove(Origin::default(), "review 1", Timestamp(0)).unwrap());
     assert_eq!(user.stat("/context/review 1"), Err(Errno::ENOENT));
     assert_eq!(names(&user, "/context"), [""; 0]);
+    mounted.unmount();
+}
+
+#[test]
+fn a_shadow_is_the_file_as_json_and_follows_it() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    user.mkdir("/current/d", 0o755).unwrap();
+    user.write_file("/current/d/f", b"a \xff \"quote\"\n", 0o640).unwrap();
+    user.symlink("d/f", "/current/link").unwrap();
+    user.mknod("/current/fifo", 0o010_644, 0).unwrap();
+    for number in 0..200 {
+        user.write_file(format!("/current/d/{number}"), b"", 0o644).unwrap();
+    }
+    assert_eq!(names(&user, "/shadows"), ["d", "link"]);
+    assert_eq!(names(&user, "/shadows/d"), names(&user, "/current/d"));
+    assert_eq!(user.readlink("/shadows/link").unwrap(), b"d/f");
+    assert_eq!(user.stat("/shadows/fifo"), Err(Errno::ENOENT));
+    let json = |path: &str| -> Value {
+        let text = user.read_file(path).unwrap();
+        assert_eq!(user.stat(path).unwrap().size, text.len() as u64, "{path}");
+        serde_json::from_slice(&text).unwrap()
+    };
+    let shadow = json("/shadows/d/f");
+    assert_eq!(shadow["original_content"], "a \u{fffd} \"quote\"\n");
+    assert_eq!(shadow["file_path"], "/d/f");
+    assert_eq!(shadow["ast_annotations"], serde_json::json!([]));
+    assert_eq!(shadow["generated_at"].as_str().unwrap().len(), 26);
+    assert_eq!(shadow.as_object().unwrap().len(), 4);
+    assert_eq!(user.stat("/shadows/d/f").unwrap().mode, user.stat("/current/d/f").unwrap().mode);
+    user.write_file("/current/d/f", b"longer than it was before", 0o640).unwrap();
+    assert_eq!(json("/shadows/d/f")["original_content"], "longer than it was before");
+    user.rename("/current/d", "/current/elsewhere").unwrap();
+    // In this order: otherwise the kernel moves the directory itself, which is right and which this one reports.
+    assert_eq!(user.stat("/shadows/d"), Err(Errno::ENOENT));
+    assert_eq!(json("/shadows/elsewhere/f")["file_path"], "/elsewhere/f");
+    assert_eq!(user.unlink("/shadows/elsewhere/f"), Err(Errno::EROFS));
+    let refused = user.open("/shadows/elsewhere/f", O_RDWR, 0).map(drop);
+    assert_eq!(refused, Err(Errno::EROFS));
     mounted.unmount();
 }
 

@@ -46,7 +46,7 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "N", default_value_t = 0, env = "LIGHTHOUSE_FUSE_LIST_TIMES",
           value_parser = clap::value_parser!(u32).range(0..=8784))]
     list_times: u32,
-    /// Show streams/, context/ and debug/ too, and list the last 24 full hours below history/, as the Python bridge did
+    /// Show streams/, context/, shadows/ and debug/ too, and list the last 24 full hours below history/, as the Python bridge did
     #[arg(long, env = "LIGHTHOUSE_FUSE_SECTIONS", value_parser = flag())]
     pub(super) sections: bool,
     /// How far the kernel reads ahead, in KiB

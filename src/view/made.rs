@@ -3,10 +3,12 @@
 //! ```text
 //!  Made --+-- Streams   streams.rs   what happened, as files that grow
 //!         +-- Context   context.rs   packages made for a review
+//!         +-- Shadow    shadows.rs   the present tree, each file as JSON about itself
 //!         +-- Debug     debug.rs     what the server knows of itself
 //!
 //!  node number   0xffff   2 ..         directories and files of which there is one each
 //!                0xfffd   N * 8 + k    `streams/from/@N`, and stream k of it
+//!                0xfffe   inode        `shadows/` of it
 //!                0xfffc   N * 8 + k    the package that event N made, and file k of it
 //! ```
 //!
@@ -27,7 +29,7 @@ use crate::proto::types::{
     Attr, Entry, FileHandle, NodeId, OpenFlags, Opened, OpenedFlags, Timestamp as Time,
 };
 use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG};
-use crate::tree::{Inode, Seq, Timestamp};
+use crate::tree::{Ino, Inode, Seq, Timestamp};
 
 use super::context::PackageFile;
 use super::debug::DebugFile;
@@ -40,6 +42,8 @@ use super::{BLOCK_SIZE, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
 
 /// The view of `streams/from/@N`.
 const FROM: u16 = 0xfffd;
+/// The view of `shadows/`.
+const SHADOWS: u16 = 0xfffe;
 /// The view of packages in `context/`.
 const PACKAGES: u16 = 0xfffc;
 /// Numbers below one of [`FROM`] or [`PACKAGES`]: a directory and its files.
@@ -75,6 +79,8 @@ pub(crate) enum Made {
     Package(Seq),
     /// A file there.
     PackageFile(Seq, PackageFile),
+    /// In `shadows/`: of an inode of the present.
+    Shadow(Ino),
     /// `debug/`
     Debug,
     /// A file there.
@@ -106,6 +112,7 @@ impl Made {
                     }
                 }
             }
+            (SHADOWS, 2..) => Some(Self::Shadow(Ino(low))),
             (PACKAGES, _) => {
                 let (made_by, file) = (Seq(low >> FROM_BITS), low & ((1 << FROM_BITS) - 1));
                 match file.checked_sub(1) {
@@ -129,6 +136,7 @@ impl Made {
             Self::Stream(None, name) => (SYNTHETIC, FIRST_STREAM + name as u64),
             Self::Stream(Some(since), name) => (FROM, since.0 << FROM_BITS | (name as u64 + 1)),
             Self::Context => (SYNTHETIC, CONTEXT),
+            Self::Shadow(ino) => (SHADOWS, ino.0),
             Self::Package(by) => (PACKAGES, by.0 << FROM_BITS),
             Self::PackageFile(by, file) => (PACKAGES, by.0 << FROM_BITS | (file as u64 + 1)),
             Self::Debug => (SYNTHETIC, DEBUG),
@@ -137,13 +145,13 @@ impl Made {
     }
 
     /// What `stat` shows as the inode number.
-    fn ino(self) -> u64 {
+    pub(super) fn ino(self) -> u64 {
         let (view, low) = self.number();
         // The lowest bits of the views that these have.
         MADE_INO | u64::from(view & 0b11) << 48 | low
     }
 
-    /// Whether it is a directory.
+    /// Whether it is a directory; of shadows nobody asks that here.
     const fn is_directory(self) -> bool {
         match self {
             Self::Streams
@@ -152,14 +160,16 @@ impl Made {
             | Self::Context
             | Self::Package(_)
             | Self::Debug => true,
-            Self::Stream(..) | Self::PackageFile(..) | Self::DebugFile(_) => false,
+            Self::Stream(..) | Self::PackageFile(..) | Self::Shadow(_) | Self::DebugFile(_) => {
+                false
+            }
         }
     }
 
     /// The directory it is in; `None` is the mount's root.
     const fn above(self) -> Option<Self> {
         match self {
-            Self::Streams | Self::Context | Self::Debug => None,
+            Self::Streams | Self::Context | Self::Shadow(_) | Self::Debug => None,
             Self::Package(_) => Some(Self::Context),
             Self::PackageFile(by, _) => Some(Self::Package(by)),
             Self::StreamsFrom | Self::Stream(None, _) => Some(Self::Streams),
@@ -311,6 +321,7 @@ impl View {
                 (self.made_directory_attr(made, &top), self.options.lifetime)
             }
             Made::Context => (self.made_directory_attr(made, &top), Duration::ZERO),
+            Made::Shadow(ino) => self.shadow_attr(ino)?,
             Made::Package(by) => {
                 let created = time(self.package(by)?.created);
                 let attr = self.made_directory_attr(made, &top);
@@ -356,6 +367,7 @@ impl View {
                 StreamName::of(name).map(|name| Made::Stream(Some(since), name))
             }
             Made::Context => return self.context_lookup(name),
+            Made::Shadow(dir) => return self.shadow_lookup(dir, name),
             Made::Package(by) => PackageFile::of(name).map(|file| Made::PackageFile(by, file)),
             Made::Debug => DebugFile::of(name).map(Made::DebugFile),
             Made::Stream(..) | Made::PackageFile(..) | Made::DebugFile(_) => {
@@ -378,6 +390,9 @@ impl View {
         plus: bool,
         filling: &mut Filling<'_>,
     ) -> Result<(), Refusal> {
+        if let Made::Shadow(dir) = made {
+            return self.shadow_list(dir, offset, plus, filling);
+        }
         let above = made.above().map_or(ROOT_INO, Made::ino);
         for (next, name, ino) in [(AFTER_DOT, &b"."[..], made.ino()), (AFTER_DOTS, b"..", above)] {
             let listed = Listed { name, ino, mode: S_IFDIR, next, entry: None };
@@ -401,7 +416,7 @@ impl View {
             Made::Debug => DebugFile::ALL.map(|file| (file.text(), Made::DebugFile(file))).to_vec(),
             // Every number is a name there.
             Made::StreamsFrom => Vec::new(),
-            Made::Stream(..) | Made::PackageFile(..) | Made::DebugFile(_) => {
+            Made::Stream(..) | Made::PackageFile(..) | Made::Shadow(_) | Made::DebugFile(_) => {
                 return Err(TreeRefusal::NotADirectory.into());
             }
         };
@@ -439,6 +454,11 @@ impl View {
                 let compute = || self.package_content(&package, file);
                 Pinned::Bytes(self.computed.shown(node, true, compute)?.0)
             }
+            Made::Shadow(ino) => match self.tree.inode(ino, Seq::NOW)?.mode & S_IFMT {
+                S_IFDIR => return Err(TreeRefusal::IsADirectory.into()),
+                S_IFREG => Pinned::Bytes(self.shadow_content(ino)?.into()),
+                _ => return Err(TreeRefusal::Invalid.into()),
+            },
             Made::Streams
             | Made::StreamsFrom
             | Made::StreamsSince(_)
@@ -516,6 +536,7 @@ mod tests {
     fn all() -> Vec<Made> {
         let mut all = vec![Made::Streams, Made::StreamsFrom, Made::Context, Made::Debug];
         all.extend(DebugFile::ALL.map(Made::DebugFile));
+        all.extend([2, 3, (1 << 48) - 1].map(|ino| Made::Shadow(Ino(ino))));
         for since in [Seq(0), Seq(2), Seq(77), Seq(FROM_MAX.0 - 1)] {
             all.push(Made::StreamsSince(since));
             all.push(Made::Package(since));

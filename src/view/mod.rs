@@ -9,6 +9,7 @@
 //!                                 +-- Made       made.rs      what all that is computed has in common
 //!                                                streams.rs   what happens, as files that grow
 //!                                                context.rs   packages made for a review
+//!                                                shadows.rs   each file as JSON about itself
 //!                                                debug.rs     what the server knows of itself
 //! ```
 //!
@@ -34,6 +35,7 @@ pub mod news;
 mod nodes;
 mod reading;
 mod root;
+mod shadows;
 mod streams;
 mod versions;
 
@@ -131,7 +133,7 @@ pub struct Options {
     pub lifetime: Duration,
     /// How many full hours, the last first, `history/` lists beside the labels.
     pub list_times: u32,
-    /// Whether there is more than `current/` and `history/`: `streams/`, `context/` and `debug/`.
+    /// Whether there is more than `current/` and `history/`: `streams/`, `context/`, `shadows/` and `debug/`.
     pub sections: bool,
 }
 
@@ -157,6 +159,8 @@ pub struct View {
     computed: Computed,
     streams: Streams,
     packages: Packages,
+    /// Sizes of shadows, by path, with the version they are of.
+    shadow_sizes: Mutex<shadows::Sizes>,
     meter: Meter,
     /// When this began to be shown.
     began: Timestamp,
@@ -205,6 +209,7 @@ impl View {
             drafts: Drafts::default(),
             computed: Computed::default(),
             streams: Streams::default(),
+            shadow_sizes: Mutex::default(),
             meter: Meter::default(),
             began: history::now(),
             adopted: AtomicBool::new(false),

@@ -12,6 +12,7 @@ use crate::tree::{Ino, Inode, Seq, Stretch};
 
 use super::handles::Open;
 use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed, Page};
+use super::made::Made;
 use super::nodes::{Place, Tense};
 use super::{
     BLOCK_SIZE, Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr, shown_ino,
@@ -66,6 +67,7 @@ impl View {
     /// Where the symbolic link `node` points.
     pub fn target(&self, node: NodeId) -> Result<Vec<u8>, Refusal> {
         match self.place(node)? {
+            Place::Made(Made::Shadow(ino)) => Ok(self.tree.target(ino, Seq::NOW)?),
             Place::Root | Place::History | Place::Made(_) => Err(TreeRefusal::Invalid.into()),
             Place::Tree(tense, ino) => Ok(self.tree.target(ino, self.at(tense)?)?),
         }

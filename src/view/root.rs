@@ -15,8 +15,12 @@ pub(super) const CURRENT: &[u8] = b"current";
 /// The name of the directory that shows the past.
 pub(super) const HISTORY: &[u8] = b"history";
 /// What else there may be, in the order in which it is listed.
-const SECTIONS: [(&[u8], Made); 3] =
-    [(b"context", Made::Context), (b"streams", Made::Streams), (b"debug", Made::Debug)];
+const SECTIONS: [(&[u8], Made); 4] = [
+    (b"shadows", Made::Shadow(Ino::ROOT)),
+    (b"context", Made::Context),
+    (b"streams", Made::Streams),
+    (b"debug", Made::Debug),
+];
 
 impl View {
     /// Attributes of the root directory of the present tree.

@@ -26,7 +26,7 @@ fn walks_over_the_whole_mount_are_right_and_end() -> Outcome {
     fs::create_dir(mount.path("d")).unwrap();
     fs::write(mount.path("d/needle"), "a needle in here\n").unwrap();
     let top = mount.top("");
-    assert_eq!(names(&top), ["context", "current", "debug", "history", "streams"]);
+    assert_eq!(names(&top), ["context", "current", "debug", "history", "shadows", "streams"]);
     let found = shell(&top, "find . | sort");
     for path in
         ["./current/d/needle", "./streams/file_changes", "./streams/from", "./debug/health.json"]
