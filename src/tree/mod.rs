@@ -456,6 +456,21 @@ impl Tree {
     }
 }
 
+#[cfg(test)]
+impl Tree {
+    /// A new one, for tests of who stands above.
+    pub(crate) fn in_memory() -> Self {
+        let disk = Arc::new(crate::store::sim::SimDisk::new(1 << 30));
+        let quiet = crate::store::OpenOptions {
+            sync_interval: None,
+            memory: 8 << 20,
+            ..crate::store::OpenOptions::default()
+        };
+        let made = Store::create_on(disk, &crate::store::CreateOptions::default(), &quiet);
+        Self::new(Arc::new(made.expect("a disk in memory takes a store")))
+    }
+}
+
 /// Attributes of `ino` at `at`, or [`Refusal::Stale`].
 fn there(tables: &Tables, ino: Ino, at: Seq) -> Result<Inode, Refusal> {
     tables.inode(ino, at)?.ok_or(Refusal::Stale)

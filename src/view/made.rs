@@ -258,6 +258,13 @@ impl Computed {
         Ok((bytes, time))
     }
 
+    /// What the clock alone brings about: content that nobody looks at any more is let go.
+    pub(super) fn tick(&self, now: Instant) {
+        self.shown.lock().retain(|_, known| {
+            known.open > 0 || now.saturating_duration_since(known.computed) < SHOWN_FOR
+        });
+    }
+
     fn closed(&self, node: NodeId) {
         if let Some(known) = self.shown.lock().get_mut(&node.get()) {
             known.open = known.open.saturating_sub(1);
@@ -574,5 +581,9 @@ mod tests {
         computed.closed(node);
         computed.shown.lock().get_mut(&node.get()).unwrap().computed = old;
         assert_eq!(&*computed.shown(node, false, || Ok(b"four".to_vec())).unwrap().0, b"four");
+        computed.tick(Instant::now());
+        assert_eq!(computed.shown.lock().len(), 1);
+        computed.tick(Instant::now() + SHOWN_FOR);
+        assert_eq!(computed.shown.lock().len(), 0);
     }
 }

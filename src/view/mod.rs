@@ -288,6 +288,7 @@ impl View {
         self.see_horizon();
         self.mark_all(self.drafts.take_silent(Instant::now()));
         if self.options.sections {
+            self.computed.tick(Instant::now());
             self.streams.tick();
             self.stir();
         }

@@ -597,3 +597,62 @@ impl Text {
         Ok(len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(text: &Text) -> Vec<u8> {
+        let mut bytes = vec![0; usize::try_from(text.len()).unwrap() + 10];
+        let len = text.read(0, &mut bytes).unwrap();
+        bytes.truncate(len);
+        bytes
+    }
+
+    #[test]
+    fn the_beginning_is_given_back_by_whole_pieces_and_reads_as_empty_lines() {
+        let tree = Tree::in_memory();
+        for in_memory in [false, true] {
+            let text = Text::new(&tree);
+            if in_memory {
+                text.place.set(TextPlace::Memory(RwLock::default())).unwrap();
+            }
+            let line = |number: usize| format!("line {number:04}\n").into_bytes();
+            (0..100).for_each(|number| text.append(&line(number)).unwrap());
+            let before = all(&text);
+            assert_eq!(before.len(), 1000);
+            text.give_back(&mut text.extent.write(), 455).unwrap();
+            let after = all(&text);
+            assert_eq!(after.len(), before.len());
+            assert!(after[..540].iter().all(|&byte| byte == b'\n'));
+            assert_eq!(after[540..], before[540..]);
+            text.append(&line(100)).unwrap();
+            assert_eq!(all(&text)[1000..], line(100));
+            let mut piece = [0; 15];
+            assert_eq!(text.read(535, &mut piece).unwrap(), 15);
+            assert_eq!(&piece, b"\n\n\n\n\nline 0054\n");
+            assert_eq!(text.read(5000, &mut piece).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn every_kind_of_the_bridge_is_told_in_one_stream() {
+        for kind in crate::legacy::event::KINDS {
+            let name = StreamName::telling_of(kind);
+            assert_eq!(StreamName::of(name.text()), Some(name), "{kind}");
+        }
+        assert_eq!(StreamName::of(b"from"), None);
+    }
+
+    #[test]
+    fn beginnings_that_nobody_reads_are_let_go_before_those_in_use() {
+        let tree = Tree::in_memory();
+        let streams = Streams::default();
+        let held = streams.from(&tree, Seq(2)).unwrap();
+        for since in 3..3 + 2 * FROM_KEPT as u64 {
+            streams.from(&tree, Seq(since)).unwrap();
+        }
+        assert!(streams.from.lock().len() <= FROM_KEPT);
+        assert!(Arc::ptr_eq(&held, &streams.from(&tree, Seq(2)).unwrap()));
+    }
+}
