@@ -18,7 +18,8 @@
 //! | [`transport`] | whole messages; mounting | what they say |
 //! | [`proto`] | the wire, up to ABI 7.45; negotiation | files, threads, time |
 //! | [`server`] | which question a message is, which errno a refusal | how it is answered |
-//! | [`view`] | node numbers, handles, lifetimes; `current/` and `history/` | what a change means |
+//! | [`view`] | node numbers, handles, lifetimes; one file for each directory of the mount | what a change means |
+//! | [`meter`] | how long requests took, and which came last | what they asked |
 //! | [`tree`] | POSIX: which event an operation causes, or why none does | node numbers, the wire |
 //! | [`agents`] | who is behind a request | what they ask |
 //! | [`legacy`] | the Python bridge's events, as it wrote them and as we tell ours in its words | HTTP, mounts |
@@ -55,6 +56,8 @@ pub mod transport;
 pub mod proto;
 
 pub mod server;
+
+pub mod meter;
 
 pub mod view;
 

@@ -15,8 +15,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &["proto::abi"]),
     ("transport", &["sys", "proto"]),
     ("proto", &[]),
-    ("server", &["proto", "view", "transport"]),
-    ("view", &["tree", "agents", "legacy", "proto::types"]),
+    ("server", &["proto", "view", "transport", "meter"]),
+    ("view", &["tree", "agents", "legacy", "meter", "proto::types", "proto::op::name"]),
+    ("meter", &[]),
     ("tree", &["store"]),
     ("agents", &["store"]),
     // The system calls that rustix does not have.

@@ -373,6 +373,7 @@ impl Serving<'_> {
         let (device, mounted) = point.mount(&MountOptions::new(self.source.clone()))?;
         let mut args = self.args.service.clone();
         args.list_times = args.list_times.or(Some(LIST_TIMES));
+        args.sections = true;
         match Service::start(device, false, tree.clone(), &args) {
             Ok(service) => Ok((mounted, service)),
             Err(error) => {

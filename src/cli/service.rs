@@ -32,7 +32,10 @@ use crate::transport::uring::{Queues, Uring};
 use crate::tree::Tree;
 use crate::view::{Options, View};
 
-use super::{CliError, output};
+use super::{CliError, flag, output};
+
+/// How many hours are listed where all directories are shown.
+const SECTIONS_LIST_TIMES: u32 = 24;
 
 /// Where requests come over.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -79,6 +82,9 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "N", env = "LIGHTHOUSE_FUSE_LIST_TIMES",
           value_parser = clap::value_parser!(u32).range(0..=8784))]
     pub(super) list_times: Option<u32>,
+    /// Show streams/, context/, shadows/ and debug/ too, and list the last 24 full hours below history/, as the Python bridge did
+    #[arg(long, env = "LIGHTHOUSE_FUSE_SECTIONS", value_parser = flag())]
+    pub(super) sections: bool,
     /// How far the kernel reads ahead, in KiB; more than 128 takes root and a /sys that can be written
     #[arg(long, value_name = "KIB", default_value_t = 2048, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
           value_parser = clap::value_parser!(u32).range(0..=65_536))]
@@ -157,7 +163,12 @@ impl Service {
         let agents = Agents::new(Arc::clone(tree.store()));
         let options = Options {
             lifetime: Duration::from_secs(args.lifetime.into()),
-            list_times: args.list_times.unwrap_or(0),
+            list_times: args.list_times.unwrap_or(if args.sections {
+                SECTIONS_LIST_TIMES
+            } else {
+                0
+            }),
+            sections: args.sections,
         };
         let view = Arc::new(View::new(tree, agents, options));
         let watcher: Weak<View> = Arc::downgrade(&view);

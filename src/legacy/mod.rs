@@ -5,6 +5,7 @@
 //! word, and those about files make the tree and its past. [`native`] goes the other way and tells what
 //! happened in a store as the bridge would have: what `streams/` prints and HTTP answers.
 
+pub mod context;
 pub mod event;
 pub mod import;
 pub mod log;

@@ -174,15 +174,29 @@ impl Teller {
     /// The next event, or `None` if there is no other yet: asking again looks again.
     pub fn read(&mut self) -> io::Result<Option<Told>> {
         loop {
+            let mut records = u32::MAX;
+            let told = self.read_within(&mut records)?;
+            if told.is_some() || records > 0 {
+                return Ok(told);
+            }
+        }
+    }
+
+    /// As [`Teller::read`], but reads no more than `records` records of the log, of which it takes off what it
+    /// read: `None` with none left says that there may be more.
+    pub fn read_within(&mut self, records: &mut u32) -> io::Result<Option<Told>> {
+        loop {
             if let Some(told) = self.told.pop_front() {
                 if told.cursor > self.after {
                     return Ok(Some(told));
                 }
                 continue;
             }
+            let Some(left) = records.checked_sub(1) else { return Ok(None) };
             if !self.step()? {
                 return Ok(None);
             }
+            *records = left;
         }
     }
 
@@ -503,6 +517,16 @@ pub struct NewEvent {
 /// Keeps an event that a client handed in, and tells it. No tree changes: events about files are changes, and are
 /// made with [`Tree::perform`].
 pub fn keep(tree: &Tree, origin: Origin, new: &NewEvent) -> Result<Told, Refusal> {
+    keep_as(tree, origin, new, None)
+}
+
+/// As [`keep`], under an id of the caller's.
+pub(super) fn keep_as(
+    tree: &Tree,
+    origin: Origin,
+    new: &NewEvent,
+    named: Option<String>,
+) -> Result<Told, Refusal> {
     let mut fields = Map::new();
     put(&mut fields, "event_type", new.kind);
     put(&mut fields, "aggregate_id", new.aggregate_id.clone());
@@ -518,7 +542,7 @@ pub fn keep(tree: &Tree, origin: Origin, new: &NewEvent) -> Result<Told, Refusal
     let data = store.place(body.as_bytes(), &mut placed)?;
     let committed = store.begin().and_then(|txn| {
         let (seq, time) = (txn.seq(), txn.time());
-        let id = id(seq, time);
+        let id = named.unwrap_or_else(|| id(seq, time));
         let foreign = Foreign {
             id: id.as_bytes(),
             kind: new.kind.as_bytes(),

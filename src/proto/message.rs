@@ -198,3 +198,9 @@ pub const fn args_len(opcode: u32, dialect: Dialect) -> Option<ArgsLen> {
         _ => return None,
     }))
 }
+
+/// The node that a message names, before anything of it is checked; 0 where there is none.
+#[must_use]
+pub fn node_of(bytes: &[u8]) -> u64 {
+    fuse_in_header::read_from_prefix(bytes).map_or(0, |(header, _)| header.nodeid)
+}

@@ -7,7 +7,7 @@
 //! | FLUSH | ENOSYS | closes without asking, after writing mapped pages back |
 //! | ACCESS | ENOSYS | nothing changes: it checks modes itself |
 //! | GETLK, SETLK, SETLKW | ENOSYS | keeps locks itself; it never asks unless we offered |
-//! | POLL | ENOSYS | says that files are always ready |
+//! | POLL | ENOSYS where there are no streams | says that files are always ready |
 //! | BMAP | ENOSYS | says that there are no blocks |
 //! | IOCTL | ENOTTY | hands it on; other commands may come |
 //! | SETUPMAPPING, REMOVEMAPPING | ENOSYS | never asked: there is no DAX window |
@@ -17,6 +17,7 @@
 
 use std::mem::size_of;
 
+use crate::meter::LaneId;
 use crate::proto::dirent::{Dirent, DirentBuffer};
 use crate::proto::extension::Extensions;
 use crate::proto::op::{self, Op, SetTime, Whence};
@@ -36,12 +37,14 @@ pub struct Work {
     scratch: Scratch,
     /// Replies to READ of so many bytes and more stay in the store's files, where they lie in one piece.
     pub(super) splice_from: usize,
+    /// Where its measurements go, once there are some.
+    pub(super) lane: Option<LaneId>,
 }
 
 impl Default for Work {
     /// Every reply is copied into the room.
     fn default() -> Self {
-        Self { value: Vec::new(), scratch: Scratch::default(), splice_from: usize::MAX }
+        Self { value: Vec::new(), scratch: Scratch::default(), splice_from: usize::MAX, lane: None }
     }
 }
 
@@ -272,13 +275,16 @@ fn attempt<'w>(
             };
             Reply::copied_64(id, copy(view, &asker, &range, op.flags)?)
         }
+        Op::Poll(op) => match view.poll(op.node, op.handle, op.wait, op.events, op.notify)? {
+            Some(ready) => Reply::poll(id, ready),
+            None => return Err(Errno::ENOSYS),
+        },
         Op::Ioctl(_) => return Err(Errno::ENOTTY),
         Op::Flush(_)
         | Op::Access(_)
         | Op::GetLk(_)
         | Op::SetLk(_)
         | Op::SetLkW(_)
-        | Op::Poll(_)
         | Op::BMap(_)
         | Op::SetupMapping(_)
         | Op::RemoveMapping(_)

@@ -25,9 +25,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::meter::Request;
 use crate::proto::Reply;
 use crate::proto::abi::FUSE_OVER_IO_URING;
 use crate::proto::connection::{self, Action, Connection, Limits};
+use crate::proto::message;
 use crate::proto::notify::Notice;
 use crate::proto::types::{Errno, Name};
 use crate::transport::{Delivery, DeviceLane, Frame, Lane, Received, SpliceError, Transport};
@@ -379,6 +381,14 @@ impl<'s> Server<'s> {
             Action::Serve(id, caller, op) => {
                 self.counters.request(op.opcode());
                 tracing::trace!(id = id.0, pid = caller.pid, operation = op.name(), "asked");
+                let lane = *work.lane.get_or_insert_with(|| self.view.meter().lane());
+                let since = Instant::now();
+                let request = Request {
+                    opcode: op.opcode(),
+                    node: node_of(&frame),
+                    pid: caller.pid,
+                    errno: 0,
+                };
                 let answer = guarded(|| dispatch::answer(self.view, id, caller, &op, room, work));
                 let Answer { reply, stored: elsewhere } = answer.unwrap_or_else(|_| {
                     self.counters.panicked();
@@ -386,9 +396,12 @@ impl<'s> Server<'s> {
                     Reply::error(id, Errno::EIO).into()
                 });
                 stored = elsewhere;
-                if reply.errno().is_some() {
+                let errno =
+                    reply.errno().map_or(0, |errno| u16::try_from(errno.get()).unwrap_or(0));
+                if errno != 0 {
                     self.counters.refused();
                 }
+                self.view.meter().answered(lane, since, &Request { errno, ..request });
                 (self.connection.finish_with(reply), true)
             }
             Action::Tell(_, op) => {
@@ -443,16 +456,33 @@ impl<'s> Server<'s> {
             }
             let news = match self.view.news().next(left) {
                 Next::News(news) => news,
+                Next::Stirred => {
+                    self.wake();
+                    continue;
+                }
                 Next::Nothing => continue,
                 Next::Closed => return,
             };
-            let Some(notice) = notice(&news) else { continue };
-            if !self.connection.limits().is_some_and(|limits| limits.takes(&notice)) {
-                continue;
+            if let Some(notice) = notice(&news) {
+                self.tell(&notice);
             }
-            if let Err(error) = self.transport.send_notification(&notice.message().io_slices()) {
-                tracing::debug!(%error, ?news, "the kernel did not take a notification");
-            }
+        }
+    }
+
+    fn tell(&self, notice: &Notice<'_>) {
+        if !self.connection.limits().is_some_and(|limits| limits.takes(notice)) {
+            return;
+        }
+        if let Err(error) = self.transport.send_notification(&notice.message().io_slices()) {
+            tracing::debug!(%error, ?notice, "the kernel did not take a notification");
+        }
+    }
+
+    /// Tells the kernel who polls and has something to read now.
+    fn wake(&self) {
+        match guarded(|| self.view.woken()) {
+            Ok(woken) => woken.into_iter().for_each(|wait| self.tell(&Notice::Poll { wait })),
+            Err(_) => self.counters.panicked(),
         }
     }
 }
@@ -484,6 +514,14 @@ fn send(lane: &mut dyn Lane, reply: &Reply<'_>) {
 /// no lock here poisons, and the store changes its own state in transactions.
 fn guarded<T>(handler: impl FnOnce() -> T) -> thread::Result<T> {
     catch_unwind(AssertUnwindSafe(handler))
+}
+
+/// The node a message names, whatever it asks.
+fn node_of(frame: &Frame<'_>) -> u64 {
+    match frame {
+        Frame::Whole(bytes) => message::node_of(bytes),
+        Frame::Parts { header, .. } => header.nodeid,
+    }
 }
 
 fn notice(news: &News) -> Option<Notice<'_>> {

@@ -42,6 +42,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -549,6 +550,18 @@ impl Store {
             }
         }
         core.journal.reader(Some(behind))
+    }
+
+    /// A file of the store's directory that nobody else sees, and that goes with its last user.
+    pub fn scratch(&self) -> io::Result<Arc<dyn disk::File>> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let disk = self.core.journal.disk();
+        let path = format!("scratch.{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let file = disk.open(&path, true)?;
+        disk.remove(&path)?;
+        // One that a crash left there under this name is empty from now on.
+        file.set_len(0)?;
+        Ok(file)
     }
 
     /// The bytes that an event carries.

@@ -26,6 +26,9 @@ pub use crate::store::event::{Actor, ActorId, Ino, Seq, Timestamp};
 pub use crate::store::index::{Inode, Stretch};
 pub use crate::store::{LabelError, Origin, Pin};
 
+/// A file that nobody else sees, gone with its last user: see [`Store::scratch`].
+pub type ScratchFile = Arc<dyn File>;
+
 use decide::{Decision, Room};
 use operation::{Caller, FALLOC_FL_PUNCH_HOLE, Operation, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use watch::{Expected, Watchers};
@@ -467,6 +470,21 @@ impl Tree {
                 return Ok(ended);
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Tree {
+    /// A new one, for tests of who stands above.
+    pub(crate) fn in_memory() -> Self {
+        let disk = Arc::new(crate::store::sim::SimDisk::new(1 << 30));
+        let quiet = crate::store::OpenOptions {
+            sync_interval: None,
+            memory: 8 << 20,
+            ..crate::store::OpenOptions::default()
+        };
+        let made = Store::create_on(disk, &crate::store::CreateOptions::default(), &quiet);
+        Self::new(Arc::new(made.expect("a disk in memory takes a store")))
     }
 }
 

@@ -5,6 +5,7 @@
 //! | `@N` | event N |
 //! | `2024-01-15T10:00:00Z`, any RFC 3339 time, `20240115T100000Z` | every event not later than that time; without an offset, UTC |
 //! | `2024-01-15`, `2024-01-15T10:30`, `2024-W03-1` | the same, from the first instant the name names; UTC |
+//! | `20240115T1030`, `2024W03`, `2024-01-15 10:30:00,5+0230` | the same: whatever Python 3.11's `datetime.fromisoformat` reads |
 //! | `10min-ago`, `2h-ago`, `3d-ago`, `1w-ago`, `30s-ago` | every event not later than so long before the name is looked up |
 //! | `yesterday` | as `1d-ago` |
 //!
@@ -131,16 +132,126 @@ fn time(name: &str) -> Option<Timestamp> {
     if !name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    let time = PARSER.parse_timestamp(name).ok().or_else(|| {
+    let exact = PARSER.parse_timestamp(name).ok().or_else(|| {
         let local = PARSER
             .parse_datetime(name)
             .ok()
             .or_else(|| Some(name.parse::<civil::ISOWeekDate>().ok()?.date().at(0, 0, 0, 0)))?;
         TimeZone::UTC.to_timestamp(local).ok()
-    })?;
+    });
+    let time_ns = exact.map_or_else(|| iso(name), |time| Some(time.as_nanosecond()))?;
     // What lies beyond the clock of events is before all of them, or after: a moment all the same.
-    let furthest = if time.as_nanosecond() < 0 { i64::MIN } else { i64::MAX };
-    Some(Timestamp(i64::try_from(time.as_nanosecond()).unwrap_or(furthest)))
+    let furthest = if time_ns < 0 { i64::MIN } else { i64::MAX };
+    Some(Timestamp(i64::try_from(time_ns).unwrap_or(furthest)))
+}
+
+/// Nanoseconds since 1970 of a date, or date and time, in any form of ISO 8601 that Python 3.11 reads: extended or
+/// basic, by month or by week, any character in between, fractions behind `.` or `,`, offsets to the second.
+fn iso(name: &str) -> Option<i128> {
+    let name = name.is_ascii().then_some(name)?;
+    let (date, rest) = name.split_at_checked(date_len(name.as_bytes())?)?;
+    let day = TimeZone::UTC.to_timestamp(iso_date(date)?.at(0, 0, 0, 0)).ok()?.as_nanosecond();
+    let mut rest = rest.chars();
+    if rest.next().is_none() {
+        return Some(day);
+    }
+    let (time, offset_ns) = match rest.as_str() {
+        "" => return None,
+        text if text.ends_with('Z') => (text.strip_suffix('Z')?, 0),
+        text => match text.find(['+', '-']) {
+            None => (text, 0),
+            Some(at) => {
+                let (time, offset) = text.split_at_checked(at)?;
+                let sign = if offset.starts_with('-') { -1 } else { 1 };
+                (time, sign * iso_time(offset.get(1..)?)?)
+            }
+        },
+    };
+    Some(day + i128::from(iso_time(time)?) - i128::from(offset_ns))
+}
+
+/// How long the date is that `name` begins with. Where a week's day and the time behind it could be meant, as Python
+/// decides.
+fn date_len(name: &[u8]) -> Option<usize> {
+    let digit = |at: usize| name.get(at).is_some_and(u8::is_ascii_digit);
+    Some(match (*name.get(4)?, *name.get(5)?) {
+        (b'-', b'W') if name.get(8) == Some(&b'-') && !digit(10) => 10,
+        (b'-', b'W') => 8,
+        (b'-', _) => 10,
+        (b'W', _) => {
+            let digits = name.iter().skip(7).take_while(|byte| byte.is_ascii_digit()).count();
+            if digits < 2 { 7 + digits } else { 7 + usize::from(digits.is_multiple_of(2)) }
+        }
+        _ => 8,
+    })
+}
+
+fn iso_date(date: &str) -> Option<civil::Date> {
+    let number = |from: usize, to: usize| -> Option<i16> {
+        let digits = date.get(from..to)?;
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        if plain { digits.parse().ok() } else { None }
+    };
+    let small = |from, to| i8::try_from(number(from, to)?).ok();
+    let year = number(0, 4).filter(|&year| year > 0)?;
+    let dash = |at: usize| date.as_bytes().get(at) == Some(&b'-');
+    let week = |week: i8, day: i8| {
+        let weekday = civil::Weekday::from_monday_one_offset(day).ok()?;
+        Some(civil::ISOWeekDate::new(year, week, weekday).ok()?.date())
+    };
+    match (date.len(), date.as_bytes().iter().position(|&byte| byte == b'W')) {
+        (8, Some(5)) if dash(4) => week(small(6, 8)?, 1),
+        (10, Some(5)) if dash(4) && dash(8) => week(small(6, 8)?, small(9, 10)?),
+        (7, Some(4)) => week(small(5, 7)?, 1),
+        (8, Some(4)) => week(small(5, 7)?, small(7, 8)?),
+        (10, None) if dash(4) && dash(7) => {
+            civil::Date::new(year, small(5, 7)?, small(8, 10)?).ok()
+        }
+        (8, None) => civil::Date::new(year, small(4, 6)?, small(6, 8)?).ok(),
+        _ => None,
+    }
+}
+
+/// Nanoseconds from midnight: `hh`, `hh:mm`, `hh:mm:ss`, the same without colons, and a fraction of the second.
+fn iso_time(time: &str) -> Option<i64> {
+    let (whole, fraction) = match time.split_once(['.', ',']) {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (time, None),
+    };
+    let extended = whole.contains(':');
+    let mut parts = [0i64; 3];
+    let limits = [24, 60, 60];
+    let mut rest = whole;
+    let mut count = 0;
+    for (part, limit) in parts.iter_mut().zip(limits) {
+        let (digits, more) = rest.split_at_checked(2)?;
+        if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        *part = digits.parse().ok().filter(|&value| value < limit)?;
+        count += 1;
+        if more.is_empty() {
+            rest = more;
+            break;
+        }
+        rest = if extended { more.strip_prefix(':')? } else { more };
+    }
+    let [hours, minutes, seconds] = parts;
+    if !rest.is_empty() || (fraction.is_some() && count < 3) {
+        return None;
+    }
+    let fraction_ns = match fraction {
+        None => 0,
+        Some(digits) => {
+            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return None;
+            }
+            // What is finer than the clock of events is cut off.
+            let nine = digits.bytes().chain(std::iter::repeat(b'0')).take(9);
+            nine.fold(0, |ns, digit| ns * 10 + i64::from(digit - b'0'))
+        }
+    };
+    Some(((hours * 60 + minutes) * 60 + seconds) * SECOND_NS + fraction_ns)
 }
 
 #[cfg(test)]
@@ -186,6 +297,53 @@ mod tests {
         assert_eq!(at("3d-ago"), Some(-3 * 86400));
         assert_eq!(at("1w-ago"), Some(-7 * 86400));
         assert_eq!(at("yesterday"), Some(-86400));
+    }
+
+    /// What Python 3.11.7 said to `datetime.fromisoformat`, without an offset taken for UTC.
+    #[test]
+    fn every_form_that_python_reads_means_the_same_here() {
+        for (name, says) in [
+            ("2024-W03", "2024-01-15T00:00:00Z"),
+            ("2024W03", "2024-01-15T00:00:00Z"),
+            ("2024W031", "2024-01-15T00:00:00Z"),
+            ("20240115", "2024-01-15T00:00:00Z"),
+            ("2024-01-15T10", "2024-01-15T10:00:00Z"),
+            ("20240115T1030", "2024-01-15T10:30:00Z"),
+            ("20240115T103000.5+0200", "2024-01-15T08:30:00.5Z"),
+            ("2024-01-15T10:30:00,5", "2024-01-15T10:30:00.5Z"),
+            ("2024-W03-1T10:30", "2024-01-15T10:30:00Z"),
+            ("2024W031T1030Z", "2024-01-15T10:30:00Z"),
+            ("2024-01-15 10:30", "2024-01-15T10:30:00Z"),
+            ("2024-01-15x10:30", "2024-01-15T10:30:00Z"),
+            ("2024-01-15T10:30+05:30:10", "2024-01-15T04:59:50Z"),
+            ("20240115T10", "2024-01-15T10:00:00Z"),
+            ("2024-01-15T103000", "2024-01-15T10:30:00Z"),
+            ("20240115T10:30", "2024-01-15T10:30:00Z"),
+            ("2024-01-15T10:30-0130", "2024-01-15T12:00:00Z"),
+            ("2024-01-15T10:30:00.5+02", "2024-01-15T08:30:00.5Z"),
+            ("2020-W53", "2020-12-28T00:00:00Z"),
+            ("2024-W01-7", "2024-01-07T00:00:00Z"),
+            ("2024-01-15T10:30+23:59:59", "2024-01-14T10:30:01Z"),
+        ] {
+            let same: jiff::Timestamp = says.parse().unwrap();
+            let same = Timestamp(i64::try_from(same.as_nanosecond()).unwrap());
+            assert_eq!(parse(name.as_bytes(), NOW), Some(Moment::At(same)), "{name}");
+        }
+        for name in [
+            "2024-01-15T24:00",
+            "2024-015",
+            "2024-1-5",
+            "2024-01",
+            "2024-W53",
+            "0000-W01",
+            "2024-01-15T10:30:",
+            "2024-01-15T",
+            "2024-01-15T10:30:00.",
+            "2024-01-15T1030:00",
+            "2024-01-15T10:30.5",
+        ] {
+            assert_eq!(parse(name.as_bytes(), NOW), None, "{name}");
+        }
     }
 
     #[test]
@@ -241,6 +399,40 @@ mod tests {
         fn a_stamp_means_the_second_it_was_made_of(secs in -9_000_000_000i64..9_000_000_000) {
             let time = Timestamp(secs * SECOND_NS);
             prop_assert_eq!(parse(&stamp(time), NOW), Some(Moment::At(time)));
+        }
+
+        #[test]
+        fn a_time_means_the_same_in_every_form(
+            (secs, ms) in (0i64..4_000_000_000, 0i64..1000),
+            offset_min in -23i64 * 60..=23 * 60,
+            between in "[T _x]",
+        ) {
+            let ns = secs * SECOND_NS + ms * 1_000_000;
+            let local = jiff::Timestamp::from_nanosecond(i128::from(ns + offset_min * 60 * SECOND_NS));
+            let local = TimeZone::UTC.to_datetime(local.unwrap());
+            let week = local.date().iso_week_date();
+            let (year, week, day) = (week.year(), week.week(), week.weekday().to_monday_one_offset());
+            let date = local.date();
+            let (sign, off) = (if offset_min < 0 { '-' } else { '+' }, offset_min.abs());
+            let (oh, om) = (off / 60, off % 60);
+            let (h, m, s) = (local.hour(), local.minute(), local.second());
+            let dates = [
+                date.to_string(),
+                date.to_string().replace('-', ""),
+                format!("{year:04}-W{week:02}-{day}"),
+                format!("{year:04}W{week:02}{day}"),
+            ];
+            let times = [
+                format!("{h:02}:{m:02}:{s:02}.{ms:03}{sign}{oh:02}:{om:02}"),
+                format!("{h:02}{m:02}{s:02},{ms:03}{sign}{oh:02}{om:02}"),
+                format!("{h:02}:{m:02}:{s:02}.{ms:03}000{sign}{oh:02}:{om:02}:00"),
+            ];
+            for date in &dates {
+                for time in &times {
+                    let name = format!("{date}{between}{time}");
+                    prop_assert_eq!(parse(name.as_bytes(), NOW), Some(Moment::At(Timestamp(ns))), "{}", name);
+                }
+            }
         }
 
         #[test]

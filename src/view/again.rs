@@ -28,6 +28,8 @@ impl View {
         self.nodes.clear();
         self.nodes.after_restarts(restarts);
         self.handles.clear();
+        self.computed.clear();
+        self.streams.clear();
         self.handles.after_restarts(restarts);
         self.news.open();
     }

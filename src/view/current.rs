@@ -67,7 +67,9 @@ impl View {
         actor: ActorId,
         operation: &Operation<'_>,
     ) -> Result<Outcome, Refusal> {
-        Ok(self.tree.perform(&caller(asker, actor), operation)?)
+        let outcome = self.tree.perform(&caller(asker, actor), operation)?;
+        self.stir();
+        Ok(outcome)
     }
 
     fn change(&self, asker: &Asker<'_>, operation: &Operation<'_>) -> Result<Outcome, Refusal> {
@@ -76,12 +78,12 @@ impl View {
 
     /// Notes down that a version of `ino`, written by `actor`, ends here, if there is one.
     fn mark(&self, ino: Ino, actor: Option<ActorId>) {
-        if let Some(actor) = actor
-            && let Err(error) = self.tree.store().mark_version(ino, actor)
-        {
+        let Some(actor) = actor else { return };
+        if let Err(error) = self.tree.store().mark_version(ino, actor) {
             // The events are all there; only that one version ends here is not.
             tracing::warn!(%ino, %error, "the end of a version was not noted down");
         }
+        self.stir();
     }
 
     pub(super) fn mark_all(&self, ended: Vec<(Ino, ActorId)>) {
@@ -266,6 +268,7 @@ impl View {
         let ino = match self.place(node)? {
             Place::Root | Place::History => return Err(TreeRefusal::IsADirectory.into()),
             Place::Tree(Tense::Past(_), _) => return self.open_past(node, flags),
+            Place::Made(made) => return self.made_open(made, flags),
             Place::Tree(Tense::Now, ino) => ino,
         };
         let mut wrote = None;
@@ -298,6 +301,9 @@ impl View {
     pub fn close(&self, node: NodeId, handle: FileHandle) -> Result<(), Refusal> {
         self.file(handle, node)?;
         let closed = self.handles.close(handle, node);
+        if let Place::Made(_) = self.place(node)? {
+            self.made_close(node, handle);
+        }
         if let (Some(Open::File { wrote: Some(_), .. }), Place::Tree(Tense::Now, ino)) =
             (closed, self.place(node)?)
         {
@@ -506,7 +512,9 @@ impl View {
         match self.place(node)? {
             Place::Tree(Tense::Now, _) => self.sync(),
             // Whatever is shown there was on its way to the disk before; nothing is changed there.
-            Place::Root | Place::History | Place::Tree(Tense::Past(_), _) => Ok(()),
+            Place::Root | Place::History | Place::Tree(Tense::Past(_), _) | Place::Made(_) => {
+                Ok(())
+            }
         }
     }
 

@@ -123,6 +123,16 @@ impl Handles {
             .sum()
     }
 
+    /// How many of them are directories.
+    pub(crate) fn directories(&self) -> usize {
+        let directories = |shard: &Mutex<Slab>| {
+            let slab = shard.lock();
+            let open = slab.slots.iter().filter_map(|slot| slot.open.as_ref());
+            open.filter(|(_, open)| matches!(open, Open::Directory)).count()
+        };
+        self.shards.iter().map(directories).sum()
+    }
+
     /// Runs `then` on what `handle` is for `node`; its first argument, set, ends the handle.
     fn with<T>(
         &self,

@@ -205,7 +205,7 @@ impl View {
 const FIRST_LABEL: u64 = 1 << 62;
 
 /// The mode of `history/`: what the tree's root lets others do to names, they may not do to labels.
-const fn history_mode(top: u32) -> u32 {
+pub(super) const fn history_mode(top: u32) -> u32 {
     const SET_ID_AND_STICKY: u32 = 0o7000;
     const OTHERS_WRITE: u32 = 0o022;
     const OWNER_WRITES: u32 = 0o200;
@@ -221,7 +221,8 @@ fn label_refusal(error: LabelError) -> Refusal {
     })
 }
 
-fn now() -> Timestamp {
+/// What time it is.
+pub(super) fn now() -> Timestamp {
     let now = match SystemTime::now().duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),

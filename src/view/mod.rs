@@ -1,10 +1,16 @@
-//! What the mount shows: `current/`, the tree as it is, and `history/`, the tree as it was.
+//! What the mount shows: `current/`, the tree as it is; `history/`, the tree as it was; and, where the options say
+//! so, what is computed beside them.
 //!
 //! ```text
-//!  node number --nodes--> Place --+-- Root       root.rs      two names, never changed
+//!  node number --nodes--> Place --+-- Root       root.rs      the names of these, never changed
 //!                                 +-- History    history.rs   names that mean a moment
 //!                                 +-- Tree       reading.rs   every question, now or at a sequence
-//!                                                current.rs   every change; the present only
+//!                                 |              current.rs   every change; the present only
+//!                                 +-- Made       made.rs      what all that is computed has in common
+//!                                                streams.rs   what happens, as files that grow
+//!                                                context.rs   packages made for a review
+//!                                                shadows.rs   each file as JSON about itself
+//!                                                debug.rs     what the server knows of itself
 //! ```
 //!
 //! There is one way for now and then: a question about a tree carries the sequence it is asked at, and
@@ -17,14 +23,19 @@
 //! nothing that comes from the kernel is believed: a node or handle that was not given out is refused.
 
 mod again;
+mod context;
 mod current;
+mod debug;
 mod handles;
 mod history;
 pub mod listing;
+mod made;
 pub mod news;
 mod nodes;
 mod reading;
 mod root;
+mod shadows;
+mod streams;
 mod versions;
 mod watch;
 
@@ -35,6 +46,8 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
 use crate::agents::Agents;
+use crate::legacy::context::Packages;
+use crate::meter::Meter;
 use crate::proto::types::{
     Attr, Caller, Entry, FOREVER, FileHandle, NodeId, OpenFlags, Timestamp as Time,
 };
@@ -42,8 +55,10 @@ use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use crate::tree::{Ino, Inode, Seq, Timestamp, Tree};
 
 use handles::{Handles, Open};
+use made::Computed;
 use news::NewsQueue;
 use nodes::{Nodes, Place, Tense};
+use streams::Streams;
 use versions::Drafts;
 
 pub use crate::tree::Refusal as TreeRefusal;
@@ -119,11 +134,13 @@ pub struct Options {
     pub lifetime: Duration,
     /// How many full hours, the last first, `history/` lists beside the labels.
     pub list_times: u32,
+    /// Whether there is more than `current/` and `history/`: `streams/`, `context/`, `shadows/` and `debug/`.
+    pub sections: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lifetime: Duration::from_secs(24 * 3600), list_times: 0 }
+        Self { lifetime: Duration::from_secs(24 * 3600), list_times: 0, sections: false }
     }
 }
 
@@ -140,6 +157,14 @@ pub struct View {
     nameless: Mutex<FxHashSet<u64>>,
     horizon: Mutex<SeenHorizon>,
     drafts: Drafts,
+    computed: Computed,
+    streams: Streams,
+    packages: Packages,
+    /// Sizes of shadows, by path, with the version they are of.
+    shadow_sizes: Mutex<shadows::Sizes>,
+    meter: Meter,
+    /// When this began to be shown.
+    began: Timestamp,
     /// What somebody beside the kernel changed, to be told once more.
     told: watch::Told,
     /// The kernel knows nodes and handles that another process gave out before this one.
@@ -175,6 +200,7 @@ impl View {
     #[must_use]
     pub fn new(tree: Tree, agents: Agents, options: Options) -> Self {
         Self {
+            packages: Packages::new(&tree),
             tree,
             agents,
             options,
@@ -184,6 +210,11 @@ impl View {
             nameless: Mutex::default(),
             horizon: Mutex::default(),
             drafts: Drafts::default(),
+            computed: Computed::default(),
+            streams: Streams::default(),
+            shadow_sizes: Mutex::default(),
+            meter: Meter::default(),
+            began: history::now(),
             told: watch::Told::default(),
             adopted: AtomicBool::new(false),
         }
@@ -201,12 +232,20 @@ impl View {
         &self.news
     }
 
+    /// What whoever serves this measures.
+    #[must_use]
+    pub const fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     /// A kernel has connected that knows nothing yet: forgets what an earlier one knew, and ends inodes
     /// that only its handles kept. Returns how many; none where the store takes no changes.
     pub fn connected(&self) -> Result<u64, Refusal> {
         self.adopted.store(false, Ordering::Relaxed);
         self.nodes.clear();
         self.handles.clear();
+        self.computed.clear();
+        self.streams.clear();
         self.nameless.lock().clear();
         self.mark_all(self.drafts.take_every());
         self.news.open();
@@ -253,6 +292,11 @@ impl View {
         self.see_horizon();
         self.tell_again(Instant::now());
         self.mark_all(self.drafts.take_silent(Instant::now()));
+        if self.options.sections {
+            self.computed.tick(Instant::now());
+            self.streams.tick();
+            self.stir();
+        }
     }
 
     /// Asks the kernel to let go of names whose trees cannot be shown any more: it would keep them for
@@ -278,7 +322,8 @@ impl View {
     }
 
     fn place(&self, node: NodeId) -> Result<Place, Refusal> {
-        Place::of(node).ok_or(Refusal::Tree(TreeRefusal::Stale))
+        let shown = |place: &Place| self.options.sections || !matches!(place, Place::Made(_));
+        Place::of(node).filter(shown).ok_or(Refusal::Tree(TreeRefusal::Stale))
     }
 
     /// The sequence at which questions about a tree are asked. Stale where history no longer reaches back to
@@ -298,7 +343,9 @@ impl View {
     fn changeable(&self, node: NodeId) -> Result<Ino, Refusal> {
         match self.place(node)? {
             Place::Tree(Tense::Now, ino) => Ok(ino),
-            Place::Root | Place::History | Place::Tree(Tense::Past(_), _) => Err(Refusal::ReadOnly),
+            Place::Root | Place::History | Place::Tree(Tense::Past(_), _) | Place::Made(_) => {
+                Err(Refusal::ReadOnly)
+            }
         }
     }
 

@@ -35,6 +35,8 @@ pub enum News {
 pub enum Next {
     /// This is to be told.
     News(News),
+    /// Who waits for a stream may have something to read.
+    Stirred,
     /// There was none for so long.
     Nothing,
     /// Nobody is left to be told.
@@ -53,6 +55,7 @@ pub struct NewsQueue {
 #[derive(Debug, Default)]
 struct Queue {
     news: VecDeque<News>,
+    stirred: bool,
     closed: bool,
 }
 
@@ -66,6 +69,15 @@ impl NewsQueue {
         queue.news.push_back(news);
         self.changed.notify_one();
         true
+    }
+
+    /// Wakes the thread that tells the kernel, once for all that comes up until it looks.
+    pub(super) fn stir(&self) {
+        let mut queue = self.queue.lock();
+        if !queue.stirred {
+            queue.stirred = true;
+            self.changed.notify_one();
+        }
     }
 
     /// As [`NewsQueue::push`], but waits for room. Not for a thread that answers requests: the one that tells
@@ -96,6 +108,9 @@ impl NewsQueue {
                     self.room.notify_all();
                 }
                 return Next::News(news);
+            }
+            if std::mem::take(&mut queue.stirred) {
+                return Next::Stirred;
             }
             if self.changed.wait_until(&mut queue, until).timed_out() {
                 return if queue.closed { Next::Closed } else { Next::Nothing };

@@ -7,7 +7,8 @@
 //! +-------------+-----------------------------------+
 //!   0             1                  the mount's root (FUSE_ROOT_ID)
 //!   0             2 ..               the present; 2 is `current`
-//!   1 .. 0xfffe   2 ..               the tree after the event the view is bound to
+//!   1 .. 0xfffb   2 ..               the tree after the event the view is bound to
+//!   0xfffc ..                        what is computed: see made.rs
 //!   0xffff        1                  `history`
 //! ```
 //!
@@ -28,13 +29,17 @@ use rustc_hash::FxHashMap;
 use crate::proto::types::NodeId;
 use crate::tree::{Ino, Seq};
 
+use super::made::Made;
+
 /// Bits of a node number that hold the inode.
 const INO_BITS: u32 = 48;
 const INO_MASK: u64 = (1 << INO_BITS) - 1;
 /// The view of nodes that are in no tree.
-const SYNTHETIC: u16 = u16::MAX;
+pub(super) const SYNTHETIC: u16 = u16::MAX;
+/// Views from here on are none of the past.
+pub(super) const FIRST_MADE: u16 = 0xfffc;
 /// Views of the past that can be bound at once.
-pub(crate) const VIEWS_MAX: usize = SYNTHETIC as usize - 1;
+pub(crate) const VIEWS_MAX: usize = FIRST_MADE as usize - 1;
 /// From so many bound views on, the kernel is asked to let go of those nobody entered for longest.
 const VIEWS_CROWDED: usize = VIEWS_MAX / 4 * 3;
 /// How many it is asked for at a time.
@@ -55,6 +60,8 @@ pub(crate) enum Place {
     Root,
     History,
     Tree(Tense, Ino),
+    /// In no tree: computed.
+    Made(Made),
 }
 
 impl Place {
@@ -64,7 +71,8 @@ impl Place {
         match ((node.get() >> INO_BITS) as u16, ino) {
             (0, 1) => Some(Self::Root),
             (SYNTHETIC, 1) => Some(Self::History),
-            (SYNTHETIC, _) | (_, 0 | 1) => None,
+            (view @ FIRST_MADE.., low) => Made::of(view, low).map(Self::Made),
+            (_, 0 | 1) => None,
             (view, _) => {
                 Some(Self::Tree(NonZeroU16::new(view).map_or(Tense::Now, Tense::Past), Ino(ino)))
             }
@@ -78,6 +86,7 @@ impl Place {
             Self::History => (SYNTHETIC, 1),
             Self::Tree(Tense::Now, ino) => (0, ino.0),
             Self::Tree(Tense::Past(view), ino) => (view.get(), ino.0),
+            Self::Made(made) => made.number(),
         };
         if ino > INO_MASK {
             return None;
@@ -323,7 +332,7 @@ mod tests {
         }
         assert_eq!(Place::Root.node(), Some(NodeId::ROOT));
         assert_eq!(Place::Tree(Tense::Now, Ino(1 << 48)).node(), None);
-        for number in [u64::MAX, 7 << 48, 7 << 48 | 1, 0xffff << 48, 0xffff << 48 | 2] {
+        for number in [u64::MAX, 7 << 48, 7 << 48 | 1, 0xffff << 48, 0xffff << 48 | 99] {
             assert_eq!(Place::of(NodeId::new(number).unwrap()), None, "{number:#x}");
         }
     }

@@ -15,6 +15,7 @@ use crate::tree::{File, Ino, Inode, Pin, Seq, Stretch};
 
 use super::handles::Open;
 use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed, Page};
+use super::made::Made;
 use super::nodes::{Place, Tense};
 use super::{
     BLOCK_SIZE, Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr, shown_ino,
@@ -97,6 +98,7 @@ impl View {
         match self.place(parent)? {
             Place::Root => self.root_lookup(name),
             Place::History => self.history_lookup(name),
+            Place::Made(made) => self.made_lookup(made, name),
             Place::Tree(tense, dir) => match self.tree.lookup(dir, name, self.at(tense)?) {
                 Ok(inode) => Ok(Found::Entry(self.give_out(tense, &inode)?)),
                 Err(TreeRefusal::NotFound) => Ok(Found::Absent(self.lifetime(tense))),
@@ -110,6 +112,7 @@ impl View {
         match self.place(node)? {
             Place::Root => Ok((self.root_attr()?, self.options.lifetime)),
             Place::History => Ok((self.history_attr()?, self.options.lifetime)),
+            Place::Made(made) => self.made_attr(made),
             Place::Tree(tense, ino) => {
                 let inode = self.tree.inode(ino, self.at(tense)?)?;
                 Ok((attr(tense, &inode), self.attr_lifetime(tense, &inode)))
@@ -120,7 +123,8 @@ impl View {
     /// Where the symbolic link `node` points.
     pub fn target(&self, node: NodeId) -> Result<Vec<u8>, Refusal> {
         match self.place(node)? {
-            Place::Root | Place::History => Err(TreeRefusal::Invalid.into()),
+            Place::Made(Made::Shadow(ino)) => Ok(self.tree.target(ino, Seq::NOW)?),
+            Place::Root | Place::History | Place::Made(_) => Err(TreeRefusal::Invalid.into()),
             Place::Tree(tense, ino) => Ok(self.tree.target(ino, self.at(tense)?)?),
         }
     }
@@ -137,8 +141,8 @@ impl View {
     /// Opens a directory.
     pub fn open_directory(&self, node: NodeId) -> Result<Opened, Refusal> {
         let flags = match self.place(node)? {
-            // What it lists changes with the clock.
-            Place::History => OpenedFlags::NONE,
+            // What it lists changes with the clock, or costs nothing.
+            Place::History | Place::Made(_) => OpenedFlags::NONE,
             Place::Root => OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE,
             Place::Tree(tense, ino) => {
                 self.tree.inode(ino, self.at(tense)?)?;
@@ -168,7 +172,11 @@ impl View {
         stored_from: usize,
     ) -> Result<Read<'_>, Refusal> {
         self.file(handle, node)?;
-        let Place::Tree(tense, ino) = self.place(node)? else { return Err(Refusal::BadHandle) };
+        let (tense, ino) = match self.place(node)? {
+            Place::Tree(tense, ino) => (tense, ino),
+            Place::Made(_) => return self.made_read(handle, offset, buffer).map(Read::Copied),
+            Place::Root | Place::History => return Err(Refusal::BadHandle),
+        };
         let stretches = &mut scratch.stretches;
         stretches.clear();
         // Before the tree is asked: what it tells of must not be given back until it was read.
@@ -197,8 +205,12 @@ impl View {
         hole: bool,
     ) -> Result<u64, Refusal> {
         self.file(handle, node)?;
-        let Place::Tree(tense, ino) = self.place(node)? else { return Err(Refusal::BadHandle) };
         let offset = u64::try_from(offset).map_err(|_| Refusal::NothingThere)?;
+        let (tense, ino) = match self.place(node)? {
+            Place::Tree(tense, ino) => (tense, ino),
+            Place::Made(_) => return self.made_seek(handle, offset, hole),
+            Place::Root | Place::History => return Err(Refusal::BadHandle),
+        };
         self.tree.seek(ino, offset, hole, self.at(tense)?).map_err(|refusal| match refusal {
             TreeRefusal::NoData => Refusal::NothingThere,
             other => other.into(),
@@ -268,6 +280,7 @@ impl View {
         let listed = match self.place(node)? {
             Place::Root => self.root_list(offset, plus, &mut filling),
             Place::History => self.history_list(offset, &mut filling),
+            Place::Made(made) => self.made_list(made, offset, plus, &mut filling),
             Place::Tree(tense, dir) => self.tree_list(tense, dir, offset, plus, &mut filling),
         };
         // What is on the page was given out; the next request meets the failure again.

@@ -1,4 +1,4 @@
-//! The mount's own root: `current` and `history`, and nothing else.
+//! The mount's own root: `current` and `history`, and what else the options say, and nothing more.
 //!
 //! Owner, mode and times are those of the tree's root, so that who may work in `current/` may enter.
 
@@ -6,6 +6,7 @@ use crate::proto::types::{Attr, Entry, FOREVER};
 use crate::tree::{Ino, Inode, Seq};
 
 use super::listing::{AFTER_DOT, Filling, Listed};
+use super::made::Made;
 use super::nodes::{Place, Tense};
 use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr};
 
@@ -13,6 +14,13 @@ use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr};
 pub(super) const CURRENT: &[u8] = b"current";
 /// The name of the directory that shows the past.
 pub(super) const HISTORY: &[u8] = b"history";
+/// What else there may be, in the order in which it is listed.
+const SECTIONS: [(&[u8], Made); 4] = [
+    (b"shadows", Made::Shadow(Ino::ROOT)),
+    (b"context", Made::Context),
+    (b"streams", Made::Streams),
+    (b"debug", Made::Debug),
+];
 
 impl View {
     /// Attributes of the root directory of the present tree.
@@ -26,15 +34,26 @@ impl View {
     }
 
     pub(super) fn root_attr(&self) -> Result<Attr, Refusal> {
-        // Itself, its name, and the `..` of two directories.
-        Ok(Self::synthetic(&self.top()?, ROOT_INO, 4))
+        // Itself, its name, and the `..` of its directories.
+        let nlink = 4 + u32::try_from(self.sections().len()).unwrap_or(0);
+        Ok(Self::synthetic(&self.top()?, ROOT_INO, nlink))
+    }
+
+    fn sections(&self) -> &'static [(&'static [u8], Made)] {
+        if self.options.sections { &SECTIONS } else { &[] }
     }
 
     pub(super) fn root_lookup(&self, name: &[u8]) -> Result<Found, Refusal> {
         let entry = match name {
             CURRENT => self.entry(Tense::Now, &self.top()?)?,
             HISTORY => self.history_entry()?,
-            _ => return Ok(Found::Absent(FOREVER)),
+            _ => {
+                let made = self.sections().iter().find(|(section, _)| *section == name);
+                return match made {
+                    Some(&(_, made)) => self.give_out_made(made),
+                    None => Ok(Found::Absent(FOREVER)),
+                };
+            }
         };
         self.nodes.looked_up(entry.node);
         Ok(Found::Entry(entry))
@@ -68,6 +87,22 @@ impl View {
             let entry = entry.filter(|_| plus);
             let listed = Listed { name, ino, mode: top.mode, next, entry };
             if next > offset && !filling.push(next, &listed) {
+                return Ok(());
+            }
+        }
+        for (next, &(name, made)) in (AFTER_DOT + 4..).zip(self.sections()) {
+            if next <= offset {
+                continue;
+            }
+            let entry = self.made_entry(made)?;
+            let listed = Listed {
+                name,
+                ino: entry.attr.ino,
+                mode: entry.attr.mode,
+                next,
+                entry: Some(&entry).filter(|_| plus),
+            };
+            if !filling.push(next, &listed) {
                 break;
             }
         }

@@ -48,6 +48,7 @@ impl Watcher for View {
             self.news.push_patiently(news.clone());
         }
         self.told.add(news);
+        self.stir();
         if matches!(what, Changed::Attributes(Ino::ROOT) | Changed::Content(Ino::ROOT)) {
             self.top_changed();
         }

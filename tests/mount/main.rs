@@ -26,6 +26,7 @@ mod opens;
 mod privileges;
 mod requests;
 mod ring;
+mod sections;
 mod unlinked;
 mod xattrs;
 
@@ -69,6 +70,7 @@ const ALL: &[&[Test]] = &[
     notify::TESTS,
     history::TESTS,
     requests::TESTS,
+    sections::TESTS,
 ];
 
 /// Those that choose for themselves what they run over.
