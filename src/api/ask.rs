@@ -24,7 +24,7 @@ pub(crate) struct TreePath {
 impl TreePath {
     /// From the part of a URL behind the endpoint's own, with or without a slash at its front.
     pub(crate) fn from_url(text: &str) -> Result<Self, Problem> {
-        let text = text.strip_prefix('/').unwrap_or(text);
+        let text = relative(text)?;
         let Some(pieces) = split(text) else { return Ok(Self { names: vec![], directory: true }) };
         let names = pieces.iter().map(|piece| {
             decode(piece, false)
@@ -35,7 +35,7 @@ impl TreePath {
 
     /// From text such as `/src/a.py`, as events carry it.
     pub(crate) fn from_text(text: &str) -> Result<Self, Problem> {
-        let text = text.strip_prefix('/').unwrap_or(text);
+        let text = relative(text)?;
         let Some(pieces) = split(text) else { return Ok(Self { names: vec![], directory: true }) };
         let names = pieces.iter().map(|piece| piece.as_bytes().to_vec());
         Self::checked(names.collect(), text.ends_with('/'))
@@ -84,6 +84,15 @@ impl TreePath {
     pub(crate) fn url(&self) -> String {
         self.names.iter().map(|name| encode(name)).collect::<Vec<_>>().join("/")
     }
+}
+
+/// A path without the slash it may begin with; a second one would be a name without letters.
+fn relative(text: &str) -> Result<&str, Problem> {
+    let text = text.strip_prefix('/').unwrap_or(text);
+    if text.starts_with('/') {
+        return Err(Problem::bad("no component of a path may be empty, `.` or `..`"));
+    }
+    Ok(text)
 }
 
 /// The components of a path without the slash at its front; `None` for the root. A slash at the end is none.

@@ -36,12 +36,13 @@ const DEPTH_MAX: usize = 2048;
 /// Share of the progress bar that every entry has, in bytes, beside its content.
 const ENTRY_WEIGHT: u64 = 4096;
 
-/// Import a directory, or the events of a Python bridge, into STORE; stopped, it can be run again and continues
+/// Import a directory, or the events of a Python bridge, into STORE
 ///
 /// SOURCE is a directory of files; or the event log of a Python bridge (a directory of `events_*.log` and
 /// `events_*.log.gz`, or one of them), its SQLite database, its snapshots, or the directory that holds these. Of a
 /// bridge every event is kept as it was, and those about files make the tree and its past. SOURCE is only read.
-/// The secret of its log is taken from LIGHTHOUSE_EVENT_SECRET and from --secret-file.
+/// The secrets of its log come from LIGHTHOUSE_EVENT_SECRET and from each --secret-file FILE. An import that was
+/// stopped continues when it is run again.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
     /// The store; made if it does not exist. It must not be in service

@@ -44,10 +44,10 @@ const IMPORTING: &str = "importing";
 /// Longest secret, in bytes.
 const SECRET_MAX: u64 = 64 << 10;
 
-/// Serve a project over HTTP and as a filesystem, as the Python bridge did: the container's entry
+/// Serve a project over HTTP and as a filesystem, as the Python bridge did
 ///
-/// Reads the bridge's variables. Without a usable /dev/fuse HTTP is served alone, and /health says so. Secrets
-/// are read from the variables LIGHTHOUSE_SESSION_KEY and LIGHTHOUSE_AUTH_SECRET, or from files.
+/// This is the container's entry. Reads the bridge's variables. Without a usable /dev/fuse HTTP is served alone,
+/// and /health says so. Secrets are read from the variables LIGHTHOUSE_SESSION_KEY and LIGHTHOUSE_AUTH_SECRET, or from files.
 #[derive(Debug, clap::Args)]
 pub(super) struct ServeArgs {
     /// Address to listen on; anything but this machine's own needs a session key, or --open-sessions

@@ -141,7 +141,13 @@ fn a_user_without_a_device_is_told_the_mend_and_nothing_changes() -> Outcome {
     assert!(line.contains("/dev/fuse") && line.contains("sudo"), "{line}");
     assert_eq!(place.listing(), before);
     let line = line_of(&finished(&mut place.as_nobody(&["mount", "store", "at"])));
-    assert!(line.contains("sudo") && line.contains("lighthouse-fuse run"), "{line}");
+    // `run` is no mend here: it needs the device too. The helper program opens it for anybody.
+    let mend = if fusermount_is_there() { "lighthouse-fuse run" } else { "/dev/fuse" };
+    assert!(line.contains("sudo") && line.contains(mend), "{line}");
     assert_eq!(place.listing(), before);
     Ok(())
+}
+
+fn fusermount_is_there() -> bool {
+    ["/usr/bin/fusermount3", "/bin/fusermount3"].iter().any(|path| fs::metadata(path).is_ok())
 }
