@@ -12,7 +12,7 @@
 //! itself (seen on Linux 6.18). So they are read later, and the actor's record in the log grows.
 //!
 //! Whether a caller is still the same program is asked with every change, and must be cheap: its memory
-//! tells (0.4 us here, where `stat` takes 4.6), see [`proc::Evidence`].
+//! tells (0.4 us here, where `stat` takes 4.6), see `proc::Evidence`.
 //!
 //! What cannot be known is left empty: pid 0 is a process of a pid namespace we do not see, or the
 //! kernel itself; pages written back from a mapping have no reliable writer and are `ambiguous`.
