@@ -17,7 +17,7 @@ use super::progress::Progress;
 use super::{CliError, flag, output, store};
 
 /// Where the secret of a log is, besides files: the variable that the bridge itself took it from.
-const SECRET: &str = "LIGHTHOUSE_EVENT_SECRET";
+pub(super) const SECRET: &str = "LIGHTHOUSE_EVENT_SECRET";
 /// How many findings are shown; the rest is in `--json`.
 const SHOWN_MAX: usize = 20;
 
@@ -94,7 +94,7 @@ pub(super) fn run(
 }
 
 /// The secrets that are known. A line end at the end of a file is not part of what is in it.
-fn secrets(files: &[PathBuf], variable: Option<&OsStr>) -> Result<Secrets, CliError> {
+pub(super) fn secrets(files: &[PathBuf], variable: Option<&OsStr>) -> Result<Secrets, CliError> {
     let mut secrets = Secrets::default();
     if let Some(secret) = variable.filter(|secret| !secret.is_empty()) {
         secrets.add(secret.as_bytes());

@@ -11,7 +11,9 @@
 //! As process 1 of a container it also takes in children that nobody waits for.
 
 use std::fs::Metadata;
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,14 +23,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, WaitOptions};
 
 use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage};
+use crate::legacy::import::{self as legacy, ImportError, Part};
 use crate::sys::signals::Signals;
 use crate::transport::mount::{self, MountError, MountOptions, Mountpoint, Owner};
 use crate::transport::unmount::{Detach, Mounted};
-use crate::tree::Tree;
+use crate::tree::{Ino, Seq, Tree};
 
 use super::progress::Progress;
 use super::service::{self, Event, Leaving, Service, ServiceArgs};
-use super::{CliError, flag, import, output, store};
+use super::{CliError, bridge, flag, import, output, store};
 
 /// How long requests under way have after SIGTERM.
 const HTTP_PATIENCE: Duration = Duration::from_secs(3);
@@ -41,6 +44,10 @@ const TRY_EVERY: Duration = Duration::from_millis(100);
 const LIST_TIMES: u32 = 24;
 /// Beside the store while the first start takes over what was there before.
 const IMPORTING: &str = "importing";
+/// Where the bridge's own data was in its image.
+const OLD_DATA: &str = "/app/data";
+/// How many findings of an import are logged.
+const FINDINGS_MAX: usize = 20;
 /// Longest secret, in bytes.
 const SECRET_MAX: u64 = 64 << 10;
 
@@ -80,6 +87,12 @@ pub(super) struct ServeArgs {
         env = "LIGHTHOUSE_PROJECT_PATH"
     )]
     project_path: PathBuf,
+    /// File with a secret under which a Python bridge signed its log, beside the one in LIGHTHOUSE_EVENT_SECRET; may be given several times
+    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_EVENT_SECRET_FILE")]
+    event_secret_file: Vec<PathBuf>,
+    /// Take records of that log that no secret vouches for too; `log` shows them as unverified
+    #[arg(long, env = "LIGHTHOUSE_IMPORT_UNVERIFIED", value_parser = flag())]
+    import_unverified: bool,
     /// Do not mount
     #[arg(long, env = "LIGHTHOUSE_DISABLE_FUSE", value_parser = flag())]
     disable_fuse: bool,
@@ -131,6 +144,17 @@ pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
     serving.run(signals)
 }
 
+/// What a Python bridge left, and how it is imported.
+struct Left {
+    parts: Vec<Part>,
+    options: legacy::Options,
+}
+
+/// Whether nothing is in the tree.
+fn is_empty(tree: &Tree) -> bool {
+    tree.inode(Ino::ROOT, Seq::NOW).is_ok_and(|root| root.entries == 0)
+}
+
 /// A server from when it listens.
 struct Serving<'a> {
     args: &'a ServeArgs,
@@ -145,13 +169,26 @@ impl Serving<'_> {
         let teller = self.running.teller();
         let site = self.site();
         let owner = self.owner(&site);
-        let begins = self.begins()?;
-        let opened = store::open_or_make(&self.source, &self.args.store_args, owner, false);
+        let left = Left {
+            parts: if self.begins()? { self.left_by_bridge() } else { Vec::new() },
+            options: legacy::Options {
+                secrets: bridge::secrets(
+                    &self.args.event_secret_file,
+                    std::env::var_os(bridge::SECRET).as_deref(),
+                )?,
+                unverified: self.args.import_unverified,
+                aggregate: None,
+                uid: owner.uid,
+                gid: owner.gid,
+            },
+        };
+        let since = legacy::first_time(&left.parts, &left.options);
+        let opened = store::open_or_begin(&self.source, &self.args.store_args, owner, false, since);
         let opened = opened.inspect_err(|err| teller.stage(Stage::Failed(err.to_string())))?;
         let tree = Tree::new(Arc::clone(&opened));
         let stop = store::Stop::new(signals);
-        if begins {
-            self.take_over(&tree, &stop);
+        if self.marker().exists() {
+            self.take_over(&tree, &left, &stop);
         }
         let (signals, asked) = stop.into_signals();
         self.signals = Some(signals);
@@ -212,19 +249,90 @@ impl Serving<'_> {
         Ok(true)
     }
 
-    /// Takes over what was there before: the project's files.
-    fn take_over(&self, tree: &Tree, stop: &store::Stop) {
+    /// What a Python bridge left beside the store, and below its working directory where that is mounted.
+    fn left_by_bridge(&self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for place in [self.args.event_store_path.as_path(), Path::new(OLD_DATA)] {
+            match legacy::recognise(place) {
+                Ok(found) => parts.extend(found),
+                Err(err) if err.kind() == io::ErrorKind::NotFound => (),
+                Err(err) => {
+                    tracing::warn!("cannot look for old events in {}: {err}", place.display())
+                }
+            }
+        }
+        parts
+    }
+
+    /// Takes over what was there before: the events of a Python bridge; and the project's files, where those
+    /// make no tree.
+    fn take_over(&self, tree: &Tree, left: &Left, stop: &store::Stop) {
         let project = &self.args.project_path;
-        let taken = match std::fs::metadata(project) {
-            Ok(meta) if meta.is_dir() => self.import(tree, (project, &meta), stop),
-            _ => true,
-        };
+        let mut taken = left.parts.is_empty() || self.import_events(tree, left, stop);
+        if taken && (left.parts.is_empty() || is_empty(tree)) {
+            taken = match std::fs::metadata(project) {
+                Ok(meta) if meta.is_dir() => self.import(tree, (project, &meta), stop),
+                _ => true,
+            };
+        }
         if taken && !stop.asked() {
             // Kept, it would only make the next start look for what is there already.
             if let Err(err) = std::fs::remove_file(self.marker()) {
                 tracing::warn!("{} stays: {err}", self.marker().display());
             }
         }
+    }
+
+    /// Imports what a bridge left. Returns whether that is over; if not, the next start goes on with it.
+    fn import_events(&self, tree: &Tree, left: &Left, stop: &store::Stop) -> bool {
+        let teller = self.running.teller();
+        let what = "the events of the Python bridge";
+        teller.stage(Stage::Importing { what: what.to_owned(), done: 0, total: 0 });
+        let mut bar = None;
+        let mut done = 0;
+        let result = legacy::import(tree, &left.parts, &left.options, &mut |progress| {
+            let bar =
+                bar.get_or_insert_with(|| Progress::new("importing", progress.total, self.quiet));
+            bar.advance(progress.done.saturating_sub(done));
+            done = done.max(progress.done);
+            let (done, total) = (progress.done, progress.total);
+            teller.stage(Stage::Importing { what: what.to_owned(), done, total });
+            if stop.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        if let Some(bar) = bar {
+            bar.finish();
+        }
+        let (report, whole) = match result {
+            Ok(report) => (report, true),
+            Err(ImportError::Stopped(report)) => (*report, false),
+            Err(ImportError::Store(refusal)) => {
+                tracing::error!("cannot import {what}: {}", store::explain(&refusal));
+                return false;
+            }
+        };
+        for finding in report.findings.iter().take(FINDINGS_MAX) {
+            tracing::warn!("{}: {}", finding.outcome.word(), finding.at);
+        }
+        tracing::info!(
+            imported = report.imported,
+            known = report.known,
+            applied = report.applied,
+            not_applied = report.not_applied,
+            unverifiable = report.unverifiable,
+            refused = report.refused,
+            damaged = report.damaged,
+            whole,
+            "imported {what}"
+        );
+        if report.unverifiable > 0 {
+            tracing::warn!(
+                "no known secret vouches for {} records: give theirs in {}, or take them with `lighthouse-fuse import \
+                 --unverified`",
+                report.unverifiable,
+                bridge::SECRET
+            );
+        }
+        whole
     }
 
     /// Imports the files of a directory. Returns whether that is over.

@@ -28,6 +28,47 @@ fn the_first_start_takes_the_project_and_later_ones_leave_it() {
 }
 
 #[test]
+fn the_first_start_takes_what_a_bridge_left_beside_the_store() {
+    const LOG: &str = "events_000001.log";
+    let place = Place::new();
+    let source =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/legacy/legacy-log/small");
+    std::fs::create_dir_all(place.path("events")).unwrap();
+    std::fs::copy(source.join("events").join(LOG), place.path("events").join(LOG)).unwrap();
+    // Where events make a tree, the project is left alone.
+    std::fs::create_dir_all(place.path("project")).unwrap();
+    std::fs::write(place.path("project/other"), "x").unwrap();
+    let serve = || {
+        let mut command = place.command(false);
+        Server::start(command.env("LIGHTHOUSE_EVENT_SECRET", "lighthouse-fixture-secret-01"))
+    };
+    let state = std::fs::read(source.join("state_default.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let mut counts = Vec::new();
+    for _ in 0..2 {
+        let mut server = serve();
+        {
+            let agent = server.session("a");
+            for path in state["files"].as_object().unwrap().keys() {
+                assert_eq!(agent.get(&format!("/files{path}")).status, 200, "{path}");
+            }
+            assert_eq!(agent.get("/files/README.md").body, b"# Demo\n\nFixture project.\n");
+            assert_eq!(agent.get("/files/other").status, 404);
+            let early = agent.get("/files/src/?at=2026-11-24T03:08:10.8Z");
+            assert_eq!(early.status, 404, "before the first event there was no such directory");
+            counts.push(agent.get("/event/query?limit=1000").json()["count"].as_u64().unwrap());
+        }
+        server.stop();
+    }
+    assert!(counts[0] >= 191, "{counts:?}");
+    assert_eq!(counts[0], counts[1], "nothing is imported twice");
+    let (kept, left) =
+        (std::fs::read(source.join("events").join(LOG)), place.path("events").join(LOG));
+    assert_eq!(kept.unwrap(), std::fs::read(left).unwrap());
+    assert!(!place.path("events/importing").exists());
+}
+
+#[test]
 fn while_a_long_import_runs_health_says_how_far_it_is_and_it_can_be_interrupted() {
     let place = Place::new();
     for dir in 0..40 {
