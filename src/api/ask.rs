@@ -328,6 +328,35 @@ impl Fields {
         }
     }
 
+    /// The texts in the list `name`, at most `count` of at most `max` bytes each; none if it is not there.
+    pub(crate) fn texts(&mut self, name: &str, count: usize, max: usize) -> Vec<String> {
+        let list = match self.object.remove(name) {
+            None | Some(Value::Null) => return Vec::new(),
+            Some(Value::Array(list)) => list,
+            Some(_) => {
+                self.fault("list_type", name, "Input should be a valid list");
+                return Vec::new();
+            }
+        };
+        if list.len() > count {
+            let msg = format!("List should have at most {count} items");
+            self.fault("too_long", name, &msg);
+            return Vec::new();
+        }
+        let mut texts = Vec::with_capacity(list.len());
+        for item in list {
+            match item {
+                Value::String(text) if text.len() <= max => texts.push(text),
+                Value::String(_) => {
+                    let msg = format!("String should have at most {max} bytes");
+                    self.fault("string_too_long", name, &msg);
+                }
+                _ => self.fault("string_type", name, "Input should be a valid string"),
+            }
+        }
+        texts
+    }
+
     pub(crate) fn fault(&mut self, kind: &str, name: &str, msg: &str) {
         self.faults.push(fault(kind, &["body", name], msg));
     }

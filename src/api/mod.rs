@@ -21,6 +21,7 @@
 mod acting;
 mod ask;
 mod bridge;
+mod context;
 mod dav;
 mod events;
 mod files;

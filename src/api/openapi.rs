@@ -107,6 +107,7 @@ fn response(route: &Route, status: u16, meaning: &str) -> Value {
     let schema = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
     let json = |schema: Value| json!({ "description": meaning, "content": { "application/json": { "schema": schema } } });
     match (route.path, status) {
+        ("/context/packages", 201) => json(json!({ "type": "object" })),
         (_, 201 | 204 | 304) => json!({ "description": meaning }),
         ("/health", 200 | 503) => json(schema("Health")),
         (_, 400..) => json(schema("Problem")),
@@ -219,6 +220,7 @@ fn schemas() -> Value {
             &["session_token", "agent_id"],
         ),
         "Valid": object(&[("valid", json!({ "type": "boolean" }))], &["valid"]),
+        "ContextPackage": super::context::schema(),
         "EventStore": object(
             &[
                 ("event_type", text()),

@@ -16,7 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use super::problem::Problem;
 use super::session::{NoSession, Session, TOKEN_MIN};
 use super::state::{Shared, since_1970};
-use super::{bridge, dav, events, files, metrics, openapi};
+use super::{bridge, context, dav, events, files, metrics, openapi};
 
 /// Longest body that is taken into memory, in bytes.
 pub(crate) const BODY_MAX: usize = 1 << 20;
@@ -257,6 +257,46 @@ pub(crate) const ROUTES: &[Route] = &[
             (412, "It is not what If-Match names"),
         ],
         run: run!(files::delete),
+    },
+    Route {
+        method: "POST",
+        path: "/context/packages",
+        who: Who::Agents,
+        summary: "Make a context package: a directory below context/ of the mount, with its files as they are now",
+        query: &[],
+        body: Some("ContextPackage"),
+        answers: &[(201, "It is made"), (409, "One of this id is there")],
+        run: run!(context::make),
+    },
+    Route {
+        method: "GET",
+        path: "/context/packages",
+        who: Who::Agents,
+        summary: "The context packages that are there",
+        query: &[],
+        body: None,
+        answers: &[(200, "Their manifests")],
+        run: run!(context::list),
+    },
+    Route {
+        method: "GET",
+        path: "/context/packages/{package_id}",
+        who: Who::Agents,
+        summary: "The manifest of a context package",
+        query: &[],
+        body: None,
+        answers: &[(200, "The manifest"), (404, "There is none of this id")],
+        run: run!(context::get),
+    },
+    Route {
+        method: "DELETE",
+        path: "/context/packages/{package_id}",
+        who: Who::Agents,
+        summary: "Take a context package away",
+        query: &[],
+        body: None,
+        answers: &[(204, "It is gone"), (404, "There is none of this id")],
+        run: run!(context::remove),
     },
     Route {
         method: "GET",

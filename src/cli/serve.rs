@@ -257,7 +257,7 @@ impl Serving<'_> {
                 Ok(found) => parts.extend(found),
                 Err(err) if err.kind() == io::ErrorKind::NotFound => (),
                 Err(err) => {
-                    tracing::warn!("cannot look for old events in {}: {err}", place.display())
+                    tracing::warn!("cannot look for old events in {}: {err}", place.display());
                 }
             }
         }

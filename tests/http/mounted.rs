@@ -165,3 +165,56 @@ fn the_mount_and_http_change_one_tree_at_once_and_agree() {
     assert_eq!(seen, fresh);
     drop(server);
 }
+
+#[test]
+fn a_context_package_is_a_directory_of_the_mount_until_it_is_taken_away() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut server = Server::start(&mut place.command(true));
+    let root = place.path("at");
+    {
+        let agent = server.session("a");
+        shell(&root, "echo then > current/f; ls context; ! stat context/one 2>/dev/null");
+        let new = serde_json::json!({
+            "package_id": "one", "request_id": "r", "agent_capabilities": ["review"],
+            "files_involved": ["/f", "/none"], "context_data": {"why": "because"},
+        });
+        let body = new.to_string();
+        let json = [("content-type", "application/json")];
+        let made = agent.ask("POST", "/context/packages", &json, body.as_bytes());
+        assert_eq!(made.status, 201, "{made:?}");
+        assert_eq!(made.header("location"), "/context/packages/one");
+        let again = agent.ask("POST", "/context/packages", &json, body.as_bytes());
+        assert_eq!(again.status, 409);
+        shell(&root, "echo now > current/f");
+        assert_eq!(
+            shell(&root, "ls context; ls context/one"),
+            "one\ncontext.json\nfiles.json\nmanifest.json\n"
+        );
+        let read = |name: &str| -> serde_json::Value {
+            serde_json::from_str(&shell(&root, &format!("cat context/one/{name}"))).unwrap()
+        };
+        assert_eq!(read("files.json"), serde_json::json!({"/f": "then\n"}));
+        assert_eq!(read("context.json"), serde_json::json!({"why": "because"}));
+        assert_eq!(read("manifest.json")["request_id"], "r");
+        let listed = agent.get("/context/packages").json();
+        assert_eq!(listed["count"], 1);
+        assert_eq!(agent.get("/context/packages/one").json()["package_id"], "one");
+        assert_eq!(agent.ask("DELETE", "/context/packages/one", &[], b"").status, 204);
+        assert_eq!(agent.ask("DELETE", "/context/packages/one", &[], b"").status, 404);
+        shell(&root, "! stat context/one 2>/dev/null; test -z \"$(ls context)\"");
+        for (wrong, status) in [
+            ("{}", 422),
+            (r#"{"package_id": "a/b"}"#, 400),
+            (r#"{"package_id": "x", "files_involved": [5]}"#, 422),
+            (r#"{"package_id": "x", "files_involved": ["/../x"]}"#, 400),
+            (r#"{"package_id": "x", "expires_at": "soon"}"#, 400),
+        ] {
+            let answer = agent.ask("POST", "/context/packages", &json, wrong.as_bytes());
+            assert_eq!(answer.status, status, "{wrong}");
+        }
+    }
+    server.stop();
+}
