@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::legacy::context::{NewPackage, Package, PackageError, Packages};
 
 use super::acting::now;
-use super::ask::{Fields, TreePath};
+use super::ask::{Fields, TreePath, encode};
 use super::problem::{Problem, answer};
 use super::routes::{Answer, Asked, BODY_MAX, waiting, whole};
 use super::session::TEXT_MAX;
@@ -61,25 +61,11 @@ pub(crate) async fn make(shared: Shared, asked: Asked) -> Answer {
             .await?;
     let mut response = answer(StatusCode::CREATED, &shown(&made));
     if let Ok(location) =
-        HeaderValue::from_str(&format!("{PLACE}/{}", encoded(&made.is.package_id)))
+        HeaderValue::from_str(&format!("{PLACE}/{}", encode(made.is.package_id.as_bytes())))
     {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(response)
-}
-
-/// `name` as one component of a path.
-fn encoded(name: &str) -> String {
-    let mut text = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                text.push(char::from(byte));
-            }
-            _ => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
 }
 
 pub(crate) async fn list(shared: Shared, asked: Asked) -> Answer {

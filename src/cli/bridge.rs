@@ -61,17 +61,7 @@ pub(super) fn run(
     let owner = Owner { uid, gid, mode: 0o755 };
     let opened = store::open_or_begin(path, how, owner, false, begins)?;
     let tree = Tree::new(Arc::clone(&opened));
-    let mut shown = None;
-    let mut done = 0;
-    let result = import::import(&tree, parts, &options, &mut |progress| {
-        let bar = shown.get_or_insert_with(|| Progress::new("importing", progress.total, quiet));
-        bar.advance(progress.done.saturating_sub(done));
-        done = done.max(progress.done);
-        if stop.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    if let Some(bar) = shown {
-        bar.finish();
-    }
+    let result = import_events(&tree, parts, &options, &stop, quiet, |_, _| ());
     let closed = store::close(&opened);
     let report = match result {
         Ok(report) => report,
@@ -91,6 +81,30 @@ pub(super) fn run(
     closed?;
     tell(source, path, &report, args, quiet)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Imports `parts` with a progress bar until `stop` is asked for; `tell` hears how many bytes are read, and of how many.
+pub(super) fn import_events(
+    tree: &Tree,
+    parts: &[Part],
+    options: &Options,
+    stop: &store::Stop,
+    quiet: bool,
+    tell: impl Fn(u64, u64),
+) -> Result<Report, ImportError> {
+    let mut shown = None;
+    let mut done = 0;
+    let result = import::import(tree, parts, options, &mut |progress| {
+        let bar = shown.get_or_insert_with(|| Progress::new("importing", progress.total, quiet));
+        bar.advance(progress.done.saturating_sub(done));
+        done = done.max(progress.done);
+        tell(progress.done, progress.total);
+        if stop.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    if let Some(bar) = shown {
+        bar.finish();
+    }
+    result
 }
 
 /// The secrets that are known. A line end at the end of a file is not part of what is in it.

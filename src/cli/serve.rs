@@ -13,7 +13,6 @@
 use std::fs::Metadata;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,8 +39,6 @@ const HTTP_PATIENCE: Duration = Duration::from_secs(3);
 const MOUNT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked around.
 const TRY_EVERY: Duration = Duration::from_millis(100);
-/// Hours that `history/` lists.
-const LIST_TIMES: u32 = 24;
 /// Beside the store while the first start takes over what was there before.
 const IMPORTING: &str = "importing";
 /// Where the bridge's own data was in its image.
@@ -288,20 +285,11 @@ impl Serving<'_> {
         let teller = self.running.teller();
         let what = "the events of the Python bridge";
         teller.stage(Stage::Importing { what: what.to_owned(), done: 0, total: 0 });
-        let mut bar = None;
-        let mut done = 0;
-        let result = legacy::import(tree, &left.parts, &left.options, &mut |progress| {
-            let bar =
-                bar.get_or_insert_with(|| Progress::new("importing", progress.total, self.quiet));
-            bar.advance(progress.done.saturating_sub(done));
-            done = done.max(progress.done);
-            let (done, total) = (progress.done, progress.total);
+        let tell = |done, total| {
             teller.stage(Stage::Importing { what: what.to_owned(), done, total });
-            if stop.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
-        if let Some(bar) = bar {
-            bar.finish();
-        }
+        };
+        let result =
+            bridge::import_events(tree, &left.parts, &left.options, stop, self.quiet, tell);
         let (report, whole) = match result {
             Ok(report) => (report, true),
             Err(ImportError::Stopped(report)) => (*report, false),
@@ -480,7 +468,6 @@ impl Serving<'_> {
         let path = point.path().to_owned();
         let (device, mounted) = point.mount(&MountOptions::new(self.source.clone()))?;
         let mut args = self.args.service.clone();
-        args.list_times = args.list_times.or(Some(LIST_TIMES));
         args.sections = true;
         match Service::start(device, false, tree.clone(), &args) {
             Ok(service) => Ok((mounted, service)),
