@@ -277,6 +277,11 @@ impl OpenFlags {
         matches!(self.0 & Self::ACCMODE, Self::WRONLY | Self::RDWR)
     }
 
+    /// Whether the kernel opened the file to run it. It keeps the handle while the program runs.
+    pub const fn executes(self) -> bool {
+        self.has(Self::FMODE_EXEC)
+    }
+
     /// Whether the file is to be cut to nothing.
     pub const fn truncates(self) -> bool {
         self.has(Self::TRUNC)

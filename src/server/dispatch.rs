@@ -540,6 +540,7 @@ fn errno(refusal: &Refusal) -> Errno {
         },
         Refusal::ReadOnly => Errno::EROFS,
         Refusal::BadHandle => Errno::EBADF,
+        Refusal::Executing => Errno::ETXTBSY,
         Refusal::OtherTree => Errno::EXDEV,
         Refusal::TooManyViews => Errno::ENFILE,
         Refusal::NothingThere => Errno::ENXIO,

@@ -273,6 +273,11 @@ impl View {
         };
         let mut wrote = None;
         if flags.truncates() {
+            // The kernel itself refuses to write to a program that runs. It finds O_RDONLY | O_TRUNC, which
+            // is no writing to it, only once OPEN was answered; then the program had lost its text.
+            if !flags.writes() && self.handles.executing(node) {
+                return Err(Refusal::Executing);
+            }
             let actor = self.actor(asker, false);
             self.mark(ino, self.drafts.before_write(ino, actor));
             self.cut(asker, actor, ino, kill_set_id)?;

@@ -123,6 +123,15 @@ impl Handles {
             .sum()
     }
 
+    /// Whether `node` is a program that runs. Looks at all that is open.
+    pub(crate) fn executing(&self, node: NodeId) -> bool {
+        let runs = |slot: &Slot| match slot.open {
+            Some((of, Open::File { flags, .. })) => of == node && flags.executes(),
+            _ => false,
+        };
+        self.shards.iter().any(|shard| shard.lock().slots.iter().any(runs))
+    }
+
     /// How many of them are directories.
     pub(crate) fn directories(&self) -> usize {
         let directories = |shard: &Mutex<Slab>| {
@@ -201,6 +210,21 @@ mod tests {
         for number in (0..100).chain([u64::MAX, u64::MAX >> 1, 1 << 63]) {
             assert_eq!(handles.find(FileHandle(number), node(5)), None, "{number:#x}");
         }
+    }
+
+    #[test]
+    fn a_program_runs_while_the_handle_it_was_opened_by_for_that_is_open() {
+        let handles = Handles::default();
+        let opened = |flags| Open::File { flags: OpenFlags(flags), wrote: None };
+        let read = handles.open(node(9), opened(OpenFlags::RDONLY));
+        handles.open(node(9), Open::Directory);
+        assert!(!handles.executing(node(9)));
+        let run = handles.open(node(9), opened(OpenFlags::RDONLY | OpenFlags::FMODE_EXEC));
+        handles.close(read, node(9));
+        assert!(handles.executing(node(9)));
+        assert!(!handles.executing(node(8)));
+        handles.close(run, node(9));
+        assert!(!handles.executing(node(9)));
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub enum Refusal {
     TooManyViews,
     /// No data, or no hole, at or after an offset (`ENXIO`).
     NothingThere,
+    /// A program that runs is to be cut to nothing (`ETXTBSY`).
+    Executing,
 }
 
 impl From<TreeRefusal> for Refusal {

@@ -22,6 +22,7 @@ tests![
     o_directory_o_nofollow_and_o_path_are_kept,
     a_thousand_opens_at_once_from_eight_threads_all_succeed,
     writing_through_a_handle_for_reading_is_refused,
+    a_program_that_runs_is_not_cut_even_by_an_open_for_reading,
 ];
 
 fn a_shell_redirection_over_a_longer_file_leaves_the_new_text_alone() -> Outcome {
@@ -195,5 +196,30 @@ fn writing_through_a_handle_for_reading_is_refused() -> Outcome {
     assert_eq!(errno(file.write_at(b"y", 0)), Some(Errno::BADF));
     assert_eq!(errno(file.set_len(0)), Some(Errno::INVAL));
     assert_eq!(fs::read(mount.path("file")).unwrap(), b"x");
+    Ok(())
+}
+
+fn a_program_that_runs_is_not_cut_even_by_an_open_for_reading() -> Outcome {
+    let mount = Mount::fresh()?;
+    let path = mount.path("program");
+    let name = path.to_str().unwrap();
+    shell(&mount.path(""), &format!("cp -L \"$(command -v sleep)\" {name}"));
+    let whole = fs::read(&path).unwrap();
+    let mut running = std::process::Command::new(&path).arg("60").spawn().unwrap();
+    for flags in [OFlags::WRONLY, OFlags::RDWR, OFlags::RDONLY | OFlags::TRUNC] {
+        assert_eq!(open(&path, flags, 0).map(drop), Err(Errno::TXTBSY), "{flags:?}");
+    }
+    assert!(running.try_wait().unwrap().is_none(), "it still runs");
+    assert!(fs::read(&path).unwrap() == whole, "the program is as it was");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    // Its last RELEASE comes a little after its end.
+    let ends = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while let Err(refused) = open(&path, OFlags::RDONLY | OFlags::TRUNC, 0) {
+        assert_eq!(refused, Errno::TXTBSY);
+        assert!(std::time::Instant::now() < ends, "no longer a running program");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
     Ok(())
 }
