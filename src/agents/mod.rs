@@ -100,6 +100,13 @@ impl Agents {
         id
     }
 
+    /// The name of thread `tid`, as the kernel keeps it; empty if there is none. Waits for nobody.
+    #[must_use]
+    pub fn name_of(&self, tid: u32) -> String {
+        let name = self.proc.as_ref().filter(|_| tid != 0).and_then(|proc| proc.read(tid, "comm"));
+        String::from_utf8_lossy(&name.unwrap_or_default()).trim_end_matches('\n').to_owned()
+    }
+
     fn identify(&self, caller: Caller) -> (ActorId, Option<Evidence>) {
         let mut actor = Actor {
             uid: caller.uid,

@@ -5,6 +5,7 @@
 
 mod bridge;
 mod completions;
+mod flight;
 mod health;
 mod import;
 mod label;
@@ -19,6 +20,7 @@ mod serve;
 mod service;
 mod status;
 mod store;
+mod top;
 mod umount;
 mod verify;
 
@@ -135,6 +137,7 @@ enum Command {
     Log(log::LogArgs),
     Label(label::LabelArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     Health(health::HealthArgs),
     Verify(verify::VerifyArgs),
     Completions(completions::CompletionsArgs),
@@ -170,6 +173,7 @@ fn run(cli: &Cli) -> Result<ExitCode, CliError> {
         Command::Log(args) => log::run(args),
         Command::Label(args) => label::run(args),
         Command::Status(args) => status::run(args),
+        Command::Top(args) => top::run(args),
         Command::Health(args) => health::run(args),
         Command::Verify(args) => verify::run(args, quiet),
         Command::Completions(args) => completions::run(args),
@@ -191,7 +195,6 @@ fn start_log(level: LogLevel) {
         // Colours are for people: a log file is read by programs too.
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
         // Whoever listened went away; complaining to the same place would panic.
         .log_internal_errors(false)
         .init();

@@ -68,7 +68,7 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
         return start_in_background();
     }
     // Before any thread starts, so that all of them leave these to us.
-    let signals = Signals::block(&[Signal::INT, Signal::TERM, Signal::HUP])
+    let signals = Signals::block(&service::SIGNALS)
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
     let source = service::absolute(&args.store)?;
     let refused = |err: mount::MountError| CliError::new(err.to_string());
@@ -88,9 +88,10 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let opened = store::open_or_make(&source, &args.store_args, owner, args.read_only)
         .inspect_err(|_| place.give_up())?;
     let shared = matches!(place, Place::Elsewhere);
-    let service = Service::start(device, shared, Tree::new(Arc::clone(&opened)), &args.service)
+    let mut service = Service::start(device, shared, Tree::new(Arc::clone(&opened)), &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
+    service.record_to(&source);
     wait(args, &source, &place, service, &signals, quiet)?;
     store::close(&opened)?;
     Ok(ExitCode::SUCCESS)
@@ -160,6 +161,7 @@ fn wait(
             match arrival.signal {
                 // Nothing to reload yet; but the terminal going away must not end a server.
                 Signal::HUP => (),
+                Signal::USR1 => service.record(),
                 _ if asked.is_some() => again = true,
                 _ => asked = Some(Instant::now()),
             }

@@ -57,7 +57,9 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         let made = store::open_or_make(&source, &args.store_args, owner, false);
         let made = made.map_err(|err| io::Error::other(refused.insert(err).to_string()))?;
         let opened = opened.insert(made);
-        let service = Service::start(device, false, Tree::new(Arc::clone(opened)), &args.service)?;
+        let mut service =
+            Service::start(device, false, Tree::new(Arc::clone(opened)), &args.service)?;
+        service.record_to(&source);
         if let Err(err) = mounted.raise_read_ahead(args.service.read_ahead) {
             tracing::debug!("read-ahead stays as it is: {err}");
         }

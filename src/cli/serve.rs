@@ -127,7 +127,7 @@ pub(super) struct ServeArgs {
 
 pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
     // Before any thread starts, so that all of them leave these to us.
-    let signals = Signals::block(&[Signal::INT, Signal::TERM, Signal::HUP])
+    let signals = Signals::block(&service::SIGNALS)
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
     let config = config(args)?;
     let address = address(args, config.session_key.is_some())?;
@@ -434,8 +434,12 @@ impl Serving<'_> {
             // Without a mount nothing else takes its time.
             let wait = if mounted.is_some() { Duration::ZERO } else { TRY_EVERY };
             let arrival = first.and_then(|signals| signals.next(Some(wait)).unwrap_or_default());
-            if arrival.is_some_and(|arrival| arrival.signal != Signal::HUP) {
-                break;
+            match arrival {
+                Some(arrival) if service::stops(arrival.signal) => break,
+                Some(arrival) if arrival.signal == Signal::USR1 => {
+                    mounted.iter().for_each(|(_, service)| service.record());
+                }
+                Some(_) | None => (),
             }
         }
         self.stop(mounted)
@@ -456,7 +460,7 @@ impl Serving<'_> {
                 return Ok(());
             }
             let arrival = signals.as_ref().map(|signals| signals.next(Some(TRY_EVERY)));
-            again |= matches!(arrival, Some(Ok(Some(arrival))) if arrival.signal != Signal::HUP);
+            again |= matches!(arrival, Some(Ok(Some(arrival))) if service::stops(arrival.signal));
         }
     }
 
@@ -470,7 +474,10 @@ impl Serving<'_> {
         let mut args = self.args.service.clone();
         args.sections = true;
         match Service::start(device, false, tree.clone(), &args) {
-            Ok(service) => Ok((mounted, service)),
+            Ok(mut service) => {
+                service.record_to(&self.source);
+                Ok((mounted, service))
+            }
             Err(error) => {
                 let _ = mounted.unmount(Detach::Lazily);
                 Err(MountError::Io { doing: "serve", path, error })

@@ -20,6 +20,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::agents::Agents;
 use crate::proto::connection;
 use crate::server::counters::Counters;
@@ -31,7 +33,16 @@ use crate::transport::uring::{Queues, Uring};
 use crate::tree::Tree;
 use crate::view::{Options, View};
 
+use super::flight::FlightRecorder;
 use super::{CliError, flag, output};
+
+/// What a server listens to: the last asks for a record of the last requests.
+pub(super) const SIGNALS: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::USR1];
+
+/// Whether `signal` asks a server to stop.
+pub(super) fn stops(signal: Signal) -> bool {
+    matches!(signal, Signal::INT | Signal::TERM)
+}
 
 /// How many hours are listed where all directories are shown.
 const SECTIONS_LIST_TIMES: u32 = 24;
@@ -147,6 +158,8 @@ pub(super) enum Event {
 pub(super) struct Service {
     events: Receiver<Event>,
     thread: JoinHandle<()>,
+    view: Weak<View>,
+    recorder: Option<FlightRecorder>,
     counters: Arc<OnceLock<Arc<Counters>>>,
 }
 
@@ -170,7 +183,8 @@ impl Service {
             sections: args.sections,
         };
         let view = Arc::new(View::new(tree, agents, options));
-        let watcher: Weak<View> = Arc::downgrade(&view);
+        let shared_view = Arc::downgrade(&view);
+        let watcher: Weak<View> = Weak::clone(&shared_view);
         view.tree().watch(watcher);
         let default = Config::default();
         let mut config = Config {
@@ -199,7 +213,19 @@ impl Service {
             let ended = server.run(move || drop(ready.send(Event::Ready)));
             drop(events.send(Event::Ended(ended)));
         })?;
-        Ok(Self { events: received, thread, counters })
+        Ok(Self { events: received, thread, view: shared_view, recorder: None, counters })
+    }
+
+    /// From now on writes what it is at to a file of `store`, when it hangs or is asked to.
+    pub(super) fn record_to(&mut self, store: &Path) {
+        self.recorder = Some(FlightRecorder::start(Weak::clone(&self.view), store));
+    }
+
+    /// Asks for such a record.
+    pub(super) fn record(&self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.ask();
+        }
     }
 
     /// What the kernel asked for so far, once the server has begun.

@@ -20,7 +20,7 @@ use crate::sys::signals::Signals;
 use crate::transport::mount::Owner;
 use crate::tree::Refusal;
 
-use super::{CliError, output};
+use super::{CliError, flight, output};
 
 /// How the store is kept.
 #[derive(Clone, Debug, clap::Args)]
@@ -211,7 +211,7 @@ fn check_parent(path: &Path) -> Result<(), CliError> {
 fn check_empty(path: &Path) -> Result<(), CliError> {
     let mut entries = std::fs::read_dir(path).map_err(|err| failed(path, &OpenError::Io(err)))?;
     // What a first start that was cut short, or our own lock, leaves behind.
-    let ours = ["LOCK", "super.new", "log", "content", "index", "lost", "server.log"];
+    let ours = ["LOCK", "super.new", "log", "content", "index", "lost", "server.log", flight::FILE];
     match entries.find(|entry| {
         entry.as_ref().is_ok_and(|entry| !ours.iter().any(|name| entry.file_name() == *name))
     }) {

@@ -10,6 +10,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// A power of two is cut into so many buckets.
 const STEPS: usize = 8;
 /// log2 of it.
@@ -78,8 +80,9 @@ const fn end_of(bucket: usize) -> u64 {
     (step << octave) - 1
 }
 
-/// Several histograms, read.
-#[derive(Clone, Debug)]
+/// Several histograms, read. As JSON, the buckets with something in them as pairs of number and count.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(from = "Sparse", into = "Sparse")]
 pub struct Summary {
     counts: [u64; BUCKETS],
     total_ns: u64,
@@ -89,6 +92,38 @@ pub struct Summary {
 impl Default for Summary {
     fn default() -> Self {
         Self { counts: [0; BUCKETS], total_ns: 0, longest_ns: 0 }
+    }
+}
+
+/// A summary on its way to another process.
+#[derive(Deserialize, Serialize)]
+struct Sparse {
+    total_ns: u64,
+    longest_ns: u64,
+    buckets: Vec<(usize, u64)>,
+}
+
+impl From<Summary> for Sparse {
+    fn from(summary: Summary) -> Self {
+        let counts = summary.counts.into_iter().enumerate();
+        Self {
+            total_ns: summary.total_ns,
+            longest_ns: summary.longest_ns,
+            buckets: counts.filter(|&(_, count)| count > 0).collect(),
+        }
+    }
+}
+
+impl From<Sparse> for Summary {
+    /// Of a bucket that is not known here it counts the longest time that is.
+    fn from(sparse: Sparse) -> Self {
+        let mut counts = [0; BUCKETS];
+        for (bucket, count) in sparse.buckets {
+            if let Some(sum) = counts.get_mut(bucket.min(BUCKETS - 1)) {
+                *sum = count.saturating_add(*sum);
+            }
+        }
+        Self { counts, total_ns: sparse.total_ns, longest_ns: sparse.longest_ns }
     }
 }
 
@@ -111,10 +146,43 @@ impl Summary {
         self.longest_ns = self.longest_ns.max(other.longest_ns);
     }
 
+    /// What came since the same was asked `earlier`. Of a longest time that is not longer than the one before, only its
+    /// bucket is known: then it is told too long by an eighth at most.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let counts: [u64; BUCKETS] = std::array::from_fn(|bucket| {
+            let count = |of: &Self| of.counts.get(bucket).copied().unwrap_or(0);
+            count(self).saturating_sub(count(earlier))
+        });
+        let last = counts.iter().rposition(|&count| count > 0);
+        let longest_ns = match self.longest_ns > earlier.longest_ns {
+            true => self.longest_ns,
+            false => last.map_or(0, end_of).min(self.longest_ns),
+        };
+        Self { counts, total_ns: self.total_ns.saturating_sub(earlier.total_ns), longest_ns }
+    }
+
+    /// With one bucket for each power of two: a tenth of the size at most.
+    pub(super) fn coarse(&mut self) {
+        for octave in self.counts.chunks_mut(STEPS) {
+            let sum = octave.iter().sum();
+            octave.fill(0);
+            if let Some(last) = octave.last_mut() {
+                *last = sum;
+            }
+        }
+    }
+
     /// How many there were.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
+        self.counts.iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
+    /// How long they took together, in nanoseconds.
+    #[must_use]
+    pub const fn total_ns(&self) -> u64 {
+        self.total_ns
     }
 
     /// Their mean, in nanoseconds; 0 of none.
@@ -138,7 +206,7 @@ impl Summary {
         let wanted = (count as f64 * percent.clamp(0.0, 100.0) / 100.0).ceil() as u64;
         let mut seen = 0;
         for (number, count) in self.counts.iter().enumerate() {
-            seen += count;
+            seen = count.saturating_add(seen);
             if *count > 0 && seen >= wanted {
                 return end_of(number).min(self.longest_ns);
             }
@@ -176,6 +244,39 @@ mod tests {
             let told = summary.within_ns(percent);
             assert!(told >= exact && told <= exact + exact / 8 + 1, "{percent}: {told}");
         }
+    }
+
+    #[test]
+    fn what_came_since_is_told_alone() {
+        let histogram = Histogram::default();
+        let read = || {
+            let mut summary = Summary::default();
+            summary.add(&histogram);
+            summary
+        };
+        histogram.add(1_000_000);
+        let earlier = read();
+        (1..=100).for_each(|us| histogram.add(us * 1000));
+        let since = read().since(&earlier);
+        assert_eq!((since.count(), since.mean_ns()), (100, 50_500));
+        assert!((100_000..=112_500).contains(&since.longest_ns()), "{}", since.longest_ns());
+        assert_eq!(since.within_ns(100.0), since.longest_ns());
+        let none = read().since(&read());
+        assert_eq!((none.count(), none.longest_ns(), none.within_ns(99.0)), (0, 0, 0));
+        // Of another server, started since: nothing is below nothing.
+        assert_eq!(earlier.since(&read()).count(), 0);
+    }
+
+    #[test]
+    fn whatever_another_process_tells_is_no_reason_to_panic() {
+        let json = format!(
+            "{{\"total_ns\":1,\"longest_ns\":7,\"buckets\":[[9999,{0}],[3,{0}],[3,1]]}}",
+            u64::MAX
+        );
+        let summary: Summary = serde_json::from_str(&json).unwrap();
+        assert_eq!((summary.count(), summary.within_ns(1.0)), (u64::MAX, 3));
+        assert_eq!(summary.within_ns(100.0), 3);
+        assert!(serde_json::from_str::<Summary>("{\"buckets\":[[-1,2]]}").is_err());
     }
 
     proptest! {

@@ -12,29 +12,39 @@
 //! Invariants: writing takes no lock and allocates nothing; each reader writes to memory of its own, so none waits
 //! for another's. What is read while requests come in is exact for each number and of no one moment together.
 
+mod flight;
 mod histogram;
 mod recorder;
+mod snapshot;
 
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub use flight::InFlight;
+use flight::Place;
 use histogram::Histogram;
 pub use histogram::Summary;
 pub use recorder::Entry;
 use recorder::Ring;
+pub use snapshot::{JSON_MAX, Snapshot, Waiting};
 
 /// Operations are numbered below this; what is not is not measured.
 pub const OPERATIONS: usize = 64;
 /// Memory of its own has each of so many readers; more share.
 const LANES: usize = 8;
+/// What so many readers are at is known; more are not seen.
+const PLACES: usize = 256;
 
 /// All that is measured.
 pub struct Meter {
     /// Made with the first reader that has it.
     lanes: [OnceLock<Lane>; LANES],
-    next_lane: AtomicUsize,
+    /// What each reader is at.
+    places: Box<[Place]>,
+    /// How many readers there are.
+    readers: AtomicUsize,
     /// Where times are counted from.
     began: Instant,
     /// The same by the clock on the wall, in nanoseconds since 1970.
@@ -59,7 +69,12 @@ impl Default for Lane {
 
 /// Which memory a reader writes to.
 #[derive(Clone, Copy, Debug)]
-pub struct LaneId(usize);
+pub struct LaneId {
+    /// Histograms and the last requests.
+    lane: usize,
+    /// What it is at.
+    place: usize,
+}
 
 /// One request, answered.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +94,8 @@ impl Default for Meter {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             lanes: std::array::from_fn(|_| OnceLock::new()),
-            next_lane: AtomicUsize::new(0),
+            places: (0..PLACES).map(|_| Place::default()).collect(),
+            readers: AtomicUsize::new(0),
             began: Instant::now(),
             began_ns: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
         }
@@ -96,18 +112,29 @@ impl Meter {
     /// Memory for one more reader.
     #[must_use]
     pub fn lane(&self) -> LaneId {
-        let number = self.next_lane.fetch_add(1, Ordering::Relaxed) % LANES;
-        if let Some(lane) = self.lanes.get(number) {
+        let place = self.readers.fetch_add(1, Ordering::Relaxed);
+        let lane = place % LANES;
+        if let Some(lane) = self.lanes.get(lane) {
             lane.get_or_init(Lane::default);
         }
-        LaneId(number)
+        LaneId { lane, place }
+    }
+
+    /// `request` was received at `since`, and is about to be answered.
+    pub fn received(&self, lane: LaneId, since: Instant, request: &Request) {
+        if let Some(place) = self.places.get(lane.place) {
+            place.begin(nanos(since.saturating_duration_since(self.began)), request);
+        }
     }
 
     /// `request`, which was received at `since`, is answered.
     pub fn answered(&self, lane: LaneId, since: Instant, request: &Request) {
         let now = Instant::now();
+        if let Some(place) = self.places.get(lane.place) {
+            place.end();
+        }
         let took_ns = nanos(now.saturating_duration_since(since));
-        let Some(lane) = self.lanes.get(lane.0).and_then(OnceLock::get) else { return };
+        let Some(lane) = self.lanes.get(lane.lane).and_then(OnceLock::get) else { return };
         let histogram = usize::try_from(request.opcode).ok().and_then(|n| lane.histograms.get(n));
         if let Some(histogram) = histogram {
             histogram.add(took_ns);
@@ -167,6 +194,31 @@ impl Meter {
         entries
     }
 
+    /// What is being answered, the oldest first.
+    #[must_use]
+    pub fn in_flight(&self) -> Vec<InFlight> {
+        let now_ns = nanos(self.began.elapsed());
+        let mut all: Vec<_> = self.places.iter().filter_map(|place| place.read(now_ns)).collect();
+        all.sort_by_key(|request| std::cmp::Reverse(request.age_ns));
+        all
+    }
+
+    /// All that is known now. Who waits is told by number alone.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let operations = (0..).take(OPERATIONS).map(|opcode| (opcode, self.of(opcode)));
+        let in_flight = self.in_flight().into_iter().map(|request| {
+            let InFlight { age_ns, opcode, node, pid } = request;
+            Waiting { age_ns, opcode, node, pid, command: String::new() }
+        });
+        Snapshot {
+            uptime_ns: nanos(self.uptime()),
+            refused: self.refused(),
+            operations: operations.filter(|(_, summary)| summary.count() > 0).collect(),
+            in_flight: in_flight.collect(),
+        }
+    }
+
     /// How long it has been measuring.
     #[must_use]
     pub fn uptime(&self) -> Duration {
@@ -185,6 +237,23 @@ mod tests {
 
     fn request(opcode: u32, errno: u16) -> Request {
         Request { opcode, node: 7, pid: 99, errno }
+    }
+
+    #[test]
+    fn what_is_being_answered_is_told_the_oldest_first_by_every_reader() {
+        let meter = Meter::default();
+        let lanes: Vec<LaneId> = (0..LANES + 2).map(|_| meter.lane()).collect();
+        let now = Instant::now();
+        for (opcode, lane) in (0..).zip(&lanes) {
+            meter.received(*lane, now + Duration::from_nanos(opcode), &request(opcode as u32, 0));
+        }
+        let told: Vec<u32> = meter.in_flight().iter().map(|request| request.opcode).collect();
+        assert_eq!(told, (0..LANES as u32 + 2).collect::<Vec<_>>());
+        for lane in &lanes[1..] {
+            meter.answered(*lane, now, &request(3, 0));
+        }
+        assert_eq!(meter.snapshot().in_flight.len(), 1);
+        assert_eq!(meter.of(3).count(), LANES as u64 + 1);
     }
 
     #[test]

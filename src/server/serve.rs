@@ -389,6 +389,7 @@ impl<'s> Server<'s> {
                     pid: caller.pid,
                     errno: 0,
                 };
+                self.view.meter().received(lane, since, &request);
                 let answer = guarded(|| dispatch::answer(self.view, id, caller, &op, room, work));
                 let Answer { reply, stored: elsewhere } = answer.unwrap_or_else(|_| {
                     self.counters.panicked();

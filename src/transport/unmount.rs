@@ -6,8 +6,9 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -119,8 +120,33 @@ impl Mounted {
 ///
 /// Whatever writing the connection's `abort` says: it belongs to root and to whoever mounted.
 pub fn abort(connection: u32) -> io::Result<()> {
-    match fs::write(format!("/sys/fs/fuse/connections/{connection}/abort"), "1") {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    control(connection, "abort", OFlags::WRONLY)?.write_all(b"1")
+}
+
+/// How many requests of `connection` the kernel has that were not answered yet. Asks the server nothing.
+///
+/// # Errors
+///
+/// As [`abort`], of the connection's `waiting`; `InvalidData` if that is no number.
+pub fn waiting(connection: u32) -> io::Result<u64> {
+    let mut text = String::new();
+    control(connection, "waiting", OFlags::RDONLY)?.read_to_string(&mut text)?;
+    text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// Opens one of the files by which the kernel shows `connection`.
+fn control(connection: u32, file: &str, flags: OFlags) -> io::Result<File> {
+    let name = format!("{connection}/{file}");
+    let open = |directory: BorrowedFd<'_>| {
+        rustix::fs::openat(directory, &name, flags | OFlags::CLOEXEC, Mode::empty())
+    };
+    let here = rustix::fs::open(
+        "/sys/fs/fuse/connections",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    match here.and_then(|here| open(here.as_fd())) {
+        Err(Errno::NOENT) => {
             let filesystem = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
             rustix::mount::fsconfig_create(&filesystem)?;
             let connections = rustix::mount::fsmount(
@@ -128,16 +154,9 @@ pub fn abort(connection: u32) -> io::Result<()> {
                 FsMountFlags::FSMOUNT_CLOEXEC,
                 MountAttrFlags::empty(),
             )?;
-            let file = rustix::fs::openat(
-                &connections,
-                format!("{connection}/abort"),
-                OFlags::WRONLY | OFlags::CLOEXEC,
-                Mode::empty(),
-            )?;
-            rustix::io::write(&file, b"1")?;
-            Ok(())
+            Ok(open(connections.as_fd())?.into())
         }
-        answer => answer,
+        opened => Ok(opened?.into()),
     }
 }
 

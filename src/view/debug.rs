@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use crate::meter::{OPERATIONS as OPERATIONS_MAX, Summary};
+use crate::meter::{OPERATIONS as OPERATIONS_MAX, Snapshot, Summary, Waiting};
 use crate::proto::op::name;
 use crate::tree::Timestamp;
 
@@ -164,6 +164,28 @@ impl View {
             "context_packages": self.context_packages(),
             "last_sequence": self.tree.last().0,
         })
+    }
+
+    /// What the server measured until now, and who waits for what.
+    pub fn measured(&self) -> Snapshot {
+        let mut snapshot = self.meter.snapshot();
+        for waiting in &mut snapshot.in_flight {
+            waiting.command = self.agents.name_of(waiting.pid);
+        }
+        snapshot
+    }
+
+    /// What is being answered and what was last, for whoever looks into why the server hangs. Asks no store and waits
+    /// for nobody.
+    pub fn flight_record(&self) -> String {
+        let mut text = String::from("being answered, the oldest first:\n");
+        for Waiting { age_ns, opcode, node, pid, command } in self.measured().in_flight {
+            let (name, age) = (name(opcode), us(age_ns));
+            let _ = writeln!(text, "{name} node={node:#x} pid={pid} ({command:?}) us={age:.1}");
+        }
+        text.push_str("\nanswered, the oldest first:\n");
+        text.push_str(&self.operation_log());
+        text
     }
 
     fn operation_log(&self) -> String {

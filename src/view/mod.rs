@@ -65,7 +65,7 @@ pub use crate::tree::Refusal as TreeRefusal;
 pub use crate::tree::moment;
 pub use crate::tree::operation::{Attributes, TimeTo};
 pub use current::{Bytes, Range};
-pub use reading::{Read, Scratch, Stored};
+pub use reading::{METER_XATTR, Read, Scratch, Stored};
 
 /// Why a request was refused.
 #[derive(Debug)]

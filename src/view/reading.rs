@@ -82,6 +82,9 @@ impl fmt::Debug for Stored<'_> {
 
 /// The extended attribute that tells the event of the last change, in decimal.
 const SEQ_XATTR: &[u8] = b"user.lighthouse.seq";
+/// Of the mount's root: the extended attribute that tells what the server measured, as the JSON of
+/// [`Snapshot`](crate::meter::Snapshot).
+pub const METER_XATTR: &[u8] = b"user.lighthouse.meter";
 /// Names below this are answered here, never stored and never listed.
 pub(super) const OUR_XATTRS: &[u8] = b"user.lighthouse.";
 
@@ -220,8 +223,10 @@ impl View {
     /// Value of an extended attribute.
     pub fn xattr(&self, node: NodeId, name: XattrName<'_>) -> Result<Vec<u8>, Refusal> {
         let name = name.as_bytes();
-        let Place::Tree(tense, ino) = self.place(node)? else {
-            return Err(TreeRefusal::NoData.into());
+        let (tense, ino) = match self.place(node)? {
+            Place::Tree(tense, ino) => (tense, ino),
+            Place::Root if name == METER_XATTR => return Ok(self.measured().to_json()),
+            _ => return Err(TreeRefusal::NoData.into()),
         };
         let at = self.at(tense)?;
         if name == SEQ_XATTR {

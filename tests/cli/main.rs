@@ -10,6 +10,7 @@ mod importing;
 mod mounting;
 mod reading;
 mod running;
+mod watching;
 mod words;
 
 use std::any::Any;
@@ -33,7 +34,14 @@ macro_rules! tests {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let all = [words::TESTS, reading::TESTS, importing::TESTS, mounting::TESTS, running::TESTS];
+    let all = [
+        words::TESTS,
+        reading::TESTS,
+        importing::TESTS,
+        mounting::TESTS,
+        running::TESTS,
+        watching::TESTS,
+    ];
     let all = all.into_iter().flatten();
     if arguments.iter().any(|argument| argument == "--list") {
         all.for_each(|(name, _)| println!("{name}: test"));

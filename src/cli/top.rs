@@ -1,0 +1,455 @@
+//! `top`: what a mount is asked for, how fast it answers, and what waits for an answer, as it happens.
+//!
+//! ```text
+//!  top --- thread: getxattr(MOUNTPOINT, "user.lighthouse.meter") ---> server: what it measured since it began
+//!       <-- JSON -- two of them give what came between
+//! ```
+//!
+//! A server that hangs does not answer this either. So a thread asks, and the kernel is asked how many wait.
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::meter::{JSON_MAX, Snapshot, Summary, Waiting};
+use crate::proto::op::name;
+use crate::transport::mount_table::{self, MountEntry};
+use crate::transport::unmount;
+use crate::view::METER_XATTR;
+
+use super::{CliError, flag, output};
+
+/// How long an answer may take before it is said that there is none.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Lines of a terminal that does not tell.
+const LINES: usize = 24;
+
+/// Show what MOUNTPOINT is asked for, how fast it answers, and what waits, until ^C
+///
+/// Times are those within the server, from a request's arrival to its answer, and never too short: too long by
+/// an eighth at most.
+#[derive(Debug, clap::Args)]
+pub(super) struct TopArgs {
+    /// Where a store is mounted; without it, the mount that the working directory is in
+    mountpoint: Option<PathBuf>,
+    /// Seconds between two looks
+    #[arg(long, short, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds, env = "LIGHTHOUSE_FUSE_INTERVAL")]
+    interval: f64,
+    /// End after so many looks
+    #[arg(long, short = 'n', value_name = "N", env = "LIGHTHOUSE_FUSE_LAST",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    last: Option<u32>,
+    /// Print one JSON object per look
+    #[arg(long, env = "LIGHTHOUSE_FUSE_JSON", value_parser = flag())]
+    json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("from 0.1 to 3600 seconds".to_owned()),
+    }
+}
+
+pub(super) fn run(args: &TopArgs) -> Result<ExitCode, CliError> {
+    let mount = mount_of(args.mountpoint.as_deref())?;
+    let interval = Duration::from_secs_f64(args.interval);
+    let mut asker = Asker::start(mount.mountpoint.clone())?;
+    let terminal = io::stdout().is_terminal() && !args.json;
+    let mut out = io::stdout().lock();
+    let mut earlier = asker.ask(PATIENCE)?;
+    let mut looks = 0;
+    while args.last.is_none_or(|last| looks < last) {
+        let begun = Instant::now();
+        thread::sleep(interval);
+        let now = asker.ask(PATIENCE)?;
+        let look = match (&earlier, &now) {
+            (Some(earlier), Some(now)) => Look::Between(Between::new(earlier, now)),
+            // Answers again: the next look has two ends.
+            (None, Some(_)) => Look::Back,
+            (_, None) => Look::Silent {
+                seconds: asker.asked.elapsed().max(begun.elapsed()).as_secs_f64(),
+                waiting: unmount::waiting(mount.minor).ok(),
+            },
+        };
+        if now.is_some() {
+            earlier = now;
+        }
+        show(&mut out, &mount, &look, args.json, terminal)?;
+        looks += 1;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The mount of ours that `path` is in.
+fn mount_of(path: Option<&Path>) -> Result<MountEntry, CliError> {
+    let path = path.unwrap_or(Path::new("."));
+    let cannot = |err| CliError::new(format!("cannot find {}: {err}", path.display()));
+    let table = mount_table::read()
+        .map_err(|err| CliError::new(format!("cannot read the table of mounts: {err}")))?;
+    let innermost = |path: &Path| {
+        let ours = table.iter().filter(|mount| mount.is_ours());
+        let around = ours.filter(|mount| path.starts_with(&mount.mountpoint));
+        around.max_by_key(|mount| mount.mountpoint.components().count()).cloned()
+    };
+    // By its text where possible: a mount whose server hangs must not be asked about itself.
+    let absolute = std::path::absolute(path).map_err(cannot)?;
+    if let Some(mount) = innermost(&absolute) {
+        return Ok(mount);
+    }
+    let found = path.canonicalize().map_err(cannot)?;
+    innermost(&found).ok_or_else(|| {
+        CliError::new(format!(
+            "{} is in no mount of lighthouse-fuse; `lighthouse-fuse status STORE` tells where a store is mounted",
+            found.display()
+        ))
+    })
+}
+
+/// Asks the server from a thread of its own, one question at a time.
+struct Asker {
+    questions: SyncSender<()>,
+    answers: Receiver<Result<Vec<u8>, rustix::io::Errno>>,
+    mountpoint: PathBuf,
+    /// When the question was asked that is not answered yet.
+    open: bool,
+    asked: Instant,
+}
+
+impl Asker {
+    fn start(mountpoint: PathBuf) -> Result<Self, CliError> {
+        let (questions, asked) = sync_channel::<()>(1);
+        let (answers, answered) = sync_channel(1);
+        let path = mountpoint.clone();
+        let ask = move || {
+            let mut value = vec![0; JSON_MAX];
+            while asked.recv().is_ok() {
+                let answer = rustix::fs::getxattr(&path, METER_XATTR, &mut value)
+                    .map(|len| value.get(..len).unwrap_or_default().to_vec());
+                if answers.send(answer).is_err() {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("asker".into())
+            .spawn(ask)
+            .map_err(|err| CliError::new(format!("cannot start a thread: {err}")))?;
+        Ok(Self { questions, answers: answered, mountpoint, open: false, asked: Instant::now() })
+    }
+
+    /// What the server says within `patience`; `None` if it says nothing. Goes on waiting for an answer that did not
+    /// come before.
+    fn ask(&mut self, patience: Duration) -> Result<Option<Snapshot>, CliError> {
+        if !self.open {
+            // The thread ends with this alone.
+            let _ = self.questions.send(());
+            self.asked = Instant::now();
+            self.open = true;
+        }
+        let answer = match self.answers.recv_timeout(patience) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Ok(None),
+        };
+        self.open = false;
+        let at = self.mountpoint.display();
+        let json = answer.map_err(|errno| {
+            CliError::new(match errno {
+                rustix::io::Errno::NODATA => format!(
+                    "the server of {at} does not tell what it measures: it is older than this program; start it again"
+                ),
+                rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED => {
+                    format!("the server of {at} is gone; `lighthouse-fuse umount {at}` clears the mount away")
+                }
+                errno => format!("cannot ask the server of {at}: {errno}"),
+            })
+        })?;
+        serde_json::from_slice(&json).map(Some).map_err(|err| {
+            CliError::new(format!(
+                "the server of {at} answers what this program does not understand ({err}): they are not of one version"
+            ))
+        })
+    }
+}
+
+/// What one look shows.
+enum Look {
+    /// Two answers.
+    Between(Between),
+    /// The first answer after a silence.
+    Back,
+    /// No answer.
+    Silent { seconds: f64, waiting: Option<u64> },
+}
+
+/// What came between two answers. Names are stable: scripts read them.
+#[derive(Debug, Serialize)]
+struct Between {
+    seconds: f64,
+    requests_per_second: f64,
+    refused_per_second: f64,
+    /// The one first that took the most time.
+    operations: Vec<Line>,
+    in_flight: Vec<Waits>,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    name: &'static str,
+    per_second: f64,
+    /// Of the time that readers spent on all.
+    share: f64,
+    p50_us: f64,
+    p99_us: f64,
+    max_us: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Waits {
+    name: &'static str,
+    age_us: f64,
+    node: u64,
+    pid: u32,
+    command: String,
+}
+
+impl Between {
+    fn new(earlier: &Snapshot, now: &Snapshot) -> Self {
+        // Another server by now: all that it measured is new.
+        let nothing = Snapshot::default();
+        let earlier = if now.uptime_ns < earlier.uptime_ns { &nothing } else { earlier };
+        let seconds = (now.uptime_ns - earlier.uptime_ns) as f64 / 1e9;
+        let rate = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let spent: Vec<(u32, Summary)> = now
+            .operations
+            .iter()
+            .map(|(opcode, summary)| (*opcode, summary.since(&earlier.of(*opcode))))
+            .filter(|(_, summary)| summary.count() > 0)
+            .collect();
+        let time = |summary: &Summary| summary.total_ns() as f64;
+        let all: f64 = spent.iter().map(|(_, summary)| time(summary)).sum();
+        let mut operations: Vec<Line> = spent
+            .iter()
+            .map(|(opcode, summary)| Line {
+                name: name(*opcode),
+                per_second: rate(summary.count()),
+                share: if all > 0.0 { time(summary) / all } else { 0.0 },
+                p50_us: us(summary.within_ns(50.0)),
+                p99_us: us(summary.within_ns(99.0)),
+                max_us: us(summary.longest_ns()),
+            })
+            .collect();
+        operations.sort_by(|one, other| other.share.total_cmp(&one.share));
+        let in_flight = now.in_flight.iter().map(|waiting| {
+            let Waiting { age_ns, opcode, node, pid, ref command } = *waiting;
+            Waits { name: name(opcode), age_us: us(age_ns), node, pid, command: command.clone() }
+        });
+        Self {
+            seconds,
+            requests_per_second: operations.iter().map(|line| line.per_second).sum(),
+            refused_per_second: rate(now.refused.saturating_sub(earlier.refused)),
+            operations,
+            // The question itself is always among them.
+            in_flight: in_flight.filter(|waits| !is_our_question(waits)).collect(),
+        }
+    }
+}
+
+/// Whether `waits` is this program asking the mount's root.
+fn is_our_question(waits: &Waits) -> bool {
+    waits.name == "GETXATTR" && waits.node == 1
+}
+
+/// Nanoseconds as microseconds.
+fn us(ns: u64) -> f64 {
+    ns as f64 / 1e3
+}
+
+/// A duration in microseconds, as people read it.
+fn span(us: f64) -> String {
+    match us {
+        us if us < 1e3 => format!("{us:.1} us"),
+        us if us < 1e6 => format!("{:.1} ms", us / 1e3),
+        us => format!("{:.1} s", us / 1e6),
+    }
+}
+
+fn show(
+    out: &mut impl Write,
+    mount: &MountEntry,
+    look: &Look,
+    json: bool,
+    terminal: bool,
+) -> Result<(), CliError> {
+    if json {
+        let value = match look {
+            Look::Between(between) => serde_json::to_value(between).unwrap_or_default(),
+            Look::Back => serde_json::json!({ "answers": true }),
+            Look::Silent { seconds, waiting } => {
+                serde_json::json!({ "answers": false, "seconds": seconds, "waiting": waiting })
+            }
+        };
+        writeln!(out, "{value}")?;
+        return Ok(out.flush()?);
+    }
+    let text = text_of(mount, look);
+    if !terminal {
+        writeln!(out, "{text}")?;
+        return Ok(out.flush()?);
+    }
+    let lines = rustix::termios::tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_row.into());
+    let lines = if lines == 0 { LINES } else { lines };
+    // From the top, each line to its end, and what is below: so nothing flickers.
+    write!(out, "\x1b[H")?;
+    for line in text.lines().take(lines.saturating_sub(1)) {
+        writeln!(out, "{line}\x1b[K")?;
+    }
+    write!(out, "\x1b[J")?;
+    Ok(out.flush()?)
+}
+
+/// What a look shows to people.
+fn text_of(mount: &MountEntry, look: &Look) -> String {
+    let mut text = output::printable(mount.mountpoint.as_os_str().as_encoded_bytes());
+    // A String takes all.
+    let _ = match look {
+        Look::Silent { seconds, waiting } => {
+            let waiting = waiting.map_or("how many requests wait is not known".to_owned(), |n| {
+                format!("{n} requests wait in the kernel")
+            });
+            writeln!(
+                text,
+                ": no answer for {seconds:.1} s; {waiting}. SIGUSR1 makes the server write what it is at to \
+                 STORE/{}",
+                super::flight::FILE
+            )
+        }
+        Look::Back => writeln!(text, ": answers again"),
+        Look::Between(between) => write_between(&mut text, between),
+    };
+    text
+}
+
+fn write_between(text: &mut String, between: &Between) -> std::fmt::Result {
+    writeln!(
+        text,
+        ": {:.0} requests/s, {:.0} refused/s, {} in flight, over {:.1} s",
+        between.requests_per_second,
+        between.refused_per_second,
+        between.in_flight.len(),
+        between.seconds
+    )?;
+    writeln!(
+        text,
+        "\n{:<16} {:>10} {:>7} {:>10} {:>10} {:>10}",
+        "OPERATION", "PER S", "TIME", "P50", "P99", "MAX"
+    )?;
+    for line in &between.operations {
+        writeln!(
+            text,
+            "{:<16} {:>10.1} {:>6.1}% {:>10} {:>10} {:>10}",
+            line.name,
+            line.per_second,
+            line.share * 100.0,
+            span(line.p50_us),
+            span(line.p99_us),
+            span(line.max_us)
+        )?;
+    }
+    if between.in_flight.is_empty() {
+        return Ok(());
+    }
+    writeln!(text, "\n{:<16} {:>10} {:>18} {:>8}  COMMAND", "WAITS FOR", "SINCE", "NODE", "PID")?;
+    for waits in &between.in_flight {
+        writeln!(
+            text,
+            "{:<16} {:>10} {:>18} {:>8}  {}",
+            waits.name,
+            span(waits.age_us),
+            format!("{:#x}", waits.node),
+            waits.pid,
+            output::printable(waits.command.as_bytes())
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::{Meter, Request};
+
+    fn snapshot(meter: &Meter, asked: &[u32]) -> Snapshot {
+        let lane = meter.lane();
+        for &opcode in asked {
+            let request = Request { opcode, node: 2, pid: 7, errno: 0 };
+            meter.answered(lane, Instant::now(), &request);
+        }
+        thread::sleep(Duration::from_millis(2));
+        meter.snapshot()
+    }
+
+    #[test]
+    fn what_came_between_is_told_and_nothing_of_before() {
+        let meter = Meter::default();
+        let earlier = snapshot(&meter, &[3, 3, 3, 1]);
+        let between = Between::new(&earlier, &snapshot(&meter, &[3, 15, 15]));
+        let count = |name: &str| {
+            let line = between.operations.iter().find(|line| line.name == name)?;
+            Some((line.per_second * between.seconds).round())
+        };
+        assert_eq!(
+            (count("GETATTR"), count("READ"), count("LOOKUP")),
+            (Some(1.0), Some(2.0), None)
+        );
+        let text = {
+            let mut text = String::new();
+            write_between(&mut text, &between).unwrap();
+            text
+        };
+        assert!(text.contains("READ") && !text.contains("LOOKUP"), "{text}");
+    }
+
+    #[test]
+    fn of_another_server_everything_is_new() {
+        let old = Meter::default();
+        thread::sleep(Duration::from_millis(20));
+        let earlier = snapshot(&old, &[3; 9]);
+        let between = Between::new(&earlier, &snapshot(&Meter::default(), &[3]));
+        let line = between.operations.first().unwrap();
+        assert_eq!((line.per_second * between.seconds).round(), 1.0);
+    }
+
+    #[test]
+    fn who_waits_is_shown_on_one_line_whatever_his_name_and_the_question_itself_is_not() {
+        let meter = Meter::default();
+        let mut now = snapshot(&meter, &[]);
+        let waiting = |opcode, node, command: &str| Waiting {
+            age_ns: 12_000_000_000,
+            opcode,
+            node,
+            pid: 4,
+            command: command.to_owned(),
+        };
+        now.in_flight = vec![waiting(16, 9, "a\n\x1b[2J"), waiting(22, 1, "asker")];
+        let between = Between::new(&Snapshot::default(), &now);
+        assert_eq!(between.in_flight.len(), 1);
+        let mut text = String::new();
+        write_between(&mut text, &between).unwrap();
+        let line = text.lines().last().unwrap();
+        assert!(line.starts_with("WRITE") && line.ends_with("a\\x0a\\x1b[2J"), "{line}");
+        assert!(line.contains("12.0 s"), "{line}");
+    }
+
+    #[test]
+    fn spans_have_the_unit_they_are_read_in() {
+        let told = [0.4, 999.0, 1_500.0, 2e6].map(span);
+        assert_eq!(told, ["0.4 us", "999.0 us", "1.5 ms", "2.0 s"]);
+    }
+}
