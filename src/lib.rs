@@ -25,6 +25,7 @@
 //! | [`legacy`] | the Python bridge's events, as it wrote them and as we tell ours in its words | HTTP, mounts |
 //! | [`store`] | events, in order, durable; every question at any sequence | that there is FUSE |
 //! | [`api`] | HTTP: the tree and its events for whoever has no mount; enters at `tree` | the mount |
+//! | [`replay`] | a recorded connection, asked again of a server | how it was recorded |
 //! | [`cli`] | the commands | |
 //!
 //! A layer names only those below it; `tests/tidy.rs` keeps that true.
@@ -70,5 +71,7 @@ pub mod legacy;
 pub mod store;
 
 pub mod api;
+
+pub mod replay;
 
 pub mod cli;

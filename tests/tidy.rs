@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("store", &["sys"]),
     ("legacy", &["store", "tree"]),
     ("api", &["tree", "agents", "legacy"]),
+    ("replay", &["meter", "proto", "server", "transport", "view"]),
     ("cli", &[ANYTHING]),
 ];
 

@@ -15,6 +15,7 @@ mod mount;
 mod output;
 mod place;
 mod progress;
+mod replay;
 mod run;
 mod serve;
 mod service;
@@ -138,6 +139,7 @@ enum Command {
     Label(label::LabelArgs),
     Status(status::StatusArgs),
     Top(top::TopArgs),
+    Replay(replay::ReplayArgs),
     Health(health::HealthArgs),
     Verify(verify::VerifyArgs),
     Completions(completions::CompletionsArgs),
@@ -174,6 +176,7 @@ fn run(cli: &Cli) -> Result<ExitCode, CliError> {
         Command::Label(args) => label::run(args),
         Command::Status(args) => status::run(args),
         Command::Top(args) => top::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Health(args) => health::run(args),
         Command::Verify(args) => verify::run(args, quiet),
         Command::Completions(args) => completions::run(args),

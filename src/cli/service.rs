@@ -14,7 +14,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
@@ -28,6 +28,7 @@ use crate::server::counters::Counters;
 use crate::server::serve::{Config, Ended, SPLICE_FROM, Server};
 use crate::transport::Transport;
 use crate::transport::dev_fuse::{DevFuse, Wait};
+use crate::transport::recording::Recording;
 use crate::transport::unmount::{Detach, Mounted, UnmountError};
 use crate::transport::uring::{Queues, Uring};
 use crate::tree::Tree;
@@ -102,6 +103,10 @@ pub(super) struct ServiceArgs {
     /// Answer reads of so many bytes and more by splice, which copies them once instead of twice; 0: none
     #[arg(long, value_name = "BYTES", default_value_t = SPLICE_FROM, env = "LIGHTHOUSE_FUSE_SPLICE_FROM")]
     splice_from: usize,
+    /// Keep a copy of all that goes to the kernel and back in a new FILE, for `replay`; over /dev/fuse. It holds what
+    /// people write
+    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_RECORD")]
+    record: Option<PathBuf>,
 }
 
 impl ServiceArgs {
@@ -125,6 +130,8 @@ fn queues(args: &ServiceArgs, shared: bool, config: &Config) -> io::Result<Optio
         })
     };
     match args.transport {
+        // A ring's messages never lie in one piece.
+        _ if args.record.is_some() => Ok(None),
         Over::Dev => Ok(None),
         Over::Uring => {
             if shared {
@@ -194,7 +201,7 @@ impl Service {
                 max_readahead: args.read_ahead.saturating_mul(1024),
                 ..default.connection
             },
-            ring_only: args.transport == Over::Uring,
+            ring_only: args.transport == Over::Uring && args.record.is_none(),
         };
         let transport: Box<dyn Transport> = match queues(args, shared, &config)? {
             Some(queues) => {
@@ -202,6 +209,12 @@ impl Service {
                 Box::new(Uring::new(device, queues, args.wait())?)
             }
             None => Box::new(DevFuse::new(device, args.wait())?),
+        };
+        let transport: Box<dyn Transport> = match &args.record {
+            Some(file) => Box::new(Recording::new(transport, file).map_err(|err| {
+                io::Error::new(err.kind(), format!("cannot record to {}: {err}", file.display()))
+            })?),
+            None => transport,
         };
         let (events, received) = channel();
         let counters: Arc<OnceLock<Arc<Counters>>> = Arc::default();
@@ -297,7 +310,7 @@ impl Leaving {
 }
 
 /// An absolute form of STORE: mounts show it as their source, and are found by it.
-pub(super) fn absolute(store: &Path) -> Result<std::path::PathBuf, CliError> {
+pub(super) fn absolute(store: &Path) -> Result<PathBuf, CliError> {
     store
         .canonicalize()
         .or_else(|_| std::path::absolute(store))

@@ -24,6 +24,7 @@ pub mod mount;
 pub mod mount_table;
 pub mod mount_users;
 pub mod namespace;
+pub mod recording;
 pub mod unmount;
 pub mod uring;
 

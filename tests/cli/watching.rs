@@ -17,6 +17,8 @@ pub(crate) const TESTS: &[Test] = tests![
     top_is_for_mounts_of_ours,
     a_server_that_is_asked_records_what_it_did,
     a_request_that_hangs_is_told_and_recorded,
+    what_was_recorded_is_answered_alike_by_another_store,
+    a_recording_that_is_none_is_refused_and_nothing_is_made,
 ];
 
 /// Looks of `top --json`.
@@ -138,5 +140,62 @@ fn a_request_that_hangs_is_told_and_recorded() -> Outcome {
     assert!(said.contains("was not answered for 1") && said.contains("MKDIR"), "{said}");
     outer.signal(Signal::INT);
     assert!(outer.end().0.success());
+    Ok(())
+}
+
+/// What a session does: names, content, links, holes, attributes, refusals, and files that end while they are open.
+const SESSION: &str = "cd at/current
+    mkdir -p a/b; for i in $(seq 60); do echo line $i > a/file-$i; done
+    cat a/file-* > all; ls -l a > listed; mv a/file-1 a/b/moved; ln -s ../all a/link; cat a/link > /dev/null
+    ln all a/hard; rm all; truncate -s 3 a/hard; head -c 300000 /dev/zero > a/large; cat a/large > a/copied
+    dd if=a/hard of=a/large bs=1 seek=1000 conv=notrunc 2> dd; ! mkdir a; ! rmdir a 2> said
+    exec 3> a/gone; rm a/gone; echo more >&3; exec 3>&-; find . | sort > found; rm -r a/b";
+
+fn what_was_recorded_is_answered_alike_by_another_store() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let mut server = place.mount(&["store", "at", "--record", "recording"]);
+    place.shell(SESSION);
+    let listing = "cd at/current && find . -type f | sort | xargs sha256sum";
+    let recorded = place.shell(listing);
+    server.signal(Signal::INT);
+    assert!(server.end().0.success());
+    assert_eq!(fs::metadata(place.path("recording")).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let told: Value =
+        serde_json::from_str(&place.output(&["replay", "recording", "again", "--json"])).unwrap();
+    assert_eq!(told["differences"], serde_json::json!([]), "{told}");
+    let number = |key: &str| told[key].as_u64().unwrap();
+    assert!(number("asked") > 500 && number("compared") > 400, "{told}");
+    assert!(number("left_out") * 20 < number("asked"), "{told}");
+    let named =
+        |name: &str| told["operations"].as_array().unwrap().iter().any(|op| op["name"] == name);
+    assert!(named("WRITE") && named("CREATE") && named("READ"), "{told}");
+    place.output(&["verify", "again"]);
+
+    // The tree it makes is that of the recording.
+    let mut server = place.mount(&["again", "at"]);
+    assert_eq!(place.shell(listing), recorded);
+    server.signal(Signal::INT);
+    assert!(server.end().0.success());
+
+    // Of a store where other things are, answers differ, and it is said which.
+    let output = place.run(&["replay", "recording", "again"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("to MKDIR: was done, now is refused with EEXIST"), "{text}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("answers differ"), "{said}");
+    Ok(())
+}
+
+fn a_recording_that_is_none_is_refused_and_nothing_is_made() -> Outcome {
+    let place = Place::new();
+    fs::write(place.path("text"), "no recording at all").unwrap();
+    let said = place.refusal(&["replay", "text", "again"]);
+    assert!(said.contains("text") && said.contains("this is no recording"), "{said}");
+    let said = place.refusal(&["replay", "missing", "again"]);
+    assert!(said.contains("No such file"), "{said}");
+    assert!(!place.path("again").exists());
     Ok(())
 }
