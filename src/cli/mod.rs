@@ -6,6 +6,7 @@
 mod bridge;
 mod completions;
 mod flight;
+mod hand_over;
 mod health;
 mod import;
 mod label;
@@ -132,6 +133,7 @@ impl LogLevel {
 enum Command {
     Mount(mount::MountArgs),
     Serve(Box<serve::ServeArgs>),
+    HandOver(hand_over::HandOverArgs),
     Umount(umount::UmountArgs),
     Run(run::RunArgs),
     Import(import::ImportArgs),
@@ -169,6 +171,7 @@ fn run(cli: &Cli) -> Result<ExitCode, CliError> {
     match &cli.command {
         Command::Mount(args) => mount::run(args, quiet),
         Command::Serve(args) => serve::run(args, quiet),
+        Command::HandOver(args) => hand_over::run(args, quiet),
         Command::Umount(args) => umount::run(args),
         Command::Run(args) => run::run(args),
         Command::Import(args) => import::run(args, quiet),

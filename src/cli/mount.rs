@@ -8,6 +8,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -17,12 +18,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::sys::signals::Signals;
-use crate::transport::device;
+use crate::transport::device::{self, HandedOver};
 use crate::transport::mount::{self, MountOptions};
-use crate::transport::unmount::{Detach, Mounted};
 use crate::tree::Tree;
 
-use super::service::{self, Event, Service, ServiceArgs};
+use super::service::{self, Event, Place, Service, ServiceArgs};
 use super::{CliError, flag, output, store};
 
 /// How long users of the mount have to leave it after SIGINT or SIGTERM.
@@ -73,7 +73,7 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let source = service::absolute(&args.store)?;
     let refused = |err: mount::MountError| CliError::new(err.to_string());
     let (device, place, owner) = match taken_over(args)? {
-        Some(device) => (device, Place::Elsewhere, mount_owner_here()),
+        Some((device, place)) => (device, place, mount_owner_here()),
         None => {
             let site = mount::check(&args.mountpoint, &source, args.nonempty).map_err(refused)?;
             store::check(&source)?;
@@ -87,7 +87,7 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     };
     let opened = store::open_or_make(&source, &args.store_args, owner, args.read_only)
         .inspect_err(|_| place.give_up())?;
-    let shared = matches!(place, Place::Elsewhere);
+    let shared = matches!(place, Place::Elsewhere(_));
     let mut service = Service::start(device, shared, Tree::new(Arc::clone(&opened)), &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
@@ -97,33 +97,18 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where the mount is.
-enum Place {
-    /// We mounted it, and unmount it.
-    Ours(Mounted),
-    /// Somebody else did, and gave us the device.
-    Elsewhere,
-}
-
-impl Place {
-    fn give_up(&self) {
-        if let Self::Ours(mounted) = self
-            && let Err(err) = mounted.unmount(Detach::Lazily)
-        {
-            tracing::warn!("{err}");
-        }
-    }
-}
-
 /// A device that was mounted by somebody else.
-fn taken_over(args: &MountArgs) -> Result<Option<std::os::fd::OwnedFd>, CliError> {
+fn taken_over(args: &MountArgs) -> Result<Option<(OwnedFd, Place)>, CliError> {
     /// How long the other side has to send it.
     const SENT_WITHIN: Duration = Duration::from_secs(60);
     let refused = |err: mount::MountError| CliError::new(err.to_string());
     if let Some(socket) = &args.fd_socket {
-        return device::from_socket(socket, SENT_WITHIN).map(Some).map_err(refused);
+        let HandedOver { device, stream } =
+            HandedOver::take(socket, SENT_WITHIN).map_err(refused)?;
+        return Ok(Some((device, Place::Elsewhere(Some(stream)))));
     }
-    device::inherited(&args.mountpoint).map_err(refused)
+    let inherited = device::inherited(&args.mountpoint).map_err(refused)?;
+    Ok(inherited.map(|device| (device, Place::Elsewhere(None))))
 }
 
 /// What a new store's tree starts with where the mount point is not ours to look at.
@@ -166,9 +151,11 @@ fn wait(
                 _ => asked = Some(Instant::now()),
             }
         }
-        let (Some(since), Place::Ours(mounted)) = (asked, place) else {
-            if asked.is_some() {
-                // Not our mount: all we can do is stop.
+        service::reap();
+        let Some(since) = asked else { continue };
+        let Place::Ours(mounted) = place else {
+            // Not our mount: it ends when whoever mounted it has heard, or is given up.
+            if again || since.elapsed() >= PATIENCE || !place.ask_to_unmount() {
                 return Ok(());
             }
             continue;
@@ -182,15 +169,8 @@ fn wait(
 }
 
 fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<(), CliError> {
-    let at = match place {
-        Place::Ours(mounted) => {
-            if let Err(err) = mounted.raise_read_ahead(args.service.read_ahead) {
-                tracing::debug!("read-ahead stays as it is: {err}");
-            }
-            mounted.path()
-        }
-        Place::Elsewhere => args.mountpoint.as_path(),
-    };
+    place.raise_read_ahead(args.service.read_ahead);
+    let at = place.path().unwrap_or(&args.mountpoint);
     if !quiet {
         output::say(format_args!("serving {} at {}", source.display(), at.display()));
         if io::stderr().is_terminal() {

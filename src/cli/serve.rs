@@ -16,20 +16,25 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, WaitOptions};
+use parking_lot::Mutex;
+use rustix::process::Signal;
 
 use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage};
 use crate::legacy::import::{self as legacy, ImportError, Part};
+use crate::server::counters::Counters;
+use crate::sys::process;
 use crate::sys::signals::Signals;
+use crate::transport::device::HandedOver;
+use crate::transport::fusermount;
 use crate::transport::mount::{self, MountError, MountOptions, Mountpoint, Owner};
-use crate::transport::unmount::{Detach, Mounted};
+use crate::transport::unmount::Detach;
 use crate::tree::{Ino, Seq, Tree};
 
 use super::progress::Progress;
-use super::service::{self, Event, Leaving, Service, ServiceArgs};
+use super::service::{self, Event, Leaving, Place, Service, ServiceArgs};
 use super::{CliError, bridge, flag, import, output, store};
 
 /// How long requests under way have after SIGTERM.
@@ -39,6 +44,10 @@ const HTTP_PATIENCE: Duration = Duration::from_secs(3);
 const MOUNT_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked around.
 const TRY_EVERY: Duration = Duration::from_millis(100);
+/// How often whoever is to hand over a mount is asked, and how long each answer may take. Little, for nobody hears signals
+/// meanwhile.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// Beside the store while the first start takes over what was there before.
 const IMPORTING: &str = "importing";
 /// Where the bridge's own data was in its image.
@@ -93,6 +102,9 @@ pub(super) struct ServeArgs {
     /// Do not mount
     #[arg(long, env = "LIGHTHOUSE_DISABLE_FUSE", value_parser = flag())]
     disable_fuse: bool,
+    /// Take the mounted device from `lighthouse-fuse hand-over`, over this unix socket, and mount nothing
+    #[arg(long, value_name = "SOCKET", env = "LIGHTHOUSE_FD_SOCKET")]
+    fd_socket: Option<PathBuf>,
     /// Let anybody who reaches the address have a session
     #[arg(long, env = "LIGHTHOUSE_OPEN_SESSIONS", value_parser = flag())]
     open_sessions: bool,
@@ -125,10 +137,18 @@ pub(super) struct ServeArgs {
     service: ServiceArgs,
 }
 
+impl ServeArgs {
+    /// Where to ask for a mount, if somebody else makes it.
+    fn lender(&self) -> Option<&Path> {
+        self.fd_socket.as_deref().filter(|_| !self.disable_fuse)
+    }
+}
+
 pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
     // Before any thread starts, so that all of them leave these to us.
     let signals = Signals::block(&service::SIGNALS)
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
+    gain_no_privileges(args);
     let config = config(args)?;
     let address = address(args, config.session_key.is_some())?;
     let source = prepare(&args.event_store_path)?;
@@ -201,7 +221,7 @@ impl Serving<'_> {
 
     /// The mount point, held on to; `None` where none is wanted.
     fn site(&self) -> Option<Result<Mountpoint, MountError>> {
-        if self.args.disable_fuse {
+        if self.args.disable_fuse || self.args.lender().is_some() {
             return None;
         }
         let at = &self.args.mount_point;
@@ -359,13 +379,14 @@ impl Serving<'_> {
         site: Option<Result<Mountpoint, MountError>>,
     ) -> Result<(), CliError> {
         let teller = self.running.teller();
-        let mut mounted = match site {
-            None => {
+        let mut attached = match site {
+            None if self.args.lender().is_none() => {
                 teller.mount(Mount::Off);
                 None
             }
+            None => None,
             Some(site) => match site.and_then(|point| self.mount(point, tree)) {
-                Ok(mounted) => Some(mounted),
+                Ok(attached) => Some(attached),
                 Err(err) => {
                     tracing::warn!("no mount, HTTP alone: {err}");
                     teller.mount(Mount::Down(format!("no mount: {err}")));
@@ -373,7 +394,7 @@ impl Serving<'_> {
                 }
             },
         };
-        if mounted.is_none() {
+        if attached.is_none() {
             // The mount ends what an earlier one left open; without one nobody else does.
             match tree.end_orphans() {
                 Ok(0) | Err(crate::tree::Refusal::ReadOnly(_)) => (),
@@ -381,76 +402,94 @@ impl Serving<'_> {
                 Err(err) => tracing::warn!("files without a name stay: {err}"),
             }
         }
-        if let Some((_, service)) = &mounted {
-            let counters = service.counters();
-            teller.counts(Box::new(move || {
-                let counters = counters.get()?;
-                Some(FuseCounts {
-                    requests: counters.by_operation().collect(),
-                    refused: counters.refusals(),
-                    malformed: counters.malformations(),
-                    panics: counters.panics(),
-                })
-            }));
-        }
+        let mut counted = Counted::new(&teller);
+        counted.now(attached.as_ref());
         teller.serves(tree.clone());
-        let first = self.signals.as_ref();
-        let is_first = std::process::id() == 1;
+        let mut lender = self.args.lender().map(Lender::new);
         loop {
-            match mounted.as_ref().map(|(_, service)| service.next(TRY_EVERY)) {
-                Some(Some(Event::Ready)) => {
-                    if let Some((mounted, _)) = &mounted {
-                        if let Err(err) = mounted.raise_read_ahead(self.args.service.read_ahead) {
-                            tracing::debug!("read-ahead stays as it is: {err}");
+            if attached.is_none()
+                && let Some(lender) = &mut lender
+            {
+                match lender.ask() {
+                    Some(Ok(HandedOver { device, stream })) => {
+                        let place = Place::Elsewhere(Some(stream));
+                        match Service::start(device, true, tree.clone(), &self.service_args()) {
+                            Ok(mut service) => {
+                                service.record_to(&self.source);
+                                attached = Some(Attached { place, service });
+                            }
+                            Err(err) => tracing::warn!("cannot serve the device: {err}"),
                         }
-                        if !self.quiet {
-                            output::say(format_args!(
-                                "serving {} at {}",
-                                self.source.display(),
-                                mounted.path().display()
-                            ));
-                        }
+                        counted.now(attached.as_ref());
+                    }
+                    Some(Err(why)) => teller.mount(Mount::Down(format!("no mount: {why}"))),
+                    None => (),
+                }
+            }
+            match attached.as_ref().and_then(|attached| attached.service.next(TRY_EVERY)) {
+                Some(Event::Ready) => {
+                    if let Some(Attached { place, .. }) = &attached {
+                        place.raise_read_ahead(self.args.service.read_ahead);
+                        self.say_where(place);
                     }
                     teller.mount(Mount::Up);
                 }
-                Some(Some(Event::Ended(ended))) => {
+                Some(Event::Ended(ended)) => {
                     let why = match ended {
                         Ok(_) => "it was unmounted or aborted".to_owned(),
                         Err(err) => format!("serving it failed: {err}"),
                     };
-                    let why = format!("the mount is gone: {why}; start again");
+                    let mend = if lender.is_some() { "waiting for another" } else { "start again" };
+                    let why = format!("the mount is gone: {why}; {mend}");
                     tracing::warn!("{why}");
                     teller.mount(Mount::Down(why));
-                    if let Some((mounted, _)) = mounted.take() {
+                    if let Some(Attached { place: Place::Ours(mounted), .. }) = attached.take() {
                         // What is left of it would make everybody who looks at it fail.
                         let _ = mounted.unmount(Detach::Lazily);
                     }
                 }
-                Some(None) | None => (),
+                None => (),
             }
-            if is_first {
-                reap();
-            }
+            service::reap();
             // Without a mount nothing else takes its time.
-            let wait = if mounted.is_some() { Duration::ZERO } else { TRY_EVERY };
-            let arrival = first.and_then(|signals| signals.next(Some(wait)).unwrap_or_default());
+            let wait = if attached.is_some() { Duration::ZERO } else { TRY_EVERY };
+            let signals = self.signals.as_ref();
+            let arrival = signals.and_then(|signals| signals.next(Some(wait)).unwrap_or_default());
             match arrival {
                 Some(arrival) if service::stops(arrival.signal) => break,
                 Some(arrival) if arrival.signal == Signal::USR1 => {
-                    mounted.iter().for_each(|(_, service)| service.record());
+                    attached.iter().for_each(|attached| attached.service.record());
                 }
                 Some(_) | None => (),
             }
         }
-        self.stop(mounted)
+        self.stop(attached)
     }
 
-    fn stop(self, mounted: Option<(Mounted, Service)>) -> Result<(), CliError> {
+    fn say_where(&self, place: &Place) {
+        if self.quiet {
+            return;
+        }
+        let store = self.source.display();
+        match place.path() {
+            Some(path) => output::say(format_args!("serving {store} at {}", path.display())),
+            None => output::say(format_args!("serving {store} where it was mounted for us")),
+        }
+    }
+
+    fn stop(self, attached: Option<Attached>) -> Result<(), CliError> {
         let Self { running, signals, quiet, .. } = self;
         if !running.stop(HTTP_PATIENCE) {
             tracing::warn!("some requests were cut off");
         }
-        let Some((mounted, service)) = mounted else { return Ok(()) };
+        let Some(Attached { place, service }) = attached else { return Ok(()) };
+        let Place::Ours(mounted) = place else {
+            // Whoever mounted it gives its users time to leave.
+            if place.ask_to_unmount() {
+                service.join(MOUNT_PATIENCE);
+            }
+            return Ok(());
+        };
         let since = Instant::now();
         let (mut again, mut said_busy) = (false, false);
         loop {
@@ -464,31 +503,112 @@ impl Serving<'_> {
         }
     }
 
-    fn mount(&self, point: Mountpoint, tree: &Tree) -> Result<(Mounted, Service), MountError> {
-        // A program file with the capability permitted, and not effective, also starts where it is missing.
-        if let Err(err) = crate::sys::process::raise_mount_capability() {
-            tracing::debug!("capabilities stay as they are: {err}");
-        }
-        let path = point.path().to_owned();
-        let (device, mounted) = point.mount(&MountOptions::new(self.source.clone()))?;
+    fn service_args(&self) -> ServiceArgs {
         let mut args = self.args.service.clone();
         args.sections = true;
-        match Service::start(device, false, tree.clone(), &args) {
+        args
+    }
+
+    fn mount(&self, point: Mountpoint, tree: &Tree) -> Result<Attached, MountError> {
+        let path = point.path().to_owned();
+        let (device, mounted) = point.mount(&MountOptions::new(self.source.clone()))?;
+        let place = Place::Ours(mounted);
+        match Service::start(device, false, tree.clone(), &self.service_args()) {
             Ok(mut service) => {
                 service.record_to(&self.source);
-                Ok((mounted, service))
+                Ok(Attached { place, service })
             }
             Err(error) => {
-                let _ = mounted.unmount(Detach::Lazily);
+                place.give_up();
                 Err(MountError::Io { doing: "serve", path, error })
             }
         }
     }
 }
 
-/// Takes in children that were left to process 1.
-fn reap() {
-    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+/// A mount that is served.
+struct Attached {
+    place: Place,
+    service: Service,
+}
+
+/// What HTTP tells of the requests to the mount, whichever is served.
+struct Counted(Arc<Mutex<Option<Begun>>>);
+
+/// The counters of a mount, once its server has begun.
+type Begun = Arc<OnceLock<Arc<Counters>>>;
+
+impl Counted {
+    fn new(teller: &api::Teller) -> Self {
+        let served: Arc<Mutex<Option<Begun>>> = Arc::default();
+        let shown = Arc::clone(&served);
+        teller.counts(Box::new(move || {
+            let served = shown.lock();
+            let counters = served.as_ref()?.get()?;
+            Some(FuseCounts {
+                requests: counters.by_operation().collect(),
+                refused: counters.refusals(),
+                malformed: counters.malformations(),
+                panics: counters.panics(),
+            })
+        }));
+        Self(served)
+    }
+
+    fn now(&mut self, attached: Option<&Attached>) {
+        *self.0.lock() = attached.map(|attached| attached.service.counters());
+    }
+}
+
+/// Whoever mounts for us, and is asked until it does.
+struct Lender<'a> {
+    socket: &'a Path,
+    asked: Option<Instant>,
+    /// What it said last, which is logged once.
+    said: String,
+}
+
+impl<'a> Lender<'a> {
+    fn new(socket: &'a Path) -> Self {
+        Self { socket, asked: None, said: String::new() }
+    }
+
+    /// Asks, if it is time to.
+    fn ask(&mut self) -> Option<Result<HandedOver, String>> {
+        if self.asked.is_some_and(|asked| asked.elapsed() < ASK_EVERY) {
+            return None;
+        }
+        let answer = HandedOver::take(self.socket, ANSWERS_WITHIN);
+        self.asked = Some(Instant::now());
+        Some(match answer {
+            Ok(handed_over) => {
+                self.said.clear();
+                Ok(handed_over)
+            }
+            Err(err) => {
+                let why = format!(
+                    "{err}; start `lighthouse-fuse hand-over` there: it is asked for again and again"
+                );
+                if self.said != why {
+                    tracing::warn!("no mount, HTTP alone: {why}");
+                    self.said.clone_from(&why);
+                }
+                Err(why)
+            }
+        })
+    }
+}
+
+/// Makes sure that neither we nor what we start gains rights from here on, unless only the set-user-id program can
+/// mount for us. Before any thread starts, so that it holds for all; the capability to mount is permitted already.
+fn gain_no_privileges(args: &ServeArgs) {
+    let mounts = !args.disable_fuse && args.lender().is_none();
+    let helped = mounts
+        && !process::may_raise_mount_capability().unwrap_or(false)
+        && fusermount::find().is_some();
+    if !helped && let Err(err) = process::gain_no_privileges() {
+        tracing::warn!("programs may gain rights: {err}");
+    }
 }
 
 fn config(args: &ServeArgs) -> Result<api::Config, CliError> {

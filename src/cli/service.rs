@@ -13,14 +13,16 @@
 //! Where other programs have the CPUs, looking is in vain and given up by itself.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Signal, WaitOptions};
 
 use crate::agents::Agents;
 use crate::proto::connection;
@@ -28,6 +30,7 @@ use crate::server::counters::Counters;
 use crate::server::serve::{Config, Ended, SPLICE_FROM, Server};
 use crate::transport::Transport;
 use crate::transport::dev_fuse::{DevFuse, Wait};
+use crate::transport::device::{self, Peer};
 use crate::transport::recording::Recording;
 use crate::transport::unmount::{Detach, Mounted, UnmountError};
 use crate::transport::uring::{Queues, Uring};
@@ -148,6 +151,53 @@ fn queues(args: &ServiceArgs, shared: bool, config: &Config) -> io::Result<Optio
             Ok(None)
         }
         Over::Auto => Ok(prepare().map_err(|why| tracing::info!("no io_uring: {why}")).ok()),
+    }
+}
+
+/// Where what is served is mounted, and so how it ends.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// We mounted it, and unmount it.
+    Ours(Mounted),
+    /// Somebody else did, and gave us the device; over the stream, if there is one, they hear when it is to end.
+    Elsewhere(Option<UnixStream>),
+}
+
+impl Place {
+    /// Detaches it, whoever uses it: nobody will serve it.
+    pub(super) fn give_up(&self) {
+        if let Self::Ours(mounted) = self
+            && let Err(err) = mounted.unmount(Detach::Lazily)
+        {
+            tracing::warn!("{err}");
+        }
+    }
+
+    /// Tells whoever mounted that it is to end. Whether there is anybody to tell, and so something to wait for.
+    pub(super) fn ask_to_unmount(&self) -> bool {
+        match self {
+            Self::Elsewhere(Some(stream)) => {
+                device::peer(stream) != Peer::Gone && stream.shutdown(Shutdown::Write).is_ok()
+            }
+            Self::Elsewhere(None) | Self::Ours(_) => false,
+        }
+    }
+
+    /// Where it is, if that is for us to know.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Ours(mounted) => Some(mounted.path()),
+            Self::Elsewhere(_) => None,
+        }
+    }
+
+    /// Once INIT is answered: raises how far the kernel reads ahead, if that is for us to do.
+    pub(super) fn raise_read_ahead(&self, kib: u32) {
+        if let Self::Ours(mounted) = self
+            && let Err(err) = mounted.raise_read_ahead(kib)
+        {
+            tracing::debug!("read-ahead stays as it is: {err}");
+        }
     }
 }
 
@@ -306,6 +356,13 @@ impl Leaving {
             }
             Err(err) => Err(CliError::new(err.to_string())),
         }
+    }
+}
+
+/// Takes in children that were left to us, if this is process 1 of a container: nobody else would.
+pub(super) fn reap() {
+    if std::process::id() == 1 {
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
     }
 }
 

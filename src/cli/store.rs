@@ -20,7 +20,7 @@ use crate::sys::signals::Signals;
 use crate::transport::mount::Owner;
 use crate::tree::Refusal;
 
-use super::{CliError, flight, output};
+use super::{CliError, flight, output, service};
 
 /// How the store is kept.
 #[derive(Clone, Debug, clap::Args)]
@@ -314,6 +314,8 @@ impl Stop {
             return self.asked.get();
         }
         self.looked.set(Instant::now());
+        // Long work may be all that process 1 of a container does for a while.
+        service::reap();
         while let Ok(Some(arrival)) = self.signals.next(Some(Duration::ZERO)) {
             if matches!(arrival.signal, Signal::INT | Signal::TERM) {
                 self.asked.set(true);

@@ -1,6 +1,7 @@
 //! Processes and threads: children with a clean signal mask, namespaces, capabilities, CPUs.
 
 use std::io;
+use std::marker::PhantomData;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -64,25 +65,92 @@ pub fn may_mount() -> io::Result<bool> {
     Ok(rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
-/// Makes `CAP_SYS_ADMIN` effective if it is permitted; says whether it is effective now.
+/// `CAP_SYS_ADMIN`, effective in this thread for as long as this lives.
 ///
 /// A program file with `cap_sys_admin+p` starts with the capability permitted only, so that it
-/// also starts where the bounding set lacks it. Threads started afterwards have it too.
+/// also starts where the bounding set lacks it. Threads started meanwhile have it effective and
+/// keep it so.
+#[derive(Debug)]
+pub struct MountCapability {
+    /// It was not effective before.
+    raised: bool,
+    /// Capabilities belong to a thread, so this must not leave it.
+    _thread: PhantomData<*const ()>,
+}
+
+impl MountCapability {
+    /// Makes the capability effective; `None` where it is not permitted.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `capget(2)` or `capset(2)` say.
+    pub fn raise() -> io::Result<Option<Self>> {
+        let mut sets = rustix::thread::capabilities(None)?;
+        let raised = !sets.effective.contains(CapabilitySet::SYS_ADMIN);
+        if raised {
+            if !sets.permitted.contains(CapabilitySet::SYS_ADMIN) {
+                return Ok(None);
+            }
+            sets.effective |= CapabilitySet::SYS_ADMIN;
+            rustix::thread::set_capabilities(None, sets)?;
+        }
+        Ok(Some(Self { raised, _thread: PhantomData }))
+    }
+}
+
+impl Drop for MountCapability {
+    fn drop(&mut self) {
+        if !self.raised {
+            return;
+        }
+        if let Ok(mut sets) = rustix::thread::capabilities(None) {
+            sets.effective.remove(CapabilitySet::SYS_ADMIN);
+            // Giving up what one has is never refused.
+            let _ = rustix::thread::set_capabilities(None, sets);
+        }
+    }
+}
+
+/// Whether this thread may raise `CAP_SYS_ADMIN`, or has it.
 ///
 /// # Errors
 ///
-/// Whatever `capget(2)` or `capset(2)` say.
-pub fn raise_mount_capability() -> io::Result<bool> {
-    let mut sets = rustix::thread::capabilities(None)?;
-    if sets.effective.contains(CapabilitySet::SYS_ADMIN) {
-        return Ok(true);
+/// Whatever `capget(2)` says.
+pub fn may_raise_mount_capability() -> io::Result<bool> {
+    Ok(rustix::thread::capabilities(None)?.permitted.contains(CapabilitySet::SYS_ADMIN))
+}
+
+/// From here on no program that this thread, or one it starts, becomes or starts has more rights than
+/// it has now: set-user-id bits and file capabilities are void. What is permitted stays permitted.
+///
+/// # Errors
+///
+/// Whatever `prctl(2)` says.
+pub fn gain_no_privileges() -> io::Result<()> {
+    Ok(rustix::thread::set_no_new_privs(true)?)
+}
+
+/// Why `CAP_SYS_ADMIN` of the program file did not come into effect, as far as this process can tell.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Withheld {
+    /// Nobody in this container, or in what else has a bounding set, may have it.
+    Bounded,
+    /// Whoever started us forbade to gain rights.
+    NoNewPrivileges,
+    /// The program file does not have it.
+    NotOnTheFile,
+}
+
+/// See [`Withheld`]; of use where [`may_raise_mount_capability`] says no.
+#[must_use]
+pub fn why_no_mount_capability() -> Withheld {
+    if !rustix::thread::capability_is_in_bounding_set(CapabilitySet::SYS_ADMIN).unwrap_or(true) {
+        Withheld::Bounded
+    } else if rustix::thread::no_new_privs().unwrap_or(false) {
+        Withheld::NoNewPrivileges
+    } else {
+        Withheld::NotOnTheFile
     }
-    if !sets.permitted.contains(CapabilitySet::SYS_ADMIN) {
-        return Ok(false);
-    }
-    sets.effective |= CapabilitySet::SYS_ADMIN;
-    rustix::thread::set_capabilities(None, sets)?;
-    Ok(true)
 }
 
 /// The CPUs this thread may run on, in ascending order.
@@ -169,23 +237,47 @@ mod tests {
     }
 
     #[test]
-    fn a_capability_that_is_permitted_is_raised_and_one_that_is_not_is_missed() {
+    fn a_permitted_capability_is_raised_and_lowered_again_and_another_one_is_missed() {
         // In a thread of its own, since capabilities belong to a thread.
         std::thread::spawn(|| {
             let mut sets = rustix::thread::capabilities(None).unwrap();
             if !sets.permitted.contains(CapabilitySet::SYS_ADMIN) {
-                assert!(!raise_mount_capability().unwrap());
+                assert!(MountCapability::raise().unwrap().is_none());
                 eprintln!("SKIPPED in part: CAP_SYS_ADMIN is not permitted here");
                 return;
             }
+            // What was effective before stays so.
+            drop(MountCapability::raise().unwrap().unwrap());
+            assert!(may_mount().unwrap());
             sets.effective.remove(CapabilitySet::SYS_ADMIN);
             rustix::thread::set_capabilities(None, sets).unwrap();
             assert!(!may_mount().unwrap());
-            assert!(raise_mount_capability().unwrap());
+            let outer = MountCapability::raise().unwrap().unwrap();
+            drop(MountCapability::raise().unwrap().unwrap());
             assert!(may_mount().unwrap());
+            drop(outer);
+            assert!(!may_mount().unwrap());
+            assert!(may_raise_mount_capability().unwrap());
             sets.permitted.remove(CapabilitySet::SYS_ADMIN);
             rustix::thread::set_capabilities(None, sets).unwrap();
-            assert!(!raise_mount_capability().unwrap());
+            assert!(!may_raise_mount_capability().unwrap());
+            assert!(MountCapability::raise().unwrap().is_none());
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn what_gains_no_privileges_says_so_and_keeps_what_it_has() {
+        std::thread::spawn(|| {
+            let before = rustix::thread::capabilities(None).unwrap();
+            gain_no_privileges().unwrap();
+            assert_eq!(rustix::thread::capabilities(None).unwrap(), before);
+            if why_no_mount_capability() != Withheld::Bounded {
+                assert_eq!(why_no_mount_capability(), Withheld::NoNewPrivileges);
+            }
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            assert!(status.contains("NoNewPrivs:\t1"), "{status}");
         })
         .join()
         .unwrap();

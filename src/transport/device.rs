@@ -1,10 +1,12 @@
 //! `/dev/fuse`: opened here, or opened and mounted by somebody else and handed over.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -46,21 +48,67 @@ pub fn inherited(mountpoint: &Path) -> Result<Option<OwnedFd>, MountError> {
     if is_device(&device) { Ok(Some(device)) } else { Err(what()) }
 }
 
-/// Takes the device from whoever listens on the unix socket `socket`: it has opened `/dev/fuse`
-/// and mounted it, and sends the descriptor with one byte.
-///
-/// # Errors
-///
-/// [`MountError::Io`] if nobody listens or answers within `timeout`,
-/// [`MountError::NotADevice`] if what came is no open `/dev/fuse`.
-pub fn from_socket(socket: &Path, timeout: Duration) -> Result<OwnedFd, MountError> {
-    let failed = |error| MountError::io("take a descriptor from", socket, error);
-    let stream = UnixStream::connect(socket).map_err(failed)?;
-    stream.set_read_timeout(Some(timeout)).map_err(failed)?;
-    let device = sys::descriptor::receive(&stream).map_err(failed)?;
-    match is_device(&device) {
-        true => Ok(device),
-        false => Err(MountError::NotADevice(format!("what came from {}", socket.display()))),
+/// A device that another process mounted and handed over.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The device.
+    pub device: OwnedFd,
+    /// To whoever mounted: that nothing more comes over it says that the mount is to end.
+    pub stream: UnixStream,
+}
+
+impl HandedOver {
+    /// Takes the device from whoever listens on the unix socket `socket`: it has opened `/dev/fuse`
+    /// and mounted it, and sends the descriptor with one byte.
+    ///
+    /// # Errors
+    ///
+    /// [`MountError::Io`] if nobody listens or answers within `timeout`,
+    /// [`MountError::NotADevice`] if what came is no open `/dev/fuse`.
+    pub fn take(socket: &Path, timeout: Duration) -> Result<Self, MountError> {
+        let failed = |error| MountError::io("take a descriptor from", socket, error);
+        let stream = UnixStream::connect(socket).map_err(failed)?;
+        stream.set_read_timeout(Some(timeout)).map_err(failed)?;
+        let device = sys::descriptor::receive(&stream).map_err(failed)?;
+        match is_device(&device) {
+            true => Ok(Self { device, stream }),
+            false => Err(MountError::NotADevice(format!("what came from {}", socket.display()))),
+        }
+    }
+
+    /// Sends `device` to whoever connected as `stream`. Our copy is closed, so that the connection ends with theirs.
+    ///
+    /// From then on [`peer`] says what became of them.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `sendmsg(2)` says: they are gone.
+    pub fn offer(stream: &UnixStream, device: OwnedFd) -> io::Result<()> {
+        let sent = sys::descriptor::send(stream, device.as_fd());
+        drop(device);
+        sent
+    }
+}
+
+/// What became of the process at the other end of a stream over which a device was handed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Peer {
+    /// It goes on.
+    There,
+    /// It wants the mount to end, and is there until then.
+    Done,
+    /// It is gone.
+    Gone,
+}
+
+/// See [`Peer`]. Waits for nothing.
+#[must_use]
+pub fn peer(stream: &UnixStream) -> Peer {
+    let mut looked = [PollFd::new(stream, PollFlags::RDHUP)];
+    match rustix::event::poll(&mut looked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        Ok(0) | Err(Errno::INTR) => Peer::There,
+        Ok(_) if looked.iter().all(|fd| !fd.revents().contains(PollFlags::HUP)) => Peer::Done,
+        _ => Peer::Gone,
     }
 }
 
@@ -73,7 +121,7 @@ fn is_device(descriptor: &OwnedFd) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::fd::{AsFd, AsRawFd};
+    use std::os::fd::AsRawFd;
     use std::path::PathBuf;
 
     use super::*;
@@ -94,16 +142,26 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let timeout = Duration::from_secs(5);
-        assert!(matches!(from_socket(&path, timeout), Err(MountError::Io { .. })));
+        assert!(matches!(HandedOver::take(&path, timeout), Err(MountError::Io { .. })));
 
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let sender = std::thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
             let file = fs::File::open("/dev/null").unwrap();
-            sys::descriptor::send(&stream, file.as_fd()).unwrap();
+            HandedOver::offer(&stream, file.into()).unwrap();
         });
-        let answer = from_socket(&path, timeout);
+        let answer = HandedOver::take(&path, timeout);
         assert!(matches!(answer, Err(MountError::NotADevice(_))));
         sender.join().unwrap();
+    }
+
+    #[test]
+    fn who_is_done_is_told_from_who_is_gone() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        assert_eq!(peer(&ours), Peer::There);
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(peer(&ours), Peer::Done);
+        drop(theirs);
+        assert_eq!(peer(&ours), Peer::Gone);
     }
 }

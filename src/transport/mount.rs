@@ -36,10 +36,12 @@ use super::device::{self, DEVICE};
 use super::fusermount;
 use super::mount_table::{self, FILESYSTEM_TYPE};
 use super::unmount::{Detach, Mounted, UnmountError, unmount_resolved};
-use crate::sys;
+use crate::sys::process::{self, MountCapability, Withheld};
 
 /// What stands after the dot in the type shown for our mounts.
 const SUBTYPE: &str = "lighthouse";
+/// What is attempted where a mount point is missing.
+const MAKE: &str = "make";
 /// How long a server has to answer before it counts as hung.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How many dead mounts of ours, one on top of another, are detached at one mount point.
@@ -214,6 +216,8 @@ pub enum MountError {
         mountpoint: PathBuf,
         /// The helper's own words; `None` if it is missing.
         helper: Option<String>,
+        /// Why it does not have the capability.
+        withheld: Withheld,
     },
     /// The kernel refused to mount although this process is privileged.
     Refused {
@@ -310,7 +314,7 @@ impl fmt::Display for MountError {
             Self::NotADevice(what) => {
                 write!(f, "{what} is not an open {DEVICE}: pass on the descriptor that was mounted")
             }
-            Self::NoPrivilege { mountpoint, helper } => {
+            Self::NoPrivilege { mountpoint, helper, withheld } => {
                 write!(f, "this user may not mount at {}", mountpoint.display())?;
                 match helper {
                     None => write!(f, " and fusermount3 is not installed")?,
@@ -321,7 +325,16 @@ impl fmt::Display for MountError {
                 } else {
                     write!(f, ": use sudo,")?;
                 }
-                write!(f, " or `lighthouse-fuse run STORE -- COMMAND`, which needs neither")
+                write!(f, " or `lighthouse-fuse run STORE -- COMMAND`, which needs neither")?;
+                match withheld {
+                    Withheld::Bounded => {
+                        write!(f, "; start a container with `--cap-add SYS_ADMIN`")
+                    }
+                    Withheld::NoNewPrivileges => {
+                        write!(f, "; start a container without `no-new-privileges`")
+                    }
+                    Withheld::NotOnTheFile => Ok(()),
+                }
             }
             Self::Refused { mountpoint, error, words } => {
                 write!(f, "the kernel refused to mount at {}", mountpoint.display())?;
@@ -336,7 +349,11 @@ impl fmt::Display for MountError {
                 )
             }
             Self::Io { doing, path, error } => {
-                write!(f, "cannot {doing} {}: {}", path.display(), reason(error))
+                write!(f, "cannot {doing} {}: {}", path.display(), reason(error))?;
+                if *doing == MAKE && is_permission(error) {
+                    write!(f, "; make it first, as a user who may")?;
+                }
+                Ok(())
             }
         }
     }
@@ -479,7 +496,8 @@ impl Mountpoint {
     pub fn mount(mut self, options: &MountOptions) -> Result<(OwnedFd, Mounted), MountError> {
         // A capability that is permitted only is of use once it is effective; if it cannot be
         // raised, the ways below say what is missing.
-        let privileged = sys::process::raise_mount_capability().unwrap_or(false);
+        let capability = MountCapability::raise().ok().flatten();
+        let privileged = capability.is_some();
         let device = match device::open() {
             Ok(device) => Some(device),
             Err(error @ MountError::DeviceRefused(_)) if options.helper.is_none() => {
@@ -514,7 +532,10 @@ impl Mountpoint {
         let mountpoint = self.path.clone();
         match kernel {
             Some((error, words)) => MountError::Refused { mountpoint, error, words },
-            None => MountError::NoPrivilege { mountpoint, helper },
+            None => {
+                let withheld = process::why_no_mount_capability();
+                MountError::NoPrivilege { mountpoint, helper, withheld }
+            }
         }
     }
 
@@ -724,7 +745,7 @@ fn check_directory(path: &Path, store: &Path, nonempty: bool) -> Result<bool, Mo
 fn make_directory(path: &Path) -> Result<MadeDirectory, MountError> {
     let mut builder = fs::DirBuilder::new();
     builder.mode(0o755);
-    builder.create(path).map_err(|error| MountError::io("make", path, error))?;
+    builder.create(path).map_err(|error| MountError::io(MAKE, path, error))?;
     let made = MadeDirectory(Some(path.to_owned()));
     if let Some((uid, gid)) = sudo_caller() {
         std::os::unix::fs::chown(path, Some(uid), Some(gid))
@@ -853,6 +874,10 @@ mod tests {
     #[test]
     fn every_refusal_is_one_line_that_names_the_thing() {
         let path = || PathBuf::from("/srv/thing");
+        let no_privilege = |helper: Option<&str>, withheld| {
+            let helper = helper.map(str::to_owned);
+            MountError::NoPrivilege { mountpoint: path(), helper, withheld }
+        };
         let io = || io::Error::from(Errno::ACCESS);
         let errors = [
             MountError::ParentMissing(path()),
@@ -863,8 +888,9 @@ mod tests {
             MountError::Served { mountpoint: path(), source: path() },
             MountError::DeadOfAnother { mountpoint: path(), source: path() },
             MountError::Hung { mountpoint: path(), connection: 7 },
-            MountError::NoPrivilege { mountpoint: path(), helper: None },
-            MountError::NoPrivilege { mountpoint: path(), helper: Some("user_allow_other".into()) },
+            no_privilege(None, Withheld::Bounded),
+            no_privilege(None, Withheld::NoNewPrivileges),
+            no_privilege(Some("user_allow_other"), Withheld::NotOnTheFile),
             MountError::Refused { mountpoint: path(), error: io(), words: "fuse: no".into() },
             MountError::Io { doing: "open", path: path(), error: io() },
             MountError::NotADevice("/srv/thing".into()),
@@ -874,7 +900,8 @@ mod tests {
             assert!(line.contains("/srv/thing") && !line.contains('\n'), "{line}");
             assert!(!line.contains("  ") && !line.contains("os error"), "{line}");
         }
-        let line = MountError::NoPrivilege { mountpoint: path(), helper: None }.to_string();
+        let line = no_privilege(None, Withheld::Bounded).to_string();
+        assert!(line.contains("--cap-add SYS_ADMIN"), "{line}");
         assert!(line.contains("sudo") && line.contains("lighthouse-fuse run"), "{line}");
         for error in [MountError::DeviceMissing, MountError::DeviceRefused(io())] {
             assert!(error.to_string().starts_with("/dev/fuse "), "{error}");
@@ -914,7 +941,7 @@ mod tests {
 
     /// Says so if no mount can be made here.
     fn open_refused() -> bool {
-        let refused = device::open().is_err() || !sys::process::may_mount().unwrap();
+        let refused = device::open().is_err() || !process::may_mount().unwrap();
         if refused {
             eprintln!("SKIPPED: mounting needs root and /dev/fuse");
         }

@@ -136,7 +136,8 @@ pub fn enter() -> Result<Namespace, RunError> {
     let mut waited_for = PASSED_ON.to_vec();
     waited_for.push(Signal::CHILD);
     let signals = Signals::block(&waited_for).map_err(setup("wait for signals"))?;
-    let privileged = sys::process::raise_mount_capability().unwrap_or(false);
+    let capability = sys::process::MountCapability::raise().ok().flatten();
+    let privileged = capability.is_some();
     // Before `unshare`: afterwards nobody has a name until the maps are written.
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     sys::process::unshare_mounts(!privileged).map_err(|error| match error.raw_os_error() {

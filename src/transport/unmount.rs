@@ -20,6 +20,7 @@ use super::fusermount::{self, HelperError};
 use super::mount::{MountError, reason, resolve};
 use super::mount_table::{self, MountEntry};
 use super::mount_users::{self, MountUser};
+use crate::sys::process::MountCapability;
 
 /// How long is waited between two attempts to unmount.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -147,6 +148,7 @@ fn control(connection: u32, file: &str, flags: OFlags) -> io::Result<File> {
     );
     match here.and_then(|here| open(here.as_fd())) {
         Err(Errno::NOENT) => {
+            let _capability = MountCapability::raise();
             let filesystem = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
             rustix::mount::fsconfig_create(&filesystem)?;
             let connections = rustix::mount::fsmount(
@@ -277,6 +279,8 @@ pub(super) fn unmount_resolved(path: &Path, detach: Detach) -> Result<(), Unmoun
     }
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, detach == Detach::Lazily);
+    // If it cannot be raised, the call below says what is missing.
+    let _capability = MountCapability::raise();
     match rustix::mount::unmount(path, flags) {
         Ok(()) => Ok(()),
         Err(Errno::BUSY) => Err(busy(path, entry, &table)),

@@ -1,9 +1,10 @@
 //! How a server starts and ends.
 
 use std::io::{BufReader, Write};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::client::{Place, Server, run, send, within_deadline};
 
@@ -190,4 +191,43 @@ fn a_killed_server_keeps_what_it_answered() {
     let server = place.serve();
     let agent = server.session("a");
     assert_eq!(agent.get("/files/").json()["entries"].as_array().unwrap().len(), 20);
+}
+
+#[test]
+fn as_process_1_it_takes_in_children_left_to_it_and_ends_on_a_signal() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: a process namespace needs root");
+        return;
+    }
+    let place = Place::new();
+    // A long first import, which is no time to leave children lying about either.
+    for file in 0..3000 {
+        let dir = place.path(&format!("project/{}", file / 100));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(file.to_string()), "content").unwrap();
+    }
+    let plain = place.command(false);
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child"]).arg(plain.get_program()).arg("serve");
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut server = Server::start_early(&mut command);
+    let children = |of: u32| {
+        let all = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap();
+        all.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>()
+    };
+    let first = children(server.child.id())[0];
+    for _ in 0..2 {
+        let leave = ["-p", "sh", "-c", "for n in 1 2 3; do sleep 0.3 & done"];
+        let entered = Command::new("nsenter").args(["-t", &first.to_string()]).args(leave).status();
+        assert!(entered.unwrap().success());
+        assert_eq!(children(first).len(), 3, "their parent has ended");
+        within_deadline(|| children(first).is_empty().then_some(()));
+        // Once more, with nothing else to do.
+        within_deadline(|| (server.get("/health").status == 200).then_some(()));
+    }
+    let first = Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
+    rustix::process::kill_process(first, Signal::TERM).unwrap();
+    let (code, said) = server.end();
+    assert_eq!(code, Some(0), "{said}");
 }

@@ -1,7 +1,9 @@
 //! A change over HTTP, seen through a mount whose kernel has cached what was there before; and the reverse.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal};
 
 use crate::client::{Place, Server};
 
@@ -217,4 +219,106 @@ fn a_context_package_is_a_directory_of_the_mount_until_it_is_taken_away() {
         }
     }
     server.stop();
+}
+
+/// `lighthouse-fuse hand-over` at work.
+struct Mounter(Child);
+
+impl Mounter {
+    fn start(place: &Place) -> Self {
+        let mut command = Command::new(crate::client::program());
+        command.args(["--quiet", "hand-over"]).arg(place.path("socket")).arg(place.path("at"));
+        lighthouse_fuse::sys::process::die_with_parent(&mut command);
+        Self(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    fn stop(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        let status = crate::client::within_deadline(|| self.0.try_wait().unwrap());
+        assert_eq!(status.code(), Some(0));
+    }
+}
+
+impl Drop for Mounter {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn one_process_mounts_and_another_one_serves() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mounts = || {
+        let table = lighthouse_fuse::transport::mount_table::read().unwrap();
+        table.iter().filter(|entry| entry.mountpoint == place.path("at")).count()
+    };
+    let healthy = |server: &Server| {
+        crate::client::within_deadline(|| (server.get("/health").status == 200).then_some(()));
+    };
+    let serve = || {
+        let mut command = place.command(true);
+        Server::start_early(command.env("LIGHTHOUSE_FD_SOCKET", place.path("socket")))
+    };
+    let current = place.path("at/current");
+    let mut server = serve();
+    // It waits for whoever mounts, and serves meanwhile.
+    crate::client::within_deadline(|| {
+        (server.get("/health").json()["status"] == "degraded").then_some(())
+    });
+    assert_eq!(server.session("a").put("/files/early", b"early").status, 201);
+    let mut mounter = Mounter::start(&place);
+    healthy(&server);
+    assert_eq!(shell(&current, "cat early; echo mounted > late; cat late"), "earlymounted\n");
+
+    // Another one gets nothing as long as this one serves, and nobody listens on the same socket.
+    let out = crate::client::run(
+        &["hand-over", place.path("socket").to_str().unwrap(), place.path("at").to_str().unwrap()],
+        &place.path(""),
+    );
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+
+    // A killed server leaves no dead mount, even where somebody is in it.
+    let mut inside = Command::new("sleep").arg("60").current_dir(&current).spawn().unwrap();
+    server.signal(Signal::KILL);
+    server.child.wait().unwrap();
+    crate::client::within_deadline(|| (mounts() == 0).then_some(()));
+    inside.kill().unwrap();
+    inside.wait().unwrap();
+    let mut server = serve();
+    healthy(&server);
+    assert_eq!(mounts(), 1);
+    assert_eq!(shell(&current, "cat late"), "mounted\n");
+
+    // One that mounts and is stopped takes the mount along; the server takes the next one's.
+    mounter.stop();
+    assert_eq!(mounts(), 0);
+    crate::client::within_deadline(|| (server.get("/health").status == 503).then_some(()));
+    assert_eq!(server.session("a").put("/files/between", b"between").status, 201);
+    let mut mounter = Mounter::start(&place);
+    healthy(&server);
+    assert_eq!(shell(&current, "cat between late"), "betweenmounted\n");
+    let metrics = server.session("a").get("/metrics");
+    assert!(metrics.text().contains("operation=\"LOOKUP\""), "{}", metrics.text());
+
+    // The server ends first: whoever is in the mount may leave it, and is answered until then.
+    let script = "echo ready > ready; while [ -e ready ]; do sleep 0.01; done; sleep 0.5; cat late";
+    std::thread::scope(|scope| {
+        let user = scope.spawn(|| shell(&current, script));
+        let agent = server.session("a");
+        crate::client::within_deadline(|| (agent.get("/files/ready").status == 200).then_some(()));
+        assert_eq!(agent.ask("DELETE", "/files/ready", &[], b"").status, 204);
+        drop(agent);
+        server.signal(Signal::TERM);
+        assert_eq!(user.join().unwrap(), "mounted\n");
+    });
+    let (code, said) = server.end();
+    assert_eq!(code, Some(0), "{said}");
+    crate::client::within_deadline(|| (mounts() == 0).then_some(()));
+    mounter.stop();
+    assert!(!place.path("socket").exists());
 }

@@ -185,7 +185,7 @@ pub(crate) fn serve_in_this_process(arguments: &[String]) -> ExitCode {
     let opened = if let Some(path) = value("--descriptor") {
         device::inherited(Path::new(&path)).map(|device| (device.unwrap(), None))
     } else if let Some(path) = value("--socket") {
-        device::from_socket(Path::new(&path), DEADLINE).map(|device| (device, None))
+        device::HandedOver::take(Path::new(&path), DEADLINE).map(|taken| (taken.device, None))
     } else {
         let mut options = MountOptions::new(store.to_owned());
         options.read_only = flag("--read-only");
