@@ -3,8 +3,9 @@
 //! Only the present. Paths, rights and events are those of `/files/`; an upload takes effect once it is
 //! whole. Locks are kept in memory, and known to WebDAV alone.
 //!
-//! Programs that know only Basic authentication show the agent as the user and, as the password, a session's
-//! token, or the session key where one is demanded; where anybody may have a session, any password does.
+//! Programs that know only Basic authentication show a session's token as the password, whatever the user; where a
+//! session key is demanded, that key does as well, and the user is the agent. Nothing else does: who may have a session
+//! asks for one first, here as at `/files/`.
 
 use std::io::SeekFrom;
 use std::sync::atomic::Ordering;
@@ -32,7 +33,7 @@ use super::acting::{Acting, Content, Must, READ, WRITE};
 use super::ask::{TreePath, from_base64};
 use super::problem::Problem;
 use super::routes::{Answer, Asked, too_slow, waiting, with_token};
-use super::session::Session;
+use super::session::{Session, TEXT_MAX};
 use super::state::Shared;
 
 /// Bytes read at a time.
@@ -64,8 +65,10 @@ pub(crate) fn authenticated(
         return Some(Ok(session));
     }
     match &shared.config.session_key {
-        Some(key) if !key.is(password.as_bytes()) => refused(),
-        _ => Some(Ok(Session { id: String::new(), agent: agent.to_owned() })),
+        Some(key) if key.is(password.as_bytes()) && agent.len() <= TEXT_MAX => {
+            Some(Ok(Session { id: String::new(), agent: agent.to_owned() }))
+        }
+        _ => refused(),
     }
 }
 
