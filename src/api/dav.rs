@@ -3,8 +3,9 @@
 //! Only the present. Paths, rights and events are those of `/files/`; an upload takes effect once it is
 //! whole. Locks are kept in memory, and known to WebDAV alone.
 //!
-//! Programs that know only Basic authentication show the agent as the user and, as the password, a session's
-//! token, or the session key where one is demanded; where anybody may have a session, any password does.
+//! Programs that know only Basic authentication show a session's token as the password, whatever the user; where a
+//! session key is demanded, that key does as well, and the user is the agent. Nothing else does: who may have a session
+//! asks for one first, here as at `/files/`.
 
 use std::io::SeekFrom;
 use std::sync::atomic::Ordering;
@@ -12,7 +13,8 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::IntoResponse;
 use bytes::{Buf, Bytes};
 use dav_server::DavHandler;
 use dav_server::davpath::DavPath;
@@ -24,6 +26,7 @@ use dav_server::ls::DavLockSystem;
 use dav_server::memls::MemLs;
 use futures_util::stream;
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
 
 use crate::tree::operation::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, TimeTo};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
@@ -32,7 +35,7 @@ use super::acting::{Acting, Content, Must, READ, WRITE};
 use super::ask::{TreePath, from_base64};
 use super::problem::Problem;
 use super::routes::{Answer, Asked, too_slow, waiting, with_token};
-use super::session::Session;
+use super::session::{Session, TEXT_MAX};
 use super::state::Shared;
 
 /// Bytes read at a time.
@@ -64,8 +67,10 @@ pub(crate) fn authenticated(
         return Some(Ok(session));
     }
     match &shared.config.session_key {
-        Some(key) if !key.is(password.as_bytes()) => refused(),
-        _ => Some(Ok(Session { id: String::new(), agent: agent.to_owned() })),
+        Some(key) if key.is(password.as_bytes()) && agent.len() <= TEXT_MAX => {
+            Some(Ok(Session { id: String::new(), agent: agent.to_owned() }))
+        }
+        _ => refused(),
     }
 }
 
@@ -89,14 +94,39 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         .locksystem(shared.locks.clone())
         .strip_prefix("/dav")
         .build_handler();
+    let head = asked.parts.method == Method::HEAD;
     let request = Request::from_parts(asked.parts, patient(shared, asked.body));
     let response = handler.handle_guarded(request, asked.session.agent, acting).await;
     let (mut parts, body) = response.into_parts();
-    if parts.status == StatusCode::INTERNAL_SERVER_ERROR {
+    let body = Body::new(body);
+    let (status, why) = match parts.status {
         // What cannot be done here for now: the store refuses, or the client broke off.
-        parts.status = StatusCode::SERVICE_UNAVAILABLE;
+        StatusCode::INTERNAL_SERVER_ERROR => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the store refuses, or the client broke off")
+        }
+        StatusCode::NOT_IMPLEMENTED => (
+            StatusCode::FORBIDDEN,
+            "this cannot be asked here: a listing of all depths (ask for Depth 0 or 1), or a method that is unknown",
+        ),
+        StatusCode::BAD_GATEWAY => {
+            (StatusCode::BAD_REQUEST, "Destination is outside this tree, or the body ended early")
+        }
+        StatusCode::LOCKED => (StatusCode::LOCKED, "somebody has locked it"),
+        other => (other, other.canonical_reason().unwrap_or("it cannot be done")),
+    };
+    let failed = status.is_client_error() || status.is_server_error();
+    if !failed || head || body.size_hint().exact() != Some(0) {
+        parts.status = status;
+        return Ok(axum::response::Response::from_parts(parts, body));
     }
-    Ok(axum::response::Response::from_parts(parts, Body::new(body)))
+    // Its reason is in the status alone. What else it says, such as which methods there are, stays.
+    let mut response = Problem::new(status, why).into_response();
+    for name in [header::ALLOW, header::CONNECTION] {
+        if let Some(value) = parts.headers.remove(&name) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
 }
 
 /// `body`, which ends with an error where the client does not go on with it.

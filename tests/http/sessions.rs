@@ -50,8 +50,49 @@ fn a_session_key_is_demanded_and_never_logged() {
     };
     assert_eq!(dav("Basic YTpvcGVuLXNlc2FtZQ=="), 207);
     assert_eq!(dav("Basic YTp3cm9uZw=="), 401);
+    // An agent that is longer than any may be.
+    let long = to_base64(format!("{}:open-sesame", "a".repeat(300)).as_bytes());
+    assert_eq!(dav(&format!("Basic {long}")), 401);
     let said = server.stop();
     assert!(!said.contains("open-sesame") && !said.contains(&token), "{said}");
+}
+
+/// As RFC 4648 has it.
+fn to_base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digit = |three: &[u8], at: usize| {
+        let bits = three.iter().fold(0, |bits, &byte| bits << 8 | u32::from(byte));
+        let bits = bits << (8 * (3 - three.len()));
+        char::from(DIGITS[(bits >> (18 - 6 * at) & 63) as usize])
+    };
+    bytes
+        .chunks(3)
+        .flat_map(|three| {
+            (0..4).map(move |at| if at <= three.len() { digit(three, at) } else { '=' })
+        })
+        .collect()
+}
+
+#[test]
+fn webdav_wants_a_token_where_files_do() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let ask = |method, path, header: Option<&str>| {
+        let headers: Vec<_> = header.iter().map(|value| ("authorization", *value)).collect();
+        server.ask(method, path, &headers, b"").status
+    };
+    let token = to_base64(format!("anybody:{}", agent.token).as_bytes());
+    for header in [format!("Basic {token}"), agent.bearer()] {
+        assert_eq!(ask("PROPFIND", "/dav/", Some(&header)), 207, "{header}");
+    }
+    let wrong = ["a:", "a:any", "a:test_secret_key", ":", "", &format!("a:{}x", agent.token)];
+    let wrong = wrong.map(|pair| format!("Basic {}", to_base64(pair.as_bytes())));
+    for header in wrong.iter().map(String::as_str).chain(["Basic %%%", "Bearer 0123456789ab"]) {
+        assert_eq!(ask("PROPFIND", "/dav/", Some(header)), 401, "{header}");
+        assert!(matches!(ask("GET", "/files/", Some(header)), 401 | 403), "{header}");
+    }
+    assert_eq!((ask("PROPFIND", "/dav/", None), ask("GET", "/files/", None)), (401, 403));
 }
 
 #[test]

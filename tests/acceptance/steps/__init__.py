@@ -19,6 +19,7 @@ from steps import (
     fullness,
     history,
     http,
+    old_events,
     posix_suites,
     readme,
     sharing,
@@ -39,6 +40,7 @@ STEPS: tuple[Step, ...] = (
     *damage.STEPS,
     *fullness.STEPS,
     *http.STEPS,
+    *old_events.STEPS,
     *container.STEPS,
     *history.STEPS,
 )
