@@ -18,9 +18,9 @@ use crate::view::{Options, View};
 
 use super::{CliError, flag, service, store};
 
-/// Ask a server of STORE, without a kernel, what RECORDING holds, and compare the answers
+/// Ask again what RECORDING holds, and compare the answers
 ///
-/// RECORDING is what --record of `mount`, `run` and `serve` wrote. STORE is changed by it: give a copy of what was
+/// A server of STORE is asked, without a kernel. RECORDING is what --record of `mount`, `run` and `serve` wrote. STORE is changed by it: give a copy of what was
 /// served at the beginning of the recording, or the name of a store to be made if that was a new one. Shows how long
 /// each operation took within the server. Exit code 1 if an answer differs.
 #[derive(Debug, clap::Args)]

@@ -35,6 +35,8 @@ fn commands(place: &Place) -> Vec<String> {
         "import",
         "log",
         "status",
+        "top",
+        "replay",
         "health",
         "verify",
         "completions",
@@ -205,7 +207,8 @@ fn manual_pages_cover_every_command_and_render() -> Outcome {
     let place = Place::new();
     let page = place.output(&["man"]);
     for name in commands(&place) {
-        assert!(page.contains(&format!("lighthouse\\-fuse\\-{name}(1)")), "{name} is missing");
+        let written = format!("lighthouse\\-fuse\\-{}(1)", name.replace('-', "\\-"));
+        assert!(page.contains(&written), "{name} is missing");
         let page = place.output(&["man", &name]);
         assert!(page.contains("LIGHTHOUSE_FUSE_QUIET"), "{name}: variables are missing");
     }
