@@ -67,11 +67,22 @@ impl Layer {
         }
     }
 
+    /// The row of `key`, or that it was removed.
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Slot> {
+        match Small::in_place(key) {
+            Some(key) => self.rows.get(&key),
+            None => self.rows.get(key),
+        }
+    }
+
     /// The rows from `from` up to and without `to`.
     pub(super) fn range(&self, from: &[u8], to: &[u8]) -> Range<'_, Small, Slot> {
         // `BTreeMap` refuses a range the wrong way round; ours is then empty.
         let to = if from < to { to } else { from };
-        self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)))
+        match (Small::in_place(from), Small::in_place(to)) {
+            (Some(from), Some(to)) => self.rows.range((Bound::Included(from), Bound::Excluded(to))),
+            _ => self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))),
+        }
     }
 }
 

@@ -498,7 +498,7 @@ impl Tables {
         self.visited();
         let owner = key::owner(key);
         for layer in self.layers_of(owner) {
-            if let Some(slot) = layer.rows.get(key) {
+            if let Some(slot) = layer.get(key) {
                 return Ok(slot.value.as_ref().map(|value| Value::Memory(value.as_slice())));
             }
         }
