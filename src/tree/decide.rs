@@ -787,6 +787,21 @@ mod tests {
     }
 
     #[test]
+    fn a_default_acl_counts_from_when_it_is_set_until_it_is_removed() {
+        let small = Small::new();
+        let dir = small.make(ROOT, b"d", S_IFDIR | 0o755);
+        let mode_of = |name: &[u8]| small.inode(small.make(dir, name, 0o666)).mode;
+        assert_eq!(mode_of(b"before"), S_IFREG | 0o644);
+        for round in 0..3_u8 {
+            let default = acl(&[(1, 7, NONE), (4, 7, NONE), (0x20, 4, NONE)]);
+            small.perform(&set_xattr(dir, acl::DEFAULT, &default));
+            assert_eq!(mode_of(&[b'w', round + 1]), S_IFREG | 0o664);
+            small.perform(&Operation::RemoveXattr { ino: dir, name: acl::DEFAULT });
+            assert_eq!(mode_of(&[b'a', round + 1]), S_IFREG | 0o644);
+        }
+    }
+
+    #[test]
     fn an_access_acl_and_the_mode_stay_in_step() {
         let small = Small::new();
         let file = small.make(ROOT, b"f", 0o2775);

@@ -51,8 +51,8 @@ impl Cache {
         self.names.with((parent, hash), same).flatten()
     }
 
-    pub(super) fn put_name(&self, parent: u64, hash: u64, name: &[u8], entry: Option<Entry>) {
-        self.names.put((parent, hash), (name.into(), entry));
+    pub(super) fn put_name(&self, parent: u64, hash: u64, name: Small, entry: Option<Entry>) {
+        self.names.put((parent, hash), (name, entry));
     }
 }
 

@@ -458,7 +458,7 @@ impl Tables {
             totals: Totals::default(),
             tail: Tail::default(),
             frayed: Mutex::default(),
-            incapable: Mutex::default(),
+            lacking: Mutex::default(),
             first_label: Mutex::default(),
             dead_lead: AtomicI32::new(0),
             scratch: super::fold::Batch::default(),

@@ -19,7 +19,7 @@ use super::extents::{
 use super::key::{self, Key};
 use super::pages::{self, PAGED, Page, UNPAGED};
 use super::small::Small;
-use super::{CAPABILITY, Entry, IndexError, Inode, Tables, names};
+use super::{CAPABILITY, Entry, IndexError, Inode, Rare, Tables, names};
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
@@ -38,7 +38,8 @@ const FRAYED_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     rows: Vec<(Small, Option<Small>, bool)>,
-    names: Vec<(Ino, Small, Option<Entry>)>,
+    /// Directory, hash of the name, the name, and what it stands for now.
+    names: Vec<(Ino, u64, Small, Option<Entry>)>,
     nodes: Vec<(Ino, Option<Node>)>,
     frayed: Vec<(Ino, u64)>,
 }
@@ -131,9 +132,8 @@ impl Tables {
                 None => self.young.remove(key),
             }
         }
-        for (parent, name, entry) in batch.names.drain(..) {
-            let hash = self.name_hash.of(name.as_slice());
-            self.cache.put_name(parent.0, hash, name.as_slice(), entry);
+        for (parent, hash, name, entry) in batch.names.drain(..) {
+            self.cache.put_name(parent.0, hash, name, entry);
         }
         for (ino, chunk) in batch.frayed.drain(..) {
             let frayed = self.frayed.get_mut();
@@ -495,6 +495,8 @@ impl<'t> Fold<'t> {
         self.set_name(parent, name, ino, mode & S_IFMT)?;
         // Not counted as a change, so that one who keeps its name has nothing to count.
         self.put_new(&key::name_of(ino, parent, name), &Writer::born(self.seq).0);
+        // Before what it is made with. Should this event come to nothing, there will be no such inode.
+        self.tables.remember_lacking(ino, Rare::Capability);
         self.set_xattrs(ino, xattrs)
     }
 
@@ -538,22 +540,26 @@ impl<'t> Fold<'t> {
     ) -> Result<(), IndexError> {
         key::check_name(name, self.seq)?;
         let entry = Entry { ino, kind, since: self.seq };
-        let key = key::name(parent, self.tables.name_hash.of(name), name);
-        let existed = self.bury(&key)?;
+        let hash = self.tables.name_hash.of(name);
+        let key = key::name(parent, hash, name);
+        // Whoever decided on a new name has just asked for it.
+        let is_free = self.tables.cache.name(parent.0, hash, name) == Some(None);
+        let existed = !is_free && self.bury(&key)?;
         let value = Small::from(&names::encode_entry(entry)[..]);
         self.batch.rows.push((Small::from(&*key), Some(value), existed));
-        self.batch.names.push((parent, Small::from(name), Some(entry)));
+        self.batch.names.push((parent, hash, Small::from(name), Some(entry)));
         self.member_changed(&key, None)
     }
 
     /// Removes a name of `ino`.
     fn drop_name(&mut self, parent: Ino, name: &[u8], ino: Ino) -> Result<(), IndexError> {
         key::check_name(name, self.seq)?;
-        let key = key::name(parent, self.tables.name_hash.of(name), name);
+        let hash = self.tables.name_hash.of(name);
+        let key = key::name(parent, hash, name);
         if !self.end_live(&key)? || !self.end_live(&key::name_of(ino, parent, name))? {
             return Err(self.damaged("removes a name that is not there"));
         }
-        self.batch.names.push((parent, Small::from(name), None));
+        self.batch.names.push((parent, hash, Small::from(name), None));
         Ok(())
     }
 
@@ -638,9 +644,9 @@ impl<'t> Fold<'t> {
 
     fn set_xattr(&mut self, ino: Ino, name: &[u8], value: &[u8]) -> Result<(), IndexError> {
         key::check_name(name, self.seq)?;
-        if name == CAPABILITY {
+        if let Some(rare) = Rare::of(name) {
             // Also right if this event comes to nothing: then it is looked up again.
-            self.tables.incapable.lock().remove(&ino);
+            self.tables.lacking.lock().remove(&(ino, rare));
         }
         self.set_live(&key::xattr(ino, name), value)
     }

@@ -86,8 +86,10 @@ use times::Tail;
 const CAPABILITY: &[u8] = b"security.capability";
 /// How far one answer to questions about the past may lead before the other.
 const LEAD_MAX: i32 = 8;
-/// How many inodes without one are remembered.
-const INCAPABLE_MAX: usize = 16 << 10;
+/// What files made in a directory get from it.
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+/// How many inodes without the one or the other are remembered.
+const LACKING_MAX: usize = 16 << 10;
 
 /// Attributes of an inode after some event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -197,8 +199,8 @@ pub struct Tables {
     tail: Tail,
     /// Which chunks (from, to) of which inodes collected many pieces; see [`Tables::take_frayed`].
     frayed: Mutex<FxHashMap<Ino, (u64, u64)>>,
-    /// Inodes that are known to have no capability: every write asks.
-    incapable: Mutex<FxHashSet<Ino>>,
+    /// Attributes that inodes are known not to have.
+    lacking: Mutex<FxHashSet<(Ino, Rare)>>,
     /// The oldest event that has a label, if that was asked since labels changed.
     first_label: Mutex<Option<Option<Seq>>>,
     /// How many more of the last questions about the past were answered by what is dead than by what lives.
@@ -207,6 +209,25 @@ pub struct Tables {
     scratch: fold::Batch,
     #[cfg(test)]
     rows_visited: std::sync::atomic::AtomicU64,
+}
+
+/// An extended attribute that is asked for again and again, and is hardly ever there.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Rare {
+    /// Every write asks for it.
+    Capability,
+    /// Whatever is made in a directory asks for it.
+    DefaultAcl,
+}
+
+impl Rare {
+    fn of(name: &[u8]) -> Option<Self> {
+        match name {
+            CAPABILITY => Some(Self::Capability),
+            DEFAULT_ACL => Some(Self::DefaultAcl),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Debug for Tables {
@@ -275,24 +296,31 @@ impl Tables {
         }
         Ok(self.row(&key::target(ino))?.map(|target| target.to_vec()))
     }
-    /// Value of an extended attribute after event `at`.
+    /// Value of an extended attribute after event `at`. Asked again whether a capability or a default ACL is there
+    /// now, it costs no look into the tables.
     pub fn xattr(&self, ino: Ino, name: &[u8], at: Seq) -> Result<Option<Vec<u8>>, IndexError> {
-        self.xattr_at(ino, name, at)
+        let Some(rare) = Rare::of(name).filter(|_| at == Seq::NOW) else {
+            return self.xattr_at(ino, name, at);
+        };
+        if self.lacking.lock().contains(&(ino, rare)) {
+            return Ok(None);
+        }
+        let value = self.xattr_at(ino, name, at)?;
+        if value.is_none() {
+            self.remember_lacking(ino, rare);
+        }
+        Ok(value)
     }
-    /// Whether `ino` has a `security.capability` now. Asked again, it costs no look into the tables.
+    /// Whether `ino` has a `security.capability` now.
     pub fn has_capability(&self, ino: Ino) -> Result<bool, IndexError> {
-        if self.incapable.lock().contains(&ino) {
-            return Ok(false);
+        Ok(self.xattr(ino, CAPABILITY, Seq::NOW)?.is_some())
+    }
+    fn remember_lacking(&self, ino: Ino, rare: Rare) {
+        let mut lacking = self.lacking.lock();
+        if lacking.len() >= LACKING_MAX {
+            lacking.clear();
         }
-        let has = self.row(&key::xattr(ino, CAPABILITY))?.is_some();
-        if !has {
-            let mut incapable = self.incapable.lock();
-            if incapable.len() >= INCAPABLE_MAX {
-                incapable.clear();
-            }
-            incapable.insert(ino);
-        }
-        Ok(has)
+        lacking.insert((ino, rare));
     }
     /// Names of all extended attributes after event `at`, sorted.
     pub fn xattrs(&self, ino: Ino, at: Seq) -> Result<Vec<Vec<u8>>, IndexError> {

@@ -57,7 +57,7 @@ impl Tables {
         }
         let live = || {
             let entry = self.row(&key)?.map(|value| decode_entry(&value)).transpose()?;
-            self.cache.put_name(parent.0, hash, name, entry);
+            self.cache.put_name(parent.0, hash, name.into(), entry);
             Ok(entry.filter(|entry| entry.since <= at))
         };
         self.either(&key, at, live, decode_entry)
