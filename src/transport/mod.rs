@@ -148,7 +148,10 @@ pub trait Lane {
 pub struct DeviceLane<'t> {
     transport: &'t dyn Transport,
     buffer: Buffer,
-    room: Vec<u8>,
+    /// At a page boundary, where content begins in the store's files and in the kernel's pages too. Some processors
+    /// copy slowly from one offset in a page to one a little above it, such as an allocator gives (AMD EPYC, `rep movsb`:
+    /// `pread` of 4 KiB took 2.0 us with the room 16 bytes behind a boundary, and takes 0.6).
+    room: PageBuffer,
     /// What spliced replies go through; `None` where none is spliced.
     pipe: Option<SplicePipe>,
 }
@@ -170,20 +173,21 @@ impl<'t> DeviceLane<'t> {
         let buffer = Buffer::for_writes(message_max)?;
         // Without one every reply is copied.
         let pipe = transport.can_splice().then(|| SplicePipe::for_data(data_max).ok()).flatten();
-        Ok(Self { transport, buffer, room: vec![0; data_max], pipe })
+        Ok(Self { transport, buffer, room: PageBuffer::with_at_least(data_max)?, pipe })
     }
 }
 
 impl Lane for DeviceLane<'_> {
     fn receive(&mut self) -> io::Result<Option<Received<'_>>> {
         let Self { transport, buffer, room, .. } = self;
+        let room = room.bytes_mut();
         Ok(transport.receive(buffer)?.map(|frame| Received { frame, room }))
     }
 
     fn send(&mut self, reply: &Reply<'_>) -> io::Result<Delivery> {
         match reply.in_room() {
             None => self.transport.send(reply),
-            Some(_) => self.transport.send(&reply.out_of(&self.room)),
+            Some(_) => self.transport.send(&reply.out_of(self.room.bytes())),
         }
     }
 
