@@ -26,7 +26,6 @@ use dav_server::ls::DavLockSystem;
 use dav_server::memls::MemLs;
 use futures_util::stream;
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
 
 use crate::tree::operation::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, TimeTo};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
@@ -114,10 +113,14 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         StatusCode::LOCKED => (StatusCode::LOCKED, "somebody has locked it"),
         other => (other, other.canonical_reason().unwrap_or("it cannot be done")),
     };
-    let failed = status.is_client_error() || status.is_server_error();
-    if !failed || head || body.size_hint().exact() != Some(0) {
-        parts.status = status;
+    parts.status = status;
+    if !status.is_client_error() && !status.is_server_error() || head {
         return Ok(axum::response::Response::from_parts(parts, body));
+    }
+    // It is a stream, of which nothing else says whether anything is in it. What one is refused with is short.
+    let said = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    if !said.is_empty() {
+        return Ok(axum::response::Response::from_parts(parts, Body::from(said)));
     }
     // Its reason is in the status alone. What else it says, such as which methods there are, stays.
     let mut response = Problem::new(status, why).into_response();

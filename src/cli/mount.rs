@@ -71,6 +71,8 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let signals = Signals::block(&[Signal::INT, Signal::TERM, Signal::HUP])
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
     let source = service::absolute(&args.store)?;
+    // Nobody makes sessions here that could be looked up.
+    let guard = args.service.guard(None)?;
     let refused = |err: mount::MountError| CliError::new(err.to_string());
     let (device, place, owner) = match taken_over(args)? {
         Some(device) => (device, Place::Elsewhere, mount_owner_here()),
@@ -88,9 +90,10 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let opened = store::open_or_make(&source, &args.store_args, owner, args.read_only)
         .inspect_err(|_| place.give_up())?;
     let shared = matches!(place, Place::Elsewhere);
-    let service = Service::start(device, shared, Tree::new(Arc::clone(&opened)), &args.service)
-        .inspect_err(|_| place.give_up())
-        .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
+    let service =
+        Service::start(device, shared, Tree::new(Arc::clone(&opened)), guard, &args.service)
+            .inspect_err(|_| place.give_up())
+            .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
     wait(args, &source, &place, service, &signals, quiet)?;
     store::close(&opened)?;
     Ok(ExitCode::SUCCESS)

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, WaitOptions};
 
+use crate::agents::guard::Guard;
 use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage};
 use crate::legacy::import::{self as legacy, ImportError, Part};
 use crate::sys::signals::Signals;
@@ -131,13 +132,24 @@ pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
     let config = config(args)?;
     let address = address(args, config.session_key.is_some())?;
+    // Before anything is made: a policy that is not understood lets nobody in.
+    let guarded = args.service.guard(None)?.is_some();
     let source = prepare(&args.event_store_path)?;
     let running = api::start(address, config)
         .map_err(|err| CliError::new(format!("cannot listen on {address}: {err}")))?;
     if !quiet {
         output::say(format_args!("listening on http://{}", running.address()));
     }
-    let serving = Serving { args, source, running, signals: None, quiet };
+    let guard = if guarded {
+        let teller = running.teller();
+        args.service.guard(Some(Box::new(move |token| teller.agent_of(token))))?
+    } else {
+        None
+    };
+    if let Some(guard) = &guard {
+        running.teller().guards(Arc::clone(guard));
+    }
+    let serving = Serving { args, source, running, guard, signals: None, quiet };
     serving.run(signals)
 }
 
@@ -157,6 +169,7 @@ struct Serving<'a> {
     args: &'a ServeArgs,
     source: PathBuf,
     running: Running,
+    guard: Option<Arc<Guard>>,
     signals: Option<Signals>,
     quiet: bool,
 }
@@ -469,7 +482,7 @@ impl Serving<'_> {
         let (device, mounted) = point.mount(&MountOptions::new(self.source.clone()))?;
         let mut args = self.args.service.clone();
         args.sections = true;
-        match Service::start(device, false, tree.clone(), &args) {
+        match Service::start(device, false, tree.clone(), self.guard.clone(), &args) {
             Ok(service) => Ok((mounted, service)),
             Err(error) => {
                 let _ = mounted.unmount(Detach::Lazily);
