@@ -2,7 +2,8 @@
 //! environment. Threads of their own read it, and give up on what does not come in time.
 //!
 //! The agent and session a process works for are what `LIGHTHOUSE_AGENT` and `LIGHTHOUSE_SESSION`
-//! say in its own environment, or in that of the nearest ancestor that has them.
+//! say in its own environment, or in that of the nearest ancestor that has one of them. Of a session's token only what
+//! is no secret is recorded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,26 +50,43 @@ impl Late {
     }
 }
 
-fn answer(questions: &Receiver<(ActorId, Actor)>, store: &Store) {
+/// Agent and session of a process, as far as it says so.
+pub(super) type Named = (Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// What the process of `actor` says of itself, at once; `None` where it is gone, or does not say it in time.
+pub(super) fn ask(actor: Actor) -> Option<Named> {
+    let answer = apart(move |proc| named(proc, &actor))?;
+    answer.recv_timeout(DEADLINE).ok().flatten()
+}
+
+/// Does what may hang in a thread of its own, since nothing can call one back that hangs in the kernel; `None` where too
+/// many do.
+fn apart<T: Send + 'static>(
+    read: impl FnOnce(&Proc) -> Option<T> + Send + 'static,
+) -> Option<Receiver<Option<T>>> {
     static STUCK: AtomicUsize = AtomicUsize::new(0);
+    if STUCK.load(Ordering::Relaxed) >= STUCK_MAX {
+        return None;
+    }
+    let (reply, answer) = sync_channel(1);
+    STUCK.fetch_add(1, Ordering::Relaxed);
+    let reader = thread::Builder::new().name("late-read".into()).spawn(move || {
+        let known = Proc::open().and_then(|proc| read(&proc));
+        STUCK.fetch_sub(1, Ordering::Relaxed);
+        drop(reply.send(known));
+    });
+    if reader.is_err() {
+        STUCK.fetch_sub(1, Ordering::Relaxed);
+        return None;
+    }
+    Some(answer)
+}
+
+fn answer(questions: &Receiver<(ActorId, Actor)>, store: &Store) {
     while let Ok((id, actor)) = questions.recv() {
-        if STUCK.load(Ordering::Relaxed) >= STUCK_MAX {
-            continue;
-        }
-        // A thread for each read, since nothing can call one back that hangs in the kernel.
-        let (reply, answer) = sync_channel(1);
-        STUCK.fetch_add(1, Ordering::Relaxed);
-        let reader = thread::Builder::new().name("late-read".into()).spawn(move || {
-            let known = Proc::open().map(|proc| look_up(&proc, actor));
-            STUCK.fetch_sub(1, Ordering::Relaxed);
-            drop(reply.send(known));
-        });
-        if reader.is_err() {
-            STUCK.fetch_sub(1, Ordering::Relaxed);
-            continue;
-        }
+        let Some(answer) = apart(move |proc| look_up(proc, actor)) else { continue };
         match answer.recv_timeout(DEADLINE) {
-            Ok(Some(Some(actor))) => {
+            Ok(Some(actor)) => {
                 if let Err(err) = store.describe_actor(id, &actor) {
                     tracing::debug!("an actor's command line was not recorded: {err}");
                 }
@@ -86,31 +104,47 @@ fn answer(questions: &Receiver<(ActorId, Actor)>, store: &Store) {
 
 /// Adds command line, agent and session; `None` if the process is no longer the one that asked.
 fn look_up(proc: &Proc, mut actor: Actor) -> Option<Actor> {
+    let cmdline = proc.read(actor.pid, "cmdline").unwrap_or_default();
+    let (agent, session) = named(proc, &actor)?;
+    actor.cmdline = cmdline;
+    let (session, of_session) = without_secret(session.unwrap_or_default());
+    actor.agent = agent.or(of_session).unwrap_or_default();
+    actor.session = session;
+    Some(actor)
+}
+
+/// Agent and session of the process of `actor`; `None` if it is no longer the one that asked.
+fn named(proc: &Proc, actor: &Actor) -> Option<Named> {
     let still_there = |proc: &Proc| {
         let now = proc.stat_file(actor.pid)?.read()?;
         (now.start_time() == actor.start_time).then_some(now.parent())
     };
     let mut parent = still_there(proc)?;
-    let cmdline = proc.read(actor.pid, "cmdline").unwrap_or_default();
-    let mut found =
-        named_in(&proc.read_up_to(actor.pid, "environ", ENVIRON_MAX).unwrap_or_default());
+    let environ = |pid| named_in(&proc.read_up_to(pid, "environ", ENVIRON_MAX).unwrap_or_default());
+    let mut found = environ(actor.pid);
     for _ in 0..ANCESTORS_MAX {
-        if found.0.is_some() || parent <= 1 {
+        if found != (None, None) || parent <= 1 {
             break;
         }
-        found = named_in(&proc.read_up_to(parent, "environ", ENVIRON_MAX).unwrap_or_default());
+        found = environ(parent);
         let Some(next) = proc.stat_file(parent).and_then(|stat| stat.read()) else { break };
         parent = next.parent();
     }
     still_there(proc)?;
-    actor.cmdline = cmdline;
-    actor.agent = found.0.unwrap_or_default();
-    actor.session = found.1.unwrap_or_default();
-    Some(actor)
+    Some(found)
+}
+
+/// What of a session may be recorded, and the agent that its token names: of `ID:AGENT:TIME:CODE` the id.
+fn without_secret(session: Vec<u8>) -> (Vec<u8>, Option<Vec<u8>>) {
+    let parts: Vec<&[u8]> = session.split(|&byte| byte == b':').collect();
+    match parts[..] {
+        [id, agent, _, _] => (id.to_vec(), Some(agent.to_vec())),
+        _ => (session, None),
+    }
 }
 
 /// Agent and session named in an environment block.
-fn named_in(environ: &[u8]) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+fn named_in(environ: &[u8]) -> Named {
     let value = |name: &[u8]| {
         let mut found = environ.split(|&byte| byte == 0).find_map(|entry| {
             entry.strip_prefix(name)?.strip_prefix(b"=").filter(|value| !value.is_empty())
@@ -161,6 +195,14 @@ mod tests {
         assert_eq!(look_up(&proc, other), None, "a reused number is somebody else");
         let _ = Command::new("kill").arg(pid.to_string()).status();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn of_a_token_what_is_secret_is_left_out() {
+        let token = b"0123456789abcdef:builder:1795489119.5:c0de".to_vec();
+        let agent = Some(b"builder".to_vec());
+        assert_eq!(without_secret(token), (b"0123456789abcdef".to_vec(), agent));
+        assert_eq!(without_secret(b"session 1".to_vec()), (b"session 1".to_vec(), None));
     }
 
     #[test]

@@ -14,11 +14,17 @@
 //! Whether a caller is still the same program is asked with every change, and must be cheap: its memory
 //! tells (0.4 us here, where `stat` takes 4.6), see `proc::Evidence`.
 //!
+//! Where a [`Guard`] decides who may, a handler asks first and waits for those threads, half a second at most. It does
+//! so for what opens a file or changes names and attributes, never for a READ or WRITE: those may come while the caller, or
+//! the kernel for it, holds that lock.
+//!
 //! What cannot be known is left empty: pid 0 is a process of a pid namespace we do not see, or the
 //! kernel itself; pages written back from a mapping have no reliable writer and are `ambiguous`.
 //! Nothing is invented.
 
+pub mod guard;
 mod late;
+pub mod policy;
 mod proc;
 
 use std::sync::Arc;
@@ -29,6 +35,7 @@ use rustc_hash::FxHashMap;
 use crate::store::Store;
 use crate::store::event::{Actor, ActorId};
 
+use guard::{Guard, Identity};
 use late::Late;
 use proc::{Evidence, Proc};
 
@@ -42,6 +49,7 @@ pub struct Agents {
     proc: Option<Proc>,
     known: Mutex<Known>,
     late: Late,
+    guard: Option<Arc<Guard>>,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +73,8 @@ struct Seen {
     /// `None` where there was nothing to look at: then the caller is known by its numbers alone.
     evidence: Option<Evidence>,
     tick: u64,
+    /// What it says of itself, once somebody asked.
+    identity: Option<Identity>,
 }
 
 impl Agents {
@@ -72,7 +82,47 @@ impl Agents {
     #[must_use]
     pub fn new(store: Arc<Store>) -> Self {
         let late = Late::new(Arc::clone(&store));
-        Self { store, proc: Proc::open(), known: Mutex::default(), late }
+        Self { store, proc: Proc::open(), known: Mutex::default(), late, guard: None }
+    }
+
+    /// As [`Agents::new`], and `guard` decides who may.
+    #[must_use]
+    pub fn guarded(store: Arc<Store>, guard: Arc<Guard>) -> Self {
+        Self { guard: Some(guard), ..Self::new(store) }
+    }
+
+    /// Who decides, if anybody does.
+    pub(crate) fn guard(&self) -> Option<&Guard> {
+        self.guard.as_deref()
+    }
+
+    /// What the process behind a request says of itself; nothing where it cannot be seen, or not in time. May wait,
+    /// half a second at most.
+    pub(crate) fn identity(&self, uid: u32, gid: u32, pid: u32) -> Identity {
+        let caller = Caller { uid, gid, tid: pid, ambiguous: false };
+        let id = self.actor(uid, gid, pid, false);
+        let seen = |seen: &Seen| seen.identity.clone().filter(|_| seen.id == id);
+        if let Some(identity) = self.known.lock().callers.get(&caller).and_then(seen) {
+            return identity;
+        }
+        let Some(actor) = self.store.actor_of(id).filter(|actor| actor.pid != 0) else {
+            return Identity::default();
+        };
+        let cgroup = actor.cgroup.clone();
+        // Not known in time, it is asked again the next time.
+        let Some((agent, session)) = late::ask(actor) else {
+            return Identity { cgroup, ..Identity::default() };
+        };
+        let (agent, session) = (agent.unwrap_or_default(), session.unwrap_or_default());
+        let identity = Identity { agent, session, cgroup };
+        let mut known = self.known.lock();
+        if let Some(seen) = known.callers.get_mut(&caller)
+            && seen.id == id
+            && seen.evidence.is_some()
+        {
+            seen.identity = Some(identity.clone());
+        }
+        identity
     }
 
     /// The actor behind a request of thread `pid` (as the kernel gives it) acting as `uid` and
@@ -96,7 +146,7 @@ impl Agents {
         if known.callers.len() >= KNOWN_MAX {
             known.forget_older_half();
         }
-        known.callers.insert(caller, Seen { id, evidence, tick });
+        known.callers.insert(caller, Seen { id, evidence, tick, identity: None });
         id
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The kernel checks modes for those who come through a mount; here nobody does it for us. So each step of
 //! a path needs the right to search, each change the right to write, as for a process of the user that HTTP
-//! acts as.
+//! acts as. Where a policy says what agents may, it is asked as it is for those who come through a mount.
 //!
 //! Invariants: symbolic links are followed within the tree alone; a file is replaced under one lock, so that
 //! two uploads never mix; every change says which agent made it, in which session.
@@ -14,6 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::agents::guard::{Attempt, Believed, Guard};
+use crate::agents::policy::{Access, Section};
 use crate::tree::acl::{self, Acl};
 use crate::tree::moment::{self, Moment};
 use crate::tree::operation::{
@@ -45,6 +47,18 @@ pub(crate) struct Acting {
     actor: ActorId,
     /// One file at a time is replaced.
     replacing: Arc<Mutex<()>>,
+    /// Who it is by its session, and who decides what that agent may.
+    guard: Option<(Believed, Arc<Guard>)>,
+}
+
+/// Names from the tree's root on.
+type Path = Vec<Vec<u8>>;
+
+/// What an agent is about to do, and whether with all below.
+#[derive(Clone, Copy)]
+struct How {
+    access: Access,
+    below: bool,
 }
 
 /// Names of a directory, and the hash that the next begin at.
@@ -86,6 +100,7 @@ impl Acting {
         session: &Session,
         user: Option<(u32, u32)>,
         replacing: &Arc<Mutex<()>>,
+        guard: Option<Arc<Guard>>,
     ) -> Result<Self, Problem> {
         let (uid, gid) = match user {
             Some(user) => user,
@@ -103,7 +118,9 @@ impl Acting {
         };
         // Who did it never decides whether it can be done.
         let actor = tree.store().actor(&actor).unwrap_or_default();
-        Ok(Self { tree: tree.clone(), uid, gid, actor, replacing: Arc::clone(replacing) })
+        let who = Believed { agent: session.agent.clone().into_bytes(), in_session: true };
+        let guard = guard.map(|guard| (who, guard));
+        Ok(Self { tree: tree.clone(), uid, gid, actor, replacing: Arc::clone(replacing), guard })
     }
 
     /// Who is behind what is changed.
@@ -127,8 +144,35 @@ impl Acting {
         Ok(self.tree.perform_beside(&self.caller(), operation, Some(expected))?)
     }
 
-    /// Refuses what the user may not do with `inode`.
+    /// Refuses what the policy closes to this agent.
+    fn ask_guard(&self, section: Section, paths: &[Path], how: How) -> Result<(), Problem> {
+        let Some((who, guard)) = &self.guard else { return Ok(()) };
+        let How { access, below } = how;
+        let attempts: Vec<_> =
+            paths.iter().map(|path| Attempt { section, path, access, below }).collect();
+        let Some(why) = guard.refuses(who, &attempts) else { return Ok(()) };
+        let path = paths.first().map_or_else(Vec::new, |path| path.join(&b'/'));
+        let path = format!("/{}", String::from_utf8_lossy(&path));
+        guard.tell(who, (self.uid, 0), "serve over HTTP", &path, why);
+        Err(Problem::new(
+            axum::http::StatusCode::FORBIDDEN,
+            format!("agent {} may not do this here", String::from_utf8_lossy(&who.agent)),
+        ))
+    }
+
+    /// Refuses to show the past where the policy closes it to this agent.
+    pub(crate) fn may_look_back(&self) -> Result<(), Problem> {
+        self.ask_guard(Section::History, &[Path::new()], How { access: Access::Read, below: false })
+    }
+
+    /// Refuses what the user, or the agent, may not do with `inode`. Listing a directory is judged by its mode alone,
+    /// and changing names in it by [`Acting::may_change_names`].
     pub(crate) fn may(&self, inode: &Inode, rights: u32, at: Seq) -> Result<(), Problem> {
+        if self.guard.is_some() && inode.mode & S_IFMT != S_IFDIR && rights & (READ | WRITE) != 0 {
+            let access = if rights & WRITE != 0 { Access::Write } else { Access::Read };
+            let paths = self.tree.paths(inode.ino, at)?;
+            self.ask_guard(Section::Current, &paths, How { access, below: false })?;
+        }
         if self.uid == 0 {
             return Ok(());
         }
@@ -262,8 +306,18 @@ impl Acting {
         Ok((names, next))
     }
 
-    /// Whether the user may make or take away names in `parent`; `gone` is what a name led to.
-    fn may_change_names(&self, parent: Ino, gone: Option<&Inode>) -> Result<(), Problem> {
+    /// Whether the user, and the agent, may make `name` in `parent` or take it away; `gone` is what it led to.
+    fn may_change_names(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        gone: Option<&Inode>,
+    ) -> Result<(), Problem> {
+        if self.guard.is_some() {
+            let paths: Vec<_> = self.tree.path_in(parent, name, Seq::NOW)?.into_iter().collect();
+            let below = gone.is_some_and(|inode| inode.mode & S_IFMT == S_IFDIR);
+            self.ask_guard(Section::Current, &paths, How { access: Access::Write, below })?;
+        }
         let dir = self.tree.inode(parent, Seq::NOW)?;
         self.may(&dir, WRITE | SEARCH, Seq::NOW)?;
         let sticky = dir.mode & S_ISVTX != 0 && self.uid != 0 && self.uid != dir.uid;
@@ -289,7 +343,7 @@ impl Acting {
             }
             return Ok(None);
         }
-        self.may_change_names(named.parent, None)?;
+        self.may_change_names(named.parent, &named.name, None)?;
         let made = self.perform(&Operation::Make {
             parent: named.parent,
             name: &named.name,
@@ -358,7 +412,7 @@ impl Acting {
             if let Must::BeAsSeen(..) = must {
                 return Err(changed_meanwhile());
             }
-            self.may_change_names(named.parent, None)?;
+            self.may_change_names(named.parent, &named.name, None)?;
             let inode = self.make_file(&named, content, mode.unwrap_or(0o666))?;
             return Ok((inode, true));
         };
@@ -493,6 +547,10 @@ impl Acting {
         if self.uid != 0 && self.uid != inode.uid {
             return Err(self.denied());
         }
+        if self.guard.is_some() {
+            let paths = self.tree.paths(inode.ino, Seq::NOW)?;
+            self.ask_guard(Section::Current, &paths, How { access: Access::Write, below: false })?;
+        }
         self.perform(&Operation::SetAttributes { ino: inode.ino, set })
     }
 
@@ -511,7 +569,7 @@ impl Acting {
         if named.name.is_empty() {
             return Err(Problem::conflict("the root of the tree stays"));
         }
-        self.may_change_names(named.parent, Some(&inode))?;
+        self.may_change_names(named.parent, &named.name, Some(&inode))?;
         if inode.mode & S_IFMT == S_IFDIR && recursive && inode.entries > 0 {
             if version.is_some_and(|version| version != inode.changed) {
                 return Err(changed_meanwhile());
@@ -546,7 +604,7 @@ impl Acting {
         loop {
             let (names, next) = self.list(dir.ino, Seq::NOW, 0, 1024)?;
             for (name, inode) in names {
-                self.may_change_names(dir.ino, Some(&inode))?;
+                self.may_change_names(dir.ino, &name, Some(&inode))?;
                 if inode.mode & S_IFMT == S_IFDIR {
                     self.empty(&inode, depth + 1)?;
                 }
@@ -568,8 +626,8 @@ impl Acting {
         if old.name.is_empty() || new.name.is_empty() {
             return Err(Problem::conflict("the root of the tree stays"));
         }
-        self.may_change_names(old.parent, Some(&inode))?;
-        self.may_change_names(new.parent, new.inode.as_ref())?;
+        self.may_change_names(old.parent, &old.name, Some(&inode))?;
+        self.may_change_names(new.parent, &new.name, new.inode.as_ref())?;
         if inode.mode & S_IFMT == S_IFDIR && old.parent != new.parent {
             // Its `..` changes.
             self.may(&inode, WRITE, Seq::NOW)?;

@@ -5,8 +5,9 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::legacy::context::{NewPackage, Package, PackageError, Packages};
+use crate::tree::Seq;
 
-use super::acting::now;
+use super::acting::{READ, now};
 use super::ask::{Fields, TreePath, encode};
 use super::problem::{Problem, answer};
 use super::routes::{Answer, Asked, BODY_MAX, waiting, whole};
@@ -53,12 +54,21 @@ pub(crate) async fn make(shared: Shared, asked: Asked) -> Answer {
         expires_at: fields.optional_text("expires_at", TEXT_MAX),
     };
     fields.done()?;
-    for path in &new.files_involved {
-        TreePath::from_text(path)?;
-    }
-    let made =
-        waiting(move || Ok(Packages::new(&acting.tree).make(acting.origin(), &new, now())?))
-            .await?;
+    let paths: Vec<TreePath> = new
+        .files_involved
+        .iter()
+        .map(|path| TreePath::from_text(path))
+        .collect::<Result<_, _>>()?;
+    let made = waiting(move || {
+        for path in &paths {
+            // Whoever looks at the package reads them; what is not there is left out of it.
+            if let Ok(inode) = acting.find(path, Seq::NOW) {
+                acting.may(&inode, READ, Seq::NOW)?;
+            }
+        }
+        Ok(Packages::new(&acting.tree).make(acting.origin(), &new, now())?)
+    })
+    .await?;
     let mut response = answer(StatusCode::CREATED, &shown(&made));
     if let Ok(location) =
         HeaderValue::from_str(&format!("{PLACE}/{}", encode(made.is.package_id.as_bytes())))

@@ -26,7 +26,6 @@ use dav_server::ls::DavLockSystem;
 use dav_server::memls::MemLs;
 use futures_util::stream;
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
 
 use crate::tree::operation::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, TimeTo};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
@@ -95,7 +94,12 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         .strip_prefix("/dav")
         .build_handler();
     let head = asked.parts.method == Method::HEAD;
-    let request = Request::from_parts(asked.parts, patient(shared, asked.body));
+    let mut asked_parts = asked.parts;
+    if has_half_a_tag(&asked_parts.headers) {
+        return Err(Problem::bad("a condition has an entity tag of a single quote"));
+    }
+    end_conditions(&mut asked_parts.headers);
+    let request = Request::from_parts(asked_parts, patient(shared, asked.body));
     let response = handler.handle_guarded(request, asked.session.agent, acting).await;
     let (mut parts, body) = response.into_parts();
     let body = Body::new(body);
@@ -114,10 +118,14 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         StatusCode::LOCKED => (StatusCode::LOCKED, "somebody has locked it"),
         other => (other, other.canonical_reason().unwrap_or("it cannot be done")),
     };
-    let failed = status.is_client_error() || status.is_server_error();
-    if !failed || head || body.size_hint().exact() != Some(0) {
-        parts.status = status;
+    parts.status = status;
+    if !status.is_client_error() && !status.is_server_error() || head {
         return Ok(axum::response::Response::from_parts(parts, body));
+    }
+    // It is a stream, of which nothing else says whether anything is in it. What one is refused with is short.
+    let said = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    if !said.is_empty() {
+        return Ok(axum::response::Response::from_parts(parts, Body::from(said)));
     }
     // Its reason is in the status alone. What else it says, such as which methods there are, stays.
     let mut response = Problem::new(status, why).into_response();
@@ -127,6 +135,30 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         }
     }
     Ok(response)
+}
+
+/// Whether an entity tag in a condition is a quote that is never closed: `dav-server` (0.11) takes it for the beginning and
+/// the end of one, and fails.
+fn has_half_a_tag(headers: &HeaderMap) -> bool {
+    const CONDITIONS: [&str; 4] = ["if", "if-match", "if-none-match", "if-range"];
+    let half = |tag: &[u8]| {
+        let tag = tag.trim_ascii();
+        tag.strip_prefix(b"W/").unwrap_or(tag) == b"\""
+    };
+    CONDITIONS
+        .iter()
+        .flat_map(|name| headers.get_all(*name))
+        .any(|value| value.as_bytes().split(|byte| matches!(byte, b',' | b'[' | b']')).any(half))
+}
+
+/// Puts a blank behind the header `If`: `dav-server` (0.11) looks for the end of a token or tag until it finds that or a
+/// blank, and without either beyond the end of the header.
+fn end_conditions(headers: &mut HeaderMap) {
+    if let Some(value) = headers.get_mut("if")
+        && let Ok(ended) = HeaderValue::from_bytes(&[value.as_bytes(), b" "].concat())
+    {
+        *value = ended;
+    }
 }
 
 /// `body`, which ends with an error where the client does not go on with it.

@@ -58,6 +58,9 @@ pub(crate) async fn get(shared: Shared, asked: Asked) -> Answer {
     let found = {
         let (acting, path) = (acting.clone(), path.clone());
         waiting(move || {
+            if moment.is_some() {
+                acting.may_look_back()?;
+            }
             let at = acting.moment(moment.as_deref())?;
             let inode = acting.find(&path, at)?;
             acting.may(&inode, READ, at)?;

@@ -35,8 +35,10 @@ mod state;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::agents::guard::Guard;
 use crate::tree::Tree;
 
 pub use serve::Running;
@@ -95,6 +97,18 @@ impl Teller {
     /// What became of the mount.
     pub fn mount(&self, mount: Mount) {
         *self.0.mount.write() = mount;
+    }
+
+    /// Who decides what agents may do, from now on.
+    pub fn guards(&self, guard: Arc<Guard>) {
+        // The first one stays.
+        let _ = self.0.guard.set(guard);
+    }
+
+    /// The agent whose session has this token now, which counts as using it.
+    #[must_use]
+    pub fn agent_of(&self, token: &str) -> Option<String> {
+        routes::with_token(&self.0, token).ok().map(|session| session.agent)
     }
 
     /// Whom to ask for the mount's counts.

@@ -9,6 +9,7 @@ use dav_server::ls::DavLockSystem;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
+use crate::agents::guard::Guard;
 use crate::tree::Tree;
 
 use super::Config;
@@ -97,6 +98,7 @@ pub(crate) struct Inner {
     pub(crate) mount: RwLock<Mount>,
     pub(crate) tree: OnceLock<Tree>,
     pub(crate) ask_counts: OnceLock<AskCounts>,
+    pub(crate) guard: OnceLock<Arc<Guard>>,
     pub(crate) counts: Counts,
     pub(crate) started: Instant,
     pub(crate) replacing: Arc<Mutex<()>>,
@@ -131,6 +133,7 @@ impl Shared {
             mount: RwLock::new(Mount::Pending),
             tree: OnceLock::new(),
             ask_counts: OnceLock::new(),
+            guard: OnceLock::new(),
             counts: Counts::default(),
             started: Instant::now(),
             replacing: Arc::default(),
@@ -156,7 +159,8 @@ impl Shared {
     }
 
     pub(crate) fn acting(&self, session: &Session) -> Result<Acting, Problem> {
-        Acting::new(self.tree()?, session, self.config.act_as, &self.replacing)
+        let guard = self.guard.get().cloned();
+        Acting::new(self.tree()?, session, self.config.act_as, &self.replacing, guard)
     }
 }
 

@@ -71,6 +71,8 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let signals = Signals::block(&service::SIGNALS)
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
     let source = service::absolute(&args.store)?;
+    // Nobody makes sessions here that could be looked up.
+    let guard = args.service.guard(None)?;
     let refused = |err: mount::MountError| CliError::new(err.to_string());
     let (device, place, owner) = match taken_over(args)? {
         Some((device, place)) => (device, place, mount_owner_here()),
@@ -88,7 +90,8 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let opened = store::open_or_make(&source, &args.store_args, owner, args.read_only)
         .inspect_err(|_| place.give_up())?;
     let shared = matches!(place, Place::Elsewhere(_));
-    let mut service = Service::start(device, shared, Tree::new(Arc::clone(&opened)), &args.service)
+    let tree = Tree::new(Arc::clone(&opened));
+    let mut service = Service::start(device, shared, tree, guard, &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
     service.record_to(&source);

@@ -13,6 +13,7 @@
 use std::fs::Metadata;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 
+use crate::agents::guard::Guard;
 use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage};
 use crate::legacy::import::{self as legacy, ImportError, Part};
 use crate::server::counters::Counters;
@@ -151,13 +153,24 @@ pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
     gain_no_privileges(args);
     let config = config(args)?;
     let address = address(args, config.session_key.is_some())?;
+    // Before anything is made: a policy that is not understood lets nobody in.
+    let guarded = args.service.guard(None)?.is_some();
     let source = prepare(&args.event_store_path)?;
     let running = api::start(address, config)
         .map_err(|err| CliError::new(format!("cannot listen on {address}: {err}")))?;
     if !quiet {
         output::say(format_args!("listening on http://{}", running.address()));
     }
-    let serving = Serving { args, source, running, signals: None, quiet };
+    let guard = if guarded {
+        let teller = running.teller();
+        args.service.guard(Some(Box::new(move |token| teller.agent_of(token))))?
+    } else {
+        None
+    };
+    if let Some(guard) = &guard {
+        running.teller().guards(Arc::clone(guard));
+    }
+    let serving = Serving { args, source, running, guard, signals: None, quiet };
     serving.run(signals)
 }
 
@@ -177,6 +190,7 @@ struct Serving<'a> {
     args: &'a ServeArgs,
     source: PathBuf,
     running: Running,
+    guard: Option<Arc<Guard>>,
     signals: Option<Signals>,
     quiet: bool,
 }
@@ -413,11 +427,8 @@ impl Serving<'_> {
                 match lender.ask() {
                     Some(Ok(HandedOver { device, stream })) => {
                         let place = Place::Elsewhere(Some(stream));
-                        match Service::start(device, true, tree.clone(), &self.service_args()) {
-                            Ok(mut service) => {
-                                service.record_to(&self.source);
-                                attached = Some(Attached { place, service });
-                            }
+                        match self.start(device, true, tree) {
+                            Ok(service) => attached = Some(Attached { place, service }),
                             Err(err) => tracing::warn!("cannot serve the device: {err}"),
                         }
                         counted.now(attached.as_ref());
@@ -509,15 +520,20 @@ impl Serving<'_> {
         args
     }
 
+    fn start(&self, device: OwnedFd, shared: bool, tree: &Tree) -> io::Result<Service> {
+        let guard = self.guard.clone();
+        let mut service =
+            Service::start(device, shared, tree.clone(), guard, &self.service_args())?;
+        service.record_to(&self.source);
+        Ok(service)
+    }
+
     fn mount(&self, point: Mountpoint, tree: &Tree) -> Result<Attached, MountError> {
         let path = point.path().to_owned();
         let (device, mounted) = point.mount(&MountOptions::new(self.source.clone()))?;
         let place = Place::Ours(mounted);
-        match Service::start(device, false, tree.clone(), &self.service_args()) {
-            Ok(mut service) => {
-                service.record_to(&self.source);
-                Ok(Attached { place, service })
-            }
+        match self.start(device, false, tree) {
+            Ok(service) => Ok(Attached { place, service }),
             Err(error) => {
                 place.give_up();
                 Err(MountError::Io { doing: "serve", path, error })

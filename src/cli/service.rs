@@ -12,7 +12,7 @@
 //!
 //! Where other programs have the CPUs, looking is in vain and given up by itself.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Signal, WaitOptions};
 
 use crate::agents::Agents;
+use crate::agents::guard::{Guard, Sessions};
+use crate::agents::policy::{POLICY_MAX, Policy};
 use crate::proto::connection;
 use crate::server::counters::Counters;
 use crate::server::serve::{Config, Ended, SPLICE_FROM, Server};
@@ -110,9 +112,47 @@ pub(super) struct ServiceArgs {
     /// people write
     #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_RECORD")]
     record: Option<PathBuf>,
+    /// Refuse whoever opens, makes or changes something without a session: without LIGHTHOUSE_SESSION in its environment
+    /// (under `serve` the token of a session made over HTTP), or a cgroup that the policy names
+    #[arg(long, env = "LIGHTHOUSE_FUSE_REQUIRE_SESSION", value_parser = flag())]
+    require_session: bool,
+    /// What agents may do where. A line is WHO PATH WORD...: an agent, the beginning of a name and `*`, `*` or `-` (no
+    /// agent); a path in the mount, such as /current/src; filesystem_read, filesystem_write, ast_access,
+    /// context_access, stream_access, debug_access, or none. The longest path decides. A line `cgroup PATH AGENT` says
+    /// who runs there
+    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_POLICY")]
+    policy: Option<PathBuf>,
 }
 
 impl ServiceArgs {
+    /// Who may do what, once `sessions` can be asked; `None` where everybody may.
+    ///
+    /// # Errors
+    ///
+    /// The policy cannot be read, or says something that is not understood.
+    pub(super) fn guard(&self, sessions: Option<Sessions>) -> Result<Option<Arc<Guard>>, CliError> {
+        let policy = match &self.policy {
+            None => Policy::default(),
+            Some(file) => {
+                let cannot = |why: String| {
+                    CliError::new(format!("cannot use the policy {}: {why}", file.display()))
+                };
+                let opened = std::fs::File::open(file).map_err(|err| cannot(err.to_string()))?;
+                let mut text = String::new();
+                // A byte more than it may have, to see that it has it.
+                let mut bounded = opened.take(POLICY_MAX + 1);
+                let len = bounded.read_to_string(&mut text);
+                let len = len.map_err(|err| cannot(err.to_string()))? as u64;
+                if len > POLICY_MAX {
+                    return Err(cannot(format!("it is longer than {POLICY_MAX} bytes")));
+                }
+                Policy::parse(&text).map_err(|err| cannot(err.to_string()))?
+            }
+        };
+        let wanted = self.require_session || !policy.is_empty();
+        Ok(wanted.then(|| Arc::new(Guard::new(self.require_session, policy, sessions))))
+    }
+
     /// How a reader of `/dev/fuse` waits.
     fn wait(&self) -> Wait {
         match self.spin {
@@ -222,14 +262,19 @@ pub(super) struct Service {
 
 impl Service {
     /// Starts answering `device` from `tree`, whose other users may go on changing it. `shared`: another process
-    /// may hold the device as well.
+    /// may hold the device as well. `guard` decides who may; without it modes alone do.
     pub(super) fn start(
         device: OwnedFd,
         shared: bool,
         tree: Tree,
+        guard: Option<Arc<Guard>>,
         args: &ServiceArgs,
     ) -> io::Result<Self> {
-        let agents = Agents::new(Arc::clone(tree.store()));
+        let store = Arc::clone(tree.store());
+        let agents = match guard {
+            Some(guard) => Agents::guarded(store, guard),
+            None => Agents::new(store),
+        };
         let options = Options {
             lifetime: Duration::from_secs(args.lifetime.into()),
             list_times: args.list_times.unwrap_or(if args.sections {

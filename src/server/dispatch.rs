@@ -541,6 +541,7 @@ fn errno(refusal: &Refusal) -> Errno {
         Refusal::ReadOnly => Errno::EROFS,
         Refusal::BadHandle => Errno::EBADF,
         Refusal::Executing => Errno::ETXTBSY,
+        Refusal::NotAllowed => Errno::EACCES,
         Refusal::OtherTree => Errno::EXDEV,
         Refusal::TooManyViews => Errno::ENFILE,
         Refusal::NothingThere => Errno::ENXIO,

@@ -446,6 +446,39 @@ impl Tree {
         Ok(self.store.read().names(ino, at)?)
     }
 
+    /// All paths of `ino` after event `at`, each as names from the root on; none if it has no name.
+    pub fn paths(&self, ino: Ino, at: Seq) -> Result<Vec<Vec<Vec<u8>>>, Refusal> {
+        if ino == Ino::ROOT {
+            return Ok(vec![Vec::new()]);
+        }
+        let mut paths = Vec::new();
+        for (parent, name) in self.names(ino, at)? {
+            paths.extend(self.path_in(parent, &name, at)?);
+        }
+        Ok(paths)
+    }
+
+    /// The path of `name` in the directory `parent`, as names from the root on; `None` if that has no name itself.
+    pub fn path_in(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        at: Seq,
+    ) -> Result<Option<Vec<Vec<u8>>>, Refusal> {
+        let mut path = vec![name.to_vec()];
+        let mut dir = parent;
+        while dir != Ino::ROOT {
+            // Directories have one name.
+            let Some((above, name)) = self.names(dir, at)?.into_iter().next() else {
+                return Ok(None);
+            };
+            path.push(name);
+            dir = above;
+        }
+        path.reverse();
+        Ok(Some(path))
+    }
+
     /// Bytes of the disk, and what the present tree amounts to (`statfs`).
     pub fn space(&self) -> Result<(disk::Space, Totals), Refusal> {
         let space = self.store.space().map_err(Refusal::Io)?;

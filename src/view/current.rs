@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::agents::policy::Access;
 use crate::proto::types::{
     Attr, Entry, FileHandle, Name, NodeId, OpenFlags, Opened, OpenedFlags, XattrName,
 };
@@ -157,6 +158,7 @@ impl View {
         rdev: u32,
     ) -> Result<Entry, Refusal> {
         let parent = self.changeable(parent)?;
+        self.may_name(asker, &[(parent, name.as_bytes())], false)?;
         let made = self.change(
             asker,
             &Operation::Make {
@@ -180,6 +182,7 @@ impl View {
         mode: u32,
     ) -> Result<Entry, Refusal> {
         if self.place(parent)? == Place::History {
+            self.may_label(asker)?;
             return self.make_label(name.as_bytes());
         }
         self.make(asker, parent, name, mode & !S_IFMT | S_IFDIR, 0)
@@ -194,6 +197,7 @@ impl View {
         target: &[u8],
     ) -> Result<Entry, Refusal> {
         let parent = self.changeable(parent)?;
+        self.may_name(asker, &[(parent, name.as_bytes())], false)?;
         let made = self.change(
             asker,
             &Operation::Symlink { parent, name: name.as_bytes(), target, security: asker.security },
@@ -212,6 +216,13 @@ impl View {
         kill_set_id: bool,
     ) -> Result<(Entry, Opened), Refusal> {
         let parent = self.changeable(parent)?;
+        self.may_name(asker, &[(parent, name.as_bytes())], false)?;
+        if self.agents.guard().is_some()
+            && let Ok(there) = self.tree.lookup(parent, name.as_bytes(), Seq::NOW)
+        {
+            // It was made since the kernel looked: then it is opened, with whatever other names it has.
+            self.may_open(asker, Place::Tree(Tense::Now, there.ino), Access::Write)?;
+        }
         let actor = self.actor(asker, false);
         let made = self.perform(
             asker,
@@ -248,6 +259,7 @@ impl View {
         flags: OpenFlags,
     ) -> Result<(Entry, Opened), Refusal> {
         let parent = self.changeable(parent)?;
+        self.may_change(asker, parent)?;
         let made =
             self.change(asker, &Operation::Tmpfile { parent, mode, security: asker.security })?;
         let inode = about(made)?;
@@ -265,7 +277,10 @@ impl View {
         flags: OpenFlags,
         kill_set_id: bool,
     ) -> Result<Opened, Refusal> {
-        let ino = match self.place(node)? {
+        let changes = flags.writes() || flags.truncates();
+        let place = self.place(node)?;
+        self.may_open(asker, place, if changes { Access::Write } else { Access::Read })?;
+        let ino = match place {
             Place::Root | Place::History => return Err(TreeRefusal::IsADirectory.into()),
             Place::Tree(Tense::Past(_), _) => return self.open_past(node, flags),
             Place::Made(made) => return self.made_open(made, flags),
@@ -329,6 +344,8 @@ impl View {
         let Place::Tree(Tense::Now, ino) = self.place(file)? else {
             return Err(Refusal::OtherTree);
         };
+        self.may_name(asker, &[(parent, name.as_bytes())], false)?;
+        self.may_change(asker, ino)?;
         self.mark(ino, self.drafts.take(ino));
         let linked = self.change(asker, &Operation::Link { ino, parent, name: name.as_bytes() })?;
         self.nameless.lock().remove(&ino.0);
@@ -344,10 +361,12 @@ impl View {
         directory: bool,
     ) -> Result<(), Refusal> {
         if directory && self.place(parent)? == Place::History {
+            self.may_label(asker)?;
             return self.remove_label(name.as_bytes());
         }
         let parent = self.changeable(parent)?;
         let name = name.as_bytes();
+        self.may_name(asker, &[(parent, name)], false)?;
         let operation = if directory {
             Operation::Rmdir { parent, name }
         } else {
@@ -368,6 +387,7 @@ impl View {
         let (parent, new_parent) = (self.changeable(parent)?, self.changeable(new_parent)?);
         let how = RenameHow::from_flags(flags).ok_or(TreeRefusal::Invalid)?;
         let (name, new_name) = (name.as_bytes(), new_name.as_bytes());
+        self.may_name(asker, &[(parent, name), (new_parent, new_name)], true)?;
         self.before_rename((parent, name), (new_parent, new_name));
         let moved =
             self.change(asker, &Operation::Rename { parent, name, new_parent, new_name, how })?;
@@ -383,6 +403,10 @@ impl View {
         set: Attributes,
     ) -> Result<(Attr, Duration), Refusal> {
         let ino = self.changeable(node)?;
+        // Through a file that is open for writing it may be cut; that it is, the kernel has seen to.
+        if handle.is_none() || set.size.is_none() {
+            self.may_change(asker, ino)?;
+        }
         let actor = self.actor(asker, false);
         if set.size.is_some() {
             self.mark(ino, self.drafts.before_write(ino, actor));
@@ -534,10 +558,12 @@ impl View {
         kill_sgid: bool,
     ) -> Result<(), Refusal> {
         if name.as_bytes() == LABEL_XATTR && self.place(node)? == Place::History {
+            self.may_label(asker)?;
             return self.label_moment(value);
         }
         let ino = self.changeable(node)?;
         let name = ours_refused(name)?;
+        self.may_change(asker, ino)?;
         let must = XattrMust::from_flags(flags).ok_or(TreeRefusal::Invalid)?;
         self.change(asker, &Operation::SetXattr { ino, name, value, must, kill_sgid })?;
         if ino == Ino::ROOT {
@@ -555,6 +581,7 @@ impl View {
     ) -> Result<(), Refusal> {
         let ino = self.changeable(node)?;
         let name = ours_refused(name)?;
+        self.may_change(asker, ino)?;
         self.change(asker, &Operation::RemoveXattr { ino, name })?;
         Ok(())
     }

@@ -26,6 +26,7 @@ mod again;
 mod context;
 mod current;
 mod debug;
+mod guard;
 mod handles;
 mod history;
 pub mod listing;
@@ -84,6 +85,8 @@ pub enum Refusal {
     NothingThere,
     /// A program that runs is to be cut to nothing (`ETXTBSY`).
     Executing,
+    /// Who asks has no session where one is demanded, or the policy closes it to them (`EACCES`).
+    NotAllowed,
 }
 
 impl From<TreeRefusal> for Refusal {

@@ -10,4 +10,5 @@ mod life;
 mod limits;
 mod mounted;
 mod replay;
+mod rights;
 mod sessions;

@@ -20,7 +20,7 @@ fn shell(directory: &Path, script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn can_mount() -> bool {
+pub(crate) fn can_mount() -> bool {
     let can =
         Path::new("/dev/fuse").exists() && lighthouse_fuse::sys::process::may_mount().unwrap();
     if !can {

@@ -25,6 +25,7 @@ mod notify;
 mod opens;
 mod privileges;
 mod requests;
+mod rights;
 mod ring;
 mod sections;
 mod unlinked;
@@ -70,6 +71,7 @@ const ALL: &[&[Test]] = &[
     notify::TESTS,
     history::TESTS,
     requests::TESTS,
+    rights::TESTS,
     sections::TESTS,
 ];
 

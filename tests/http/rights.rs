@@ -1,0 +1,126 @@
+//! Who may, where the real program serves: sessions that the mount demands, and a policy for all ways in.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::client::{Place, Server};
+use crate::mounted::can_mount;
+
+/// What a shell's exit code is, with these variables.
+#[track_caller]
+fn shell(directory: &Path, script: &str, variables: &[(&str, &str)]) -> bool {
+    let mut command = Command::new("timeout");
+    command.arg("30").args(["sh", "-c", script]).current_dir(directory);
+    command.env_remove("LIGHTHOUSE_SESSION").env_remove("LIGHTHOUSE_AGENT");
+    command.envs(variables.iter().copied()).output().unwrap().status.success()
+}
+
+#[test]
+fn the_mount_lets_in_whoever_has_a_session_while_it_lasts() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut command = place.command(true);
+    command.env("LIGHTHOUSE_FUSE_REQUIRE_SESSION", "1").env("LIGHTHOUSE_LOG_LEVEL", "DEBUG");
+    let mut server = Server::start(&mut command);
+    let current = place.path("at/current");
+    let token = server.session("builder").token;
+    let with = [("LIGHTHOUSE_SESSION", token.as_str())];
+    assert!(shell(&current, "mkdir d && echo x > d/f && cat d/f && mv d/f d/g && rm d/g", &with));
+    assert!(shell(&current, "env -u LIGHTHOUSE_SESSION touch d/child", &with), "of an ancestor");
+    let changed = format!("{}x", &token[..token.len() - 1]);
+    for variables in [
+        &[][..],
+        &[("LIGHTHOUSE_AGENT", "builder")],
+        &[("LIGHTHOUSE_SESSION", changed.as_str())],
+        &[("LIGHTHOUSE_SESSION", "builder")],
+    ] {
+        assert!(shell(&current, "ls d && stat d/child", variables));
+        for refused in ["cat d/child", "echo x > d/new", "mkdir e", "rm d/child", "mv d e"] {
+            assert!(!shell(&current, refused, variables), "{refused} {variables:?}");
+        }
+    }
+    // Three further sessions of the agent end the first one, and what was started in it.
+    for _ in 0..3 {
+        server.session("builder");
+    }
+    assert!(!shell(&current, "cat d/child", &with));
+    let said = server.stop();
+    assert!(said.contains("refused to open") && said.contains("no session"), "{said}");
+    assert!(!said.contains(&token), "a token is not logged");
+    let store = place.path("events/store");
+    let log = crate::client::run(&["log", "--json", "--store", store.to_str().unwrap()], &store);
+    let text = String::from_utf8(log.stdout).unwrap();
+    let (id, rest) = token.split_once(':').unwrap();
+    assert!(text.contains(id) && text.contains("builder"), "{text}");
+    assert!(!text.contains(rest), "nor is it kept");
+}
+
+#[test]
+fn a_policy_closes_every_way_in() {
+    let place = Place::new();
+    let policy = place.path("policy");
+    let text = "expert-* / filesystem_read\nexpert-1 /current/shut none\nexpert-2 /history none\n";
+    std::fs::write(&policy, text).unwrap();
+    let mut command = place.command(false);
+    let mut server = Server::start(command.env("LIGHTHOUSE_FUSE_POLICY", &policy));
+    {
+        let (builder, expert) = (server.session("builder"), server.session("expert-1"));
+        for path in ["shut/f", "open/f"] {
+            let path = format!("/files/{path}?parents=true");
+            assert_eq!(builder.put(&path, b"content").status, 201);
+        }
+        assert_eq!(expert.get("/files/open/f").status, 200);
+        assert_eq!(expert.get("/dav/open/f").status, 200);
+        let to = |path: &str| format!("http://{}/dav/{path}", server.address());
+        let refused = [
+            ("GET", "/files/shut/f", ""),
+            ("GET", "/files/shut/f?at=@5000", "absent"),
+            ("GET", "/dav/shut/f", ""),
+            ("PUT", "/files/open/f", ""),
+            ("PUT", "/files/open/new", ""),
+            ("PUT", "/files/open/new/", ""),
+            ("DELETE", "/files/open/f", ""),
+            ("DELETE", "/files/open?recursive=true", ""),
+            ("PUT", "/dav/open/f", ""),
+            ("MKCOL", "/dav/open/d", ""),
+            ("MOVE", "/dav/open/f", "open/g"),
+            ("COPY", "/dav/open/f", "open/g"),
+            ("COPY", "/dav/shut/f", "open/g"),
+        ];
+        for (method, path, other) in refused {
+            let destination = to(other);
+            let answer = expert.ask(method, path, &[("destination", &destination)], b"");
+            let expected = if other == "absent" { 404 } else { 403 };
+            assert_eq!(answer.status, expected, "{method} {path}: {answer:?}");
+            assert!(answer.json()["detail"].is_string(), "{method} {path}");
+        }
+        let event = |kind: &str, data: serde_json::Value| serde_json::json!({ "event_type": kind, "data": data });
+        let created = event("file_created", serde_json::json!({ "path": "/open/new" }));
+        assert_eq!(expert.store(&created).status, 403);
+        let deleted = event("file_deleted", serde_json::json!({ "path": "/open/f" }));
+        assert_eq!(expert.store(&deleted).status, 403);
+        assert_eq!(expert.store(&event("agent_heartbeat", serde_json::json!({}))).status, 200);
+        let package = serde_json::json!({ "package_id": "p", "files_involved": ["/shut/f"] });
+        let make = |by: &crate::client::Session<'_>| {
+            by.ask("POST", "/context/packages", &[], package.to_string().as_bytes()).status
+        };
+        assert_eq!((make(&expert), make(&builder)), (403, 201));
+        let other = server.session("expert-2");
+        assert_eq!(other.get("/files/shut/f").status, 200);
+        assert_eq!(other.get("/files/shut/f?at=0min-ago").status, 403);
+        assert_eq!(builder.get("/files/open/f").body, b"content");
+    }
+    let said = server.stop();
+    assert!(said.contains("refused to serve over HTTP"), "{said}");
+    std::fs::write(&policy, "expert-1 /current maybe\n").unwrap();
+    let mut command = place.command(false);
+    let output = command.env("LIGHTHOUSE_FUSE_POLICY", &policy).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.lines().count() == 1 && said.contains("line 1") && said.contains("maybe"),
+        "{said}"
+    );
+}
