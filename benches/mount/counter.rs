@@ -57,8 +57,9 @@ impl Counter {
                 None => counts.push((name, 1)),
             }
         }
-        // What comes once and not each time is none of the operation's own, unless it is of many files.
-        let own = counts.iter().filter(|(_, sent)| *sent > 1 && *sent * 200 >= count);
+        // What comes once in all, or ever so seldom, is none of the operation's own.
+        let own =
+            counts.iter().filter(|(_, sent)| (*sent > 1 || count == 1) && *sent * 200 >= count);
         own.fold(Counted::default(), |mut all, (name, sent)| {
             all.each += *sent as f64 / count as f64;
             all.names = format!("{} {name}", all.names);

@@ -36,8 +36,13 @@
 //! is named and left out.
 //!
 //! Each answer comes with the percentiles of single operations, the server's CPU time for one, and how many requests the
-//! kernel sent for one, where its tracing is there (tracefs): these are counted in a round of their own. The memory
-//! servers have nothing to make durable, so their rows with fsync say what a request costs, no more.
+//! kernel sent for one, where its tracing is there (tracefs): these are counted in a round of their own. CPU time comes in
+//! the clock's ticks of mostly 10 ms, summed over the rounds: in few rounds of short ones it says little.
+//!
+//! Two kinds of rows compare different work, to our disadvantage. The memory servers of [`peers`] have nothing to make
+//! durable, and after one refusal the kernel asks them for no FSYNC. polyfuse and fuser refuse OPEN as well, for a tree in
+//! memory has no use for it, and so an open file costs no request; ours is asked, since who opened a file and when it was
+//! closed ends a version.
 //!
 //! # Options
 //!

@@ -58,6 +58,7 @@ pub(crate) enum Unit {
 }
 
 /// Something to do in a directory.
+#[derive(Clone, Copy)]
 pub(crate) struct Question {
     name: &'static str,
     of: Of,
@@ -72,8 +73,16 @@ pub(crate) struct Question {
 }
 
 const fn question(name: &'static str, of: Of, unit: Unit, act: fn(&mut Laps, &Turn)) -> Question {
-    let (prepare, undo): (fn(&Turn), fn(&Turn)) = (|_| (), |_| ());
-    Question { name, of, unit, shared: false, names_forgotten: false, prepare, act, undo }
+    Question {
+        name,
+        of,
+        unit,
+        shared: false,
+        names_forgotten: false,
+        prepare: |_| (),
+        act,
+        undo: |_| (),
+    }
 }
 
 /// A matter of latency, that several clients can ask at once.

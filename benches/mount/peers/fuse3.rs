@@ -1,6 +1,6 @@
 //! The tree on fuse3, over tokio.
 //!
-//! Its best settings: the runtime of one thread (with more, each request changes threads), adaptive READDIRPLUS and
+//! Its best settings: the runtime of one thread, which spares requests a change of threads, adaptive READDIRPLUS and
 //! parallel directory operations, which it asks for itself, and nothing is ever asked twice. OPEN it must be asked for,
 //! as it always has the kernel leave truncation to OPEN; then there is no FLUSH. The largest WRITE is 1 MiB.
 
