@@ -167,7 +167,11 @@ impl Run {
         if self.compare && (words.is_empty() || words.iter().any(|word| *word == "commands")) {
             let stores = servers.iter().filter(|server| server.stores);
             let asked = stores.filter(|server| !self.quick || is_quick(&server.name));
-            let rounds = if self.quick || self.smallest { 1 } else { 3 };
+            let rounds = match (self.smallest, self.quick) {
+                (true, _) => 0,
+                (_, true) => 1,
+                _ => 3,
+            };
             rows.extend(commands::ask(&asked.collect::<Vec<_>>(), rounds));
         }
         if self.compare {
