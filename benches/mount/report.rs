@@ -20,7 +20,7 @@ pub(crate) struct Row {
 /// One server's answer.
 pub(crate) struct Cell {
     pub(crate) server: String,
-    /// The loop to hold it against.
+    /// The loop to hold it against; the disk where loops cannot be asked.
     pub(crate) floor: &'static str,
     /// Seconds for one operation or MiB: the median of the rounds.
     pub(crate) median: f64,
@@ -144,7 +144,8 @@ fn markdown(rows: &[Row], conditions: &[String]) -> String {
                 cell.server,
                 row.answer(cell),
                 cell.cpu.map(time).unwrap_or_default(),
-                row.against(cell, cell.floor).unwrap_or_default(),
+                if cell.floor == DISK { None } else { row.against(cell, cell.floor) }
+                    .unwrap_or_default(),
                 row.against(cell, DISK).unwrap_or_default(),
             );
         }
@@ -209,7 +210,7 @@ fn chart(text: &mut String, row: &Row, left: usize, top: usize) {
             escaped(&cell.server),
             long(value(cell)),
             BAR - 4,
-            bars as f64 + long(value(cell)) + 4.0,
+            bars as f64 + BARS + 6.0,
             y + 11,
             row.answer(cell),
         );
