@@ -1,0 +1,232 @@
+//! What does a mount cost, beside the least a server can do, beside the filesystem below, and beside other servers?
+//!
+//! All are asked the same in turn, round after round in one run, so that what counts is the ratio between
+//! medians:
+//!
+//! - `disk`: a directory of the filesystem that the store is on.
+//! - `bare-N`, `bare-N-spin`: N threads that read `/dev/fuse` and write constants, with no decoding at all. What
+//!   they need is the kernel's share; nobody on the same number of threads can be faster. `spin` reads for
+//!   20 us without blocking before it sleeps.
+//! - `bare-ring`: the same over io_uring, one pinned thread for each CPU. Needs the kernel to offer it: `echo Y >
+//!   /sys/module/fuse/parameters/enable_uring`.
+//! - `transport-spin`: the same constants through this crate's transport, decoder and encoder, on one thread.
+//! - `ours-N-S`: the real server with `--transport dev --readers N --spin S`; `ours-ring`: with `--transport uring`;
+//!   `ours-dev`: with `--transport dev` and defaults otherwise.
+//! - `ours-copied`, `ours-spliced`: over the device with `--splice-from 0` and `1`, for reads past the cache alone.
+//! - `polyfuse`, `fuser`, `fuse3`, `fusepy`, `passthrough_ll`: [`peers`] on the same work.
+//! - those named in `BENCH_SERVERS`, separated by semicolons, each as `NAME DIRECTORY COMMAND`:
+//!   the command line with `{store}` and `{at}` in it, and where in the mount to work (`.` for its root).
+//!
+//! ```text
+//! BENCH_SERVERS='fine current target/release/lighthouse-fuse mount {store} {at} --memory 1G' \
+//!     cargo bench --bench mount -- getattr create
+//! ```
+//!
+//! # The comparison
+//!
+//! ```text
+//! cargo bench --bench mount -- --peers            # within an hour
+//! cargo bench --bench mount -- --peers --quick    # within ten minutes
+//! ```
+//!
+//! asks everything of ours with its defaults, the loops, the disk and the peers, has whole commands run on them
+//! (`git clone`, `tar x`, `cargo build`, `npm ci`, `rm -rf`), and writes a table and a drawing, `comparison.md` and
+//! `comparison.svg`, into `target/bench/`. `--quick` asks each three times, with smaller files, and runs the commands on
+//! ours, the disk and fuser. What the peers that are no Rust need is installed by `.ci/tools --peers`; what is not there
+//! is named and left out.
+//!
+//! Each answer comes with the percentiles of single operations, the server's CPU time for one, and how many requests the
+//! kernel sent for one, where its tracing is there (tracefs): these are counted in a round of their own. CPU time comes in
+//! the clock's ticks of mostly 10 ms, summed over the rounds: in few rounds of short ones it says little.
+//!
+//! Two kinds of rows compare different work, to our disadvantage. The memory servers of [`peers`] have nothing to make
+//! durable, and after one refusal the kernel asks them for no FSYNC. polyfuse and fuser refuse OPEN as well, for a tree in
+//! memory has no use for it, and so an open file costs no request; ours is asked, since who opened a file and when it was
+//! closed ends a version.
+//!
+//! # Options
+//!
+//! Words on the command line choose questions; `commands` are the whole commands. `BENCH_ROUNDS` is how often each is
+//! asked (9; 5 in the comparison), `BENCH_MIB` how long the file is that is written and read whole (256), `BENCH_ONLY`
+//! the names of servers to ask, separated by commas, rather than all. `--test` asks each once, at the smallest size.
+//!
+//! The servers are processes of their own, this program again for bare loops and most peers. What a lone client sees is
+//! decided, on two idle CPUs, by waking the other CPU.
+
+mod acts;
+mod bare;
+mod commands;
+mod constants;
+mod counter;
+mod laps;
+mod peers;
+mod questions;
+mod report;
+mod server;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use lighthouse_fuse::transport::uring::Queues;
+
+use counter::Counter;
+use questions::{QUESTIONS, Size};
+use report::Row;
+use server::{DISK, Server, Spec};
+
+/// How much one READ or WRITE carries.
+const BLOCK: usize = 4096;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let served = peers::hand_over().or_else(|| serve(&arguments));
+    match served {
+        Some(Ok(())) => return ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("{}: {error}", arguments.get(1).map_or("", String::as_str));
+            return ExitCode::FAILURE;
+        }
+        None => (),
+    }
+    if !Path::new("/dev/fuse").exists() || !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: mounting needs root and /dev/fuse");
+        return ExitCode::SUCCESS;
+    }
+    match Run::new(&arguments).all() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where this program was started as one of the servers, being it.
+fn serve(arguments: &[String]) -> Option<Result<(), Box<dyn std::error::Error>>> {
+    let [_, mode, store, at] = arguments else { return None };
+    let (store, at) = (Path::new(store), Path::new(at));
+    if bare::BARE.contains(&mode.as_str()) {
+        return Some(bare::serve(mode, store, at));
+    }
+    peers::BUILT_IN.contains(&mode.as_str()).then(|| peers::serve(mode, at).map_err(Into::into))
+}
+
+/// What is to be done.
+struct Run {
+    words: Vec<String>,
+    only: String,
+    compare: bool,
+    quick: bool,
+    smallest: bool,
+    size: Size,
+}
+
+impl Run {
+    fn new(arguments: &[String]) -> Self {
+        let has = |option: &str| arguments.iter().any(|argument| argument == option);
+        let (compare, quick, smallest) = (has("--peers"), has("--quick"), has("--test"));
+        let number = |name: &str, otherwise: u64| {
+            std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+        };
+        let full = Size {
+            rounds: number("BENCH_ROUNDS", if compare { 5 } else { 9 }),
+            mib: number("BENCH_MIB", 256),
+            files: if compare { 100_000 } else { 10_000 },
+            divisor: 1,
+            clients: &[1, 2, 8],
+        };
+        let size = match (smallest, quick) {
+            (true, _) => Size { rounds: 1, mib: 1, files: 200, divisor: 100, clients: &[1, 2] },
+            (_, true) => Size {
+                rounds: number("BENCH_ROUNDS", 3),
+                mib: number("BENCH_MIB", 64),
+                files: 10_000,
+                clients: &[1, 8],
+                ..full
+            },
+            _ => full,
+        };
+        let words = arguments.iter().skip(1).filter(|word| !word.starts_with('-'));
+        let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+        Self { words: words.cloned().collect(), only, compare, quick, smallest, size }
+    }
+
+    fn all(&self) -> std::io::Result<()> {
+        let begin = Instant::now();
+        let directory = bench_directory()?;
+        let before = conditions();
+        let servers = self.servers(&directory);
+        let counter = Counter::new();
+        let words: Vec<&String> = self.words.iter().collect();
+        let mut rows: Vec<Row> = Vec::new();
+        for question in QUESTIONS.iter().filter(|question| question.is_named(&words)) {
+            rows.extend(question.ask(&servers, &self.size, counter.as_ref()));
+        }
+        if self.compare && (words.is_empty() || words.iter().any(|word| *word == "commands")) {
+            let stores = servers.iter().filter(|server| server.stores);
+            let asked = stores.filter(|server| !self.quick || is_quick(&server.name));
+            let rounds = match (self.smallest, self.quick) {
+                (true, _) => 0,
+                (_, true) => 1,
+                _ => 3,
+            };
+            rows.extend(commands::ask(&asked.collect::<Vec<_>>(), rounds));
+        }
+        if self.compare {
+            let mut lines = before;
+            lines.push(format!("load average at the end: {}", load()));
+            lines.push(format!(
+                "{} rounds, {} MiB, {} files walked; {} s in all",
+                self.size.rounds,
+                self.size.mib,
+                self.size.files,
+                begin.elapsed().as_secs()
+            ));
+            report::write(&directory, &rows, &lines)?;
+        }
+        Ok(())
+    }
+
+    fn servers(&self, directory: &Path) -> Vec<Server> {
+        let mut specs = if self.compare { server::compared(directory) } else { server::variants() };
+        if let Err(why) = Queues::prepare(constants::MAX_WRITE as usize, None) {
+            println!("SKIPPED: bare-ring, ours-ring: {why}");
+            specs.retain(|spec| !spec.name.ends_with("-ring"));
+        }
+        let chosen =
+            |name: &str| self.only.is_empty() || self.only.split(',').any(|word| word == name);
+        let started = specs.iter().filter(|spec| chosen(&spec.name)).map(Spec::start);
+        std::iter::once(Server::disk()).chain(started).collect()
+    }
+}
+
+/// Whether the commands of `--quick` are run on it.
+fn is_quick(name: &str) -> bool {
+    name == DISK || name == "fuser" || name.starts_with("ours")
+}
+
+/// `target/bench/`, beside the directory of the profile that this program was built in.
+fn bench_directory() -> std::io::Result<PathBuf> {
+    let binary = Path::new(env!("CARGO_BIN_EXE_lighthouse-fuse"));
+    let target = binary.ancestors().nth(2).unwrap_or(binary);
+    let directory = target.join("bench");
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+/// On what it was measured, as lines of text.
+fn conditions() -> Vec<String> {
+    let uname = rustix::system::uname();
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    vec![
+        format!("Linux {}, {cpus} CPUs", uname.release().to_string_lossy()),
+        format!("load average at the beginning: {}", load()),
+    ]
+}
+
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}

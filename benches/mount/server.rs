@@ -1,0 +1,217 @@
+//! What is asked: servers, each a process of its own over a mount of its own, and the filesystem below them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use lighthouse_fuse::sys;
+use lighthouse_fuse::transport::mount_table;
+
+use crate::bare::BARE;
+use crate::{BLOCK, peers};
+
+/// How long a server has to come up.
+const START: Duration = Duration::from_secs(20);
+/// Readers and spin, in microseconds, of the real server.
+const OURS: [(u32, u32); 4] = [(1, 0), (2, 0), (1, 20), (2, 20)];
+/// Those of ours that splice no reply to READ, and all.
+const SPLICING: [(&str, u32); 2] = [(COPYING, 0), ("ours-spliced", 1)];
+pub(crate) const COPYING: &str = "ours-copied";
+/// The filesystem below.
+pub(crate) const DISK: &str = "disk";
+
+/// The real server.
+const BINARY: &str = env!("CARGO_BIN_EXE_lighthouse-fuse");
+
+/// A server to be measured.
+pub(crate) struct Spec {
+    pub(crate) name: String,
+    directory: String,
+    /// A program and its arguments, with `{store}` and `{at}` in them.
+    command: Vec<String>,
+}
+
+impl Spec {
+    /// One that works in `directory` of its mount. `command` is split at spaces.
+    pub(crate) fn new(name: &str, directory: &str, command: &str) -> Self {
+        let command = command.split_whitespace().map(str::to_owned).collect();
+        Self { name: name.into(), directory: directory.into(), command }
+    }
+
+    fn ours(name: &str, options: &str) -> Self {
+        Self::new(name, "current", &format!("{BINARY} mount {{store}} {{at}} -q {options}"))
+    }
+
+    /// One that this program is itself.
+    fn own(mode: &str) -> Self {
+        let this = std::env::current_exe().expect("this program has a path");
+        Self::new(mode, "", &format!("{} {mode} {{store}} {{at}}", this.display()))
+    }
+}
+
+/// Those that show what each setting of ours costs.
+pub(crate) fn variants() -> Vec<Spec> {
+    let ours = OURS.iter().map(|(readers, spin)| {
+        let options = format!("--transport dev --readers {readers} --spin {spin}");
+        Spec::ours(&format!("ours-{readers}-{spin}"), &options)
+    });
+    let splicing = SPLICING
+        .iter()
+        .map(|(name, from)| Spec::ours(name, &format!("--transport dev --splice-from {from}")));
+    let own = BARE.iter().chain(&peers::BUILT_IN).map(|mode| Spec::own(mode));
+    own.chain(ours)
+        .chain(std::iter::once(Spec::ours("ours-ring", "--transport uring")))
+        .chain(splicing)
+        .chain(named())
+        .collect()
+}
+
+/// Ours with its defaults on each transport, the loops that are their floor, and the peers.
+pub(crate) fn compared(directory: &std::path::Path) -> Vec<Spec> {
+    let mut specs = vec![
+        Spec::own("bare-1"),
+        Spec::own("bare-ring"),
+        Spec::ours("ours-dev", "--transport dev"),
+        Spec::ours("ours-ring", "--transport uring"),
+    ];
+    specs.extend(peers::BUILT_IN.map(Spec::own));
+    specs.extend(peers::external(directory));
+    specs.extend(named());
+    specs
+}
+
+/// Those of `BENCH_SERVERS`.
+fn named() -> Vec<Spec> {
+    let named = std::env::var("BENCH_SERVERS").unwrap_or_default();
+    let lines = named.split(';').map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let mut words = line.splitn(3, char::is_whitespace);
+            let (Some(name), Some(directory), Some(command)) =
+                (words.next(), words.next(), words.next())
+            else {
+                panic!("BENCH_SERVERS: `{line}` is not NAME DIRECTORY COMMAND");
+            };
+            Spec::new(name, directory, command)
+        })
+        .collect()
+}
+
+impl Spec {
+    /// Starts the server and waits until it answers.
+    pub(crate) fn start(&self) -> Server {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let root = directory.path().canonicalize().expect("it was just made");
+        let (store, at) = (root.join("store"), root.join("mnt"));
+        fs::create_dir(&store).expect("the directory is new");
+        fs::create_dir(&at).expect("the directory is new");
+        let fill = |word: &String| {
+            word.replace("{store}", &store.display().to_string())
+                .replace("{at}", &at.display().to_string())
+        };
+        let words: Vec<String> = self.command.iter().map(fill).collect();
+        let (program, arguments) =
+            words.split_first().unwrap_or_else(|| panic!("{}: no command", self.name));
+        let mut command = Command::new(program);
+        // If the bench is interrupted, no server stays behind.
+        let child = sys::process::die_with_parent(command.args(arguments))
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {program}: {error}", self.name));
+        let mut server = Server {
+            name: self.name.clone(),
+            stores: !BARE.contains(&self.name.as_str()),
+            inside: at.join(&self.directory),
+            at,
+            child: Some(child),
+            _directory: directory,
+        };
+        let begin = Instant::now();
+        while !server.is_up() {
+            assert!(begin.elapsed() < START, "{} does not serve", self.name);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let file = server.place().join("file");
+        fs::write(file, vec![7; BLOCK]).expect("a file can be written");
+        server
+    }
+}
+
+/// A server that answers, killed and unmounted at the end.
+pub(crate) struct Server {
+    pub(crate) name: String,
+    /// Whether it keeps what it is given.
+    pub(crate) stores: bool,
+    at: PathBuf,
+    inside: PathBuf,
+    child: Option<Child>,
+    _directory: tempfile::TempDir,
+}
+
+impl Server {
+    /// No server: the filesystem that stores are on.
+    pub(crate) fn disk() -> Self {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let at = directory.path().to_owned();
+        fs::write(at.join("file"), vec![7; BLOCK]).expect("a file can be written");
+        let inside = at.clone();
+        Self { name: DISK.into(), stores: true, at, inside, child: None, _directory: directory }
+    }
+
+    /// Whether it is there for what splicing brings.
+    pub(crate) fn splices(&self) -> bool {
+        SPLICING.iter().any(|(name, _)| *name == self.name)
+    }
+
+    /// The bare loop with the same readers.
+    pub(crate) fn floor(&self) -> &'static str {
+        match self.name.as_str() {
+            "ours-1-20" | "transport-spin" | "bare-1-spin" => "bare-1-spin",
+            "ours-2-20" | "bare-2-spin" => "bare-2-spin",
+            "ours-2-0" | "bare-2" => "bare-2",
+            name if name.contains("ring") => "bare-ring",
+            _ => "bare-1",
+        }
+    }
+
+    /// Where in the mount to work.
+    pub(crate) fn place(&self) -> PathBuf {
+        self.inside.clone()
+    }
+
+    /// The kernel's number of the connection; `None` for the filesystem below.
+    pub(crate) fn connection(&self) -> Option<u32> {
+        self.child.as_ref()?;
+        Some(rustix::fs::minor(rustix::fs::stat(&self.at).ok()?.st_dev))
+    }
+
+    /// The CPU time of its process so far, of all threads, in the clock's ticks of mostly 10 ms; `None` for the
+    /// filesystem below, which works in the client.
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.as_ref()?.id())).ok()?;
+        // The name before may contain anything.
+        let (_, fields) = stat.rsplit_once(") ")?;
+        let ticks: u64 =
+            fields.split(' ').skip(11).take(2).map_while(|n| n.parse::<u64>().ok()).sum();
+        let per_second = rustix::param::clock_ticks_per_second();
+        Some(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+    }
+
+    fn is_up(&mut self) -> bool {
+        if let Some(child) = &mut self.child {
+            let ended = child.try_wait().expect("it is our child");
+            assert!(ended.is_none(), "{} ended: {ended:?}", self.name);
+        }
+        let table = mount_table::read().expect("/proc is mounted");
+        mount_table::topmost(&table, &self.at).is_some() && self.inside.is_dir()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Some(child) = &mut self.child else { return };
+        let _ = child.kill();
+        let _ = child.wait();
+        let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
+    }
+}
