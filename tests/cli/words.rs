@@ -30,6 +30,7 @@ fn commands(place: &Place) -> Vec<String> {
     for expected in [
         "mount",
         "serve",
+        "hand-over",
         "umount",
         "run",
         "import",
@@ -205,7 +206,9 @@ fn manual_pages_cover_every_command_and_render() -> Outcome {
     let place = Place::new();
     let page = place.output(&["man"]);
     for name in commands(&place) {
-        assert!(page.contains(&format!("lighthouse\\-fuse\\-{name}(1)")), "{name} is missing");
+        let escaped = name.replace('-', "\\-");
+        let listed = page.contains(&format!("lighthouse\\-fuse\\-{escaped}(1)"));
+        assert!(listed, "{name} is missing");
         let page = place.output(&["man", &name]);
         assert!(page.contains("LIGHTHOUSE_FUSE_QUIET"), "{name}: variables are missing");
     }
