@@ -10,7 +10,6 @@
 //! here, so that a killed server's connection ends with it.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -66,8 +65,7 @@ pub(super) fn run(args: &HandOverArgs, quiet: bool) -> Result<ExitCode, CliError
     if !quiet {
         output::say(format_args!("waiting for a server on {}", socket.path.display()));
     }
-    let waits = |what: &dyn AsFd, events| wait(&signals, what, events);
-    while waits(&socket.listener, PollFlags::IN)? == Woken::Other {
+    while wait(&signals, &socket.listener, None)? == Woken::Connected {
         let stream = match socket.listener.accept() {
             Ok((stream, _)) => stream,
             Err(err) => {
@@ -75,6 +73,9 @@ pub(super) fn run(args: &HandOverArgs, quiet: bool) -> Result<ExitCode, CliError
                 continue;
             }
         };
+        if device::peer(&stream) == Peer::Gone {
+            continue;
+        }
         // The connection is closed if it fails, which is how the server learns of it.
         let mounted = match lend(args, &socket.path, &stream) {
             Ok(mounted) => mounted,
@@ -86,7 +87,13 @@ pub(super) fn run(args: &HandOverArgs, quiet: bool) -> Result<ExitCode, CliError
         if !quiet {
             output::say(format_args!("mounted at {} for a server", mounted.path().display()));
         }
-        let woken = waits(&stream, PollFlags::RDHUP)?;
+        let woken = loop {
+            match wait(&signals, &socket.listener, Some(&stream))? {
+                // Others learn at once that there is nothing for them; they may ask again.
+                Woken::Connected => drop(socket.listener.accept()),
+                woken => break woken,
+            }
+        };
         end(&mounted, &stream, &signals);
         if woken == Woken::Asked {
             break;
@@ -128,28 +135,39 @@ fn end(mounted: &Mounted, stream: &UnixStream, signals: &Signals) {
 enum Woken {
     /// A signal asks to stop.
     Asked,
-    /// What was waited for is there.
-    Other,
+    /// The server is done, or gone.
+    Ended,
+    /// Somebody connected.
+    Connected,
 }
 
-/// Waits until `events` are there at `what`, or a signal.
-fn wait(signals: &Signals, what: &dyn AsFd, events: PollFlags) -> Result<Woken, CliError> {
+/// Waits until a signal comes, `server` is done or gone, or somebody connects to `listener`.
+fn wait(
+    signals: &Signals,
+    listener: &UnixListener,
+    server: Option<&UnixStream>,
+) -> Result<Woken, CliError> {
     loop {
         service::reap();
         let mut waiting =
-            [PollFd::new(signals, PollFlags::IN), PollFd::from_borrowed_fd(what.as_fd(), events)];
+            vec![PollFd::new(signals, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+        waiting.extend(server.map(|server| PollFd::new(server, PollFlags::RDHUP)));
         match rustix::event::poll(&mut waiting, Some(&LOOK_EVERY)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => (),
             Err(err) => return Err(CliError::new(format!("cannot wait for a server: {err}"))),
         }
-        let there = waiting.iter().skip(1).any(|other| !other.revents().is_empty());
+        let there = |at: usize| waiting.get(at).is_some_and(|fd| !fd.revents().is_empty());
+        let (connected, ended) = (there(1), there(2));
         while let Ok(Some(arrival)) = signals.next(Some(Duration::ZERO)) {
             if arrival.signal != Signal::HUP {
                 return Ok(Woken::Asked);
             }
         }
-        if there {
-            return Ok(Woken::Other);
+        if ended {
+            return Ok(Woken::Ended);
+        }
+        if connected {
+            return Ok(Woken::Connected);
         }
     }
 }

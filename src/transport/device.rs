@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::mount::MountError;
 use crate::sys;
@@ -67,7 +68,7 @@ impl HandedOver {
     /// [`MountError::NotADevice`] if what came is no open `/dev/fuse`.
     pub fn take(socket: &Path, timeout: Duration) -> Result<Self, MountError> {
         let failed = |error| MountError::io("take a descriptor from", socket, error);
-        let stream = UnixStream::connect(socket).map_err(failed)?;
+        let stream = connect(socket).map_err(failed)?;
         stream.set_read_timeout(Some(timeout)).map_err(failed)?;
         let device = sys::descriptor::receive(&stream).map_err(failed)?;
         match is_device(&device) {
@@ -88,6 +89,16 @@ impl HandedOver {
         drop(device);
         sent
     }
+}
+
+/// Connects, and does not wait where too many do already (`EAGAIN`).
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    let stream = UnixStream::from(stream);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// What became of the process at the other end of a stream over which a device was handed.

@@ -333,7 +333,11 @@ impl fmt::Display for MountError {
                     Withheld::NoNewPrivileges => {
                         write!(f, "; start a container without `no-new-privileges`")
                     }
-                    Withheld::NotOnTheFile => Ok(()),
+                    Withheld::NotOnTheFile => write!(
+                        f,
+                        "; the program file may also have the capability, by `setcap cap_sys_admin+p`, which an \
+                         image keeps if docker builds it with DOCKER_BUILDKIT=1"
+                    ),
                 }
             }
             Self::Refused { mountpoint, error, words } => {

@@ -30,6 +30,7 @@ fn commands(place: &Place) -> Vec<String> {
     for expected in [
         "mount",
         "serve",
+        "hand-over",
         "umount",
         "run",
         "import",

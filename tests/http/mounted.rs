@@ -281,6 +281,11 @@ fn one_process_mounts_and_another_one_serves() {
         &place.path(""),
     );
     assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let device = lighthouse_fuse::transport::device::HandedOver::take(
+        &place.path("socket"),
+        crate::client::DEADLINE,
+    );
+    assert!(device.is_err(), "{device:?}");
 
     // A killed server leaves no dead mount, even where somebody is in it.
     let mut inside = Command::new("sleep").arg("60").current_dir(&current).spawn().unwrap();
