@@ -16,6 +16,7 @@ use lighthouse_fuse::legacy::snapshots;
 use lighthouse_fuse::legacy::sqlite::Database;
 use lighthouse_fuse::store::event::{Format, Timestamp};
 use lighthouse_fuse::store::sim::SimDisk;
+use lighthouse_fuse::store::superblock::Shape;
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Store};
 use lighthouse_fuse::tree::Tree;
 
@@ -125,12 +126,14 @@ fn import_event(bytes: &[u8]) {
         .and_then(|()| std::fs::write(dir.join("events_000001.log"), &log));
     written.unwrap_or_else(|err| panic!("{}: {err}", dir.display()));
     let open = OpenOptions { sync_interval: None, memory: 8 << 20, ..OpenOptions::default() };
-    let disk = Arc::new(SimDisk::new(1 << 28));
-    let store = Store::create_on(disk, &CreateOptions::default(), &open);
+    // Small files: a new store sets space aside.
+    let shape = Shape { segment_len: 1 << 20, content_len: 8 << 20, content_step: 64 << 10 };
+    let create = CreateOptions { shape, ..CreateOptions::default() };
+    let store = Store::create_on(Arc::new(SimDisk::new(1 << 28)), &create, &open);
     let tree = Tree::new(Arc::new(store.unwrap_or_else(|err| panic!("{err}"))));
     let parts = import::recognise(&dir).unwrap_or_else(|err| panic!("{}: {err}", dir.display()));
     let options = import::Options { unverified: true, ..import::Options::default() };
-    let mut once = || {
+    let once = || {
         let done = import::import(&tree, &parts, &options, &mut |_| ControlFlow::Continue(()));
         done.unwrap_or_else(|err| panic!("{err}"))
     };
