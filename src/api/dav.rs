@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use bytes::{Buf, Bytes};
 use dav_server::DavHandler;
@@ -37,6 +37,8 @@ use super::routes::{Answer, Asked, too_slow, waiting, with_token};
 use super::session::{Session, TEXT_MAX};
 use super::state::Shared;
 
+/// Where it is, in paths of requests.
+const PREFIX: &str = "/dav";
 /// Bytes read at a time.
 const PIECE: usize = 256 << 10;
 /// So much of an upload is kept in memory.
@@ -91,10 +93,19 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
     let handler = DavHandler::builder()
         .filesystem(Box::new(DavTree { upload_max: shared.config.upload_max }))
         .locksystem(shared.locks.clone())
-        .strip_prefix("/dav")
+        .strip_prefix(PREFIX)
         .build_handler();
     let head = asked.parts.method == Method::HEAD;
     let mut asked_parts = asked.parts;
+    if asked_parts.uri.path() == PREFIX {
+        asked_parts.uri = Uri::from_static("/dav/");
+    }
+    let wrong = |path: &str| Problem::bad(format!("{path:?} is no path below {PREFIX}/"));
+    below_prefix(asked_parts.uri.path()).ok_or_else(|| wrong(asked_parts.uri.path()))??;
+    if let Some(to) = asked_parts.headers.get("destination") {
+        let to = to.to_str().map_err(|_| Problem::bad("Destination is no ASCII text"))?;
+        below_prefix(path_in_url(to)).ok_or_else(|| wrong(to))??;
+    }
     if has_half_a_tag(&asked_parts.headers) {
         return Err(Problem::bad("a condition has an entity tag of a single quote"));
     }
@@ -135,6 +146,22 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         }
     }
     Ok(response)
+}
+
+/// The path in the tree that one of a URL means; `None` where it is not below ours. `dav-server` (0.11) fails at some that
+/// are not, or that lead out by dots.
+fn below_prefix(path: &str) -> Option<Result<TreePath, Problem>> {
+    let rest = path.strip_prefix(PREFIX)?;
+    rest.starts_with('/').then(|| TreePath::from_url(rest))
+}
+
+/// The path in a URL, or in what stands for one behind its host.
+fn path_in_url(url: &str) -> &str {
+    let behind_host = match url.split_once("://") {
+        Some((_, rest)) => rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default(),
+        None => url,
+    };
+    behind_host.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// Whether an entity tag in a condition is a quote that is never closed: `dav-server` (0.11) takes it for the beginning and
