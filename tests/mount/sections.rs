@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fixture::{Mount, bounded, errno, names, shell, until};
 use crate::{Outcome, tests};
@@ -74,7 +75,9 @@ fn tail_follows_a_stream_by_descriptor_and_by_name() -> Outcome {
         let name = format!("after{how}");
         fs::write(mount.path(&name), "x").unwrap();
         until("what comes is told", || told().contains(&format!("\"/{name}\"")));
-        tail.kill().unwrap();
+        // Killed, it could not pass that on, and `tail` would keep the mount from ending.
+        let timeout = Pid::from_child(&tail);
+        kill_process(timeout, Signal::TERM).unwrap();
         tail.wait().unwrap();
         let whole = fs::read_to_string(mount.top(CHANGES)).unwrap();
         assert!(whole.starts_with(&told()), "no event twice, none left out");
