@@ -20,9 +20,9 @@ use super::{CliError, flag, service, store};
 
 /// Ask again what RECORDING holds, and compare the answers
 ///
-/// A server of STORE is asked, without a kernel. RECORDING is what --record of `mount`, `run` and `serve` wrote. STORE is changed by it: give a copy of what was
-/// served at the beginning of the recording, or the name of a store to be made if that was a new one. Shows how long
-/// each operation took within the server. Exit code 1 if an answer differs.
+/// A server of STORE is asked, without a kernel. RECORDING is what --record of `mount`, `run` and `serve` wrote. STORE
+/// is changed by it: give a copy of what was served at the beginning of the recording, or the name of a store to be
+/// made if that was a new one. Shows how long each operation took within the server. Exit code 1 if an answer differs.
 #[derive(Debug, clap::Args)]
 pub(super) struct ReplayArgs {
     /// The recording
