@@ -74,7 +74,7 @@ impl Watch {
 
     /// Tells of a request that hangs, once until none does any more.
     fn look(&mut self, view: &View) {
-        let oldest = view.measured().in_flight.into_iter().next();
+        let oldest = view.waiting().into_iter().next();
         let Some(oldest) = oldest.filter(|oldest| oldest.age_ns >= HANGS_AFTER.as_nanos() as u64)
         else {
             self.told = false;

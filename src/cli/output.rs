@@ -4,6 +4,9 @@ use std::fmt::{Arguments, Write};
 use std::io;
 
 use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::meter::Summary;
 
 /// Says one line on standard error. That nobody listens any more (a closed pipe, a terminal that went
 /// away) is no reason to stop serving, nor to panic as `eprintln!` does.
@@ -67,6 +70,29 @@ pub(super) fn size(bytes: u64) -> String {
         unit = next;
     }
     format!("{value:.1} {unit}")
+}
+
+/// Nanoseconds as microseconds.
+pub(super) fn us(ns: u64) -> f64 {
+    ns as f64 / 1e3
+}
+
+/// How long something took, in microseconds. Names are stable: scripts read them.
+#[derive(Debug, Serialize)]
+pub(super) struct Latency {
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+    pub(super) max_us: f64,
+}
+
+impl From<&Summary> for Latency {
+    fn from(summary: &Summary) -> Self {
+        Self {
+            p50_us: us(summary.within_ns(50.0)),
+            p99_us: us(summary.within_ns(99.0)),
+            max_us: us(summary.longest_ns()),
+        }
+    }
 }
 
 /// A time in RFC 3339, in UTC, to the microsecond.

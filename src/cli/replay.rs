@@ -16,6 +16,7 @@ use crate::transport::recording::Records;
 use crate::tree::Tree;
 use crate::view::{Options, View};
 
+use super::output::{Latency, us};
 use super::{CliError, flag, service, store};
 
 /// Ask again what RECORDING holds, and compare the answers
@@ -55,9 +56,8 @@ struct Operation {
     name: &'static str,
     count: u64,
     mean_us: f64,
-    p50_us: f64,
-    p99_us: f64,
-    max_us: f64,
+    #[serde(flatten)]
+    took: Latency,
 }
 
 pub(super) fn run(args: &ReplayArgs) -> std::result::Result<ExitCode, CliError> {
@@ -91,14 +91,11 @@ pub(super) fn run(args: &ReplayArgs) -> std::result::Result<ExitCode, CliError> 
 }
 
 fn show(report: &Report, json: bool) -> io::Result<()> {
-    let us = |ns: u64| ns as f64 / 1e3;
     let operations = report.measured.operations.iter().map(|(opcode, summary)| Operation {
         name: name(*opcode),
         count: summary.count(),
         mean_us: us(summary.mean_ns()),
-        p50_us: us(summary.within_ns(50.0)),
-        p99_us: us(summary.within_ns(99.0)),
-        max_us: us(summary.longest_ns()),
+        took: summary.into(),
     });
     let Report { asked, left_out, compared, different, ref differences, .. } = *report;
     let operations = operations.collect();
@@ -118,10 +115,11 @@ fn show(report: &Report, json: bool) -> io::Result<()> {
         "OPERATION", "COUNT", "MEAN us", "P50 us", "P99 us", "MAX us"
     )?;
     for line in &result.operations {
+        let took = &line.took;
         writeln!(
             out,
             "{:<16} {:>9} {:>11.1} {:>11.1} {:>11.1} {:>11.1}",
-            line.name, line.count, line.mean_us, line.p50_us, line.p99_us, line.max_us
+            line.name, line.count, line.mean_us, took.p50_us, took.p99_us, took.max_us
         )?;
     }
     for difference in differences {

@@ -23,7 +23,8 @@ use crate::transport::mount_table::{self, MountEntry};
 use crate::transport::unmount;
 use crate::view::METER_XATTR;
 
-use super::{CliError, flag, output};
+use super::output::{self, Latency, us};
+use super::{CliError, flag};
 
 /// How long an answer may take before it is said that there is none.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -205,9 +206,8 @@ struct Line {
     per_second: f64,
     /// Of the time that readers spent on all.
     share: f64,
-    p50_us: f64,
-    p99_us: f64,
-    max_us: f64,
+    #[serde(flatten)]
+    took: Latency,
 }
 
 #[derive(Debug, Serialize)]
@@ -240,9 +240,7 @@ impl Between {
                 name: name(*opcode),
                 per_second: rate(summary.count()),
                 share: if all > 0.0 { time(summary) / all } else { 0.0 },
-                p50_us: us(summary.within_ns(50.0)),
-                p99_us: us(summary.within_ns(99.0)),
-                max_us: us(summary.longest_ns()),
+                took: summary.into(),
             })
             .collect();
         operations.sort_by(|one, other| other.share.total_cmp(&one.share));
@@ -264,11 +262,6 @@ impl Between {
 /// Whether `waits` is this program asking the mount's root.
 fn is_our_question(waits: &Waits) -> bool {
     waits.name == "GETXATTR" && waits.node == 1
-}
-
-/// Nanoseconds as microseconds.
-fn us(ns: u64) -> f64 {
-    ns as f64 / 1e3
 }
 
 /// A duration in microseconds, as people read it.
@@ -357,9 +350,9 @@ fn write_between(text: &mut String, between: &Between) -> std::fmt::Result {
             line.name,
             line.per_second,
             line.share * 100.0,
-            span(line.p50_us),
-            span(line.p99_us),
-            span(line.max_us)
+            span(line.took.p50_us),
+            span(line.took.p99_us),
+            span(line.took.max_us)
         )?;
     }
     if between.in_flight.is_empty() {
@@ -392,7 +385,7 @@ mod tests {
             meter.answered(lane, Instant::now(), &request);
         }
         thread::sleep(Duration::from_millis(2));
-        meter.snapshot()
+        meter.snapshot(|_| String::new())
     }
 
     #[test]

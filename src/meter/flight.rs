@@ -1,11 +1,7 @@
 //! Requests that are being answered: one place for each reader.
-//!
-//! Invariants: whoever reads meets whole requests only: each is stamped with its time after it was written, and what
-//! changed meanwhile is left out.
-
-use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::Request;
+use super::stamped::Stamped;
 
 /// A request that is not answered yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -20,41 +16,26 @@ pub struct InFlight {
     pub pid: u32,
 }
 
-/// What one reader is at. On a cache line of its own.
+/// What one reader is at: stamped with when the request came, in nanoseconds after the meter began, and one. Node; pid
+/// 32, opcode 32.
 #[derive(Debug, Default)]
-#[repr(align(64))]
-pub(super) struct Place {
-    /// When the request came, in nanoseconds after the meter began, and one; 0: there is none.
-    since: AtomicU64,
-    node: AtomicU64,
-    /// pid 32, opcode 32.
-    rest: AtomicU64,
-}
+pub(super) struct Place(Stamped<2>);
 
 impl Place {
     /// `request` came `since_ns` after the meter began.
     pub(super) fn begin(&self, since_ns: u64, request: &Request) {
-        fence(Ordering::Release);
-        self.node.store(request.node, Ordering::Relaxed);
         let rest = u64::from(request.pid) << 32 | u64::from(request.opcode);
-        self.rest.store(rest, Ordering::Relaxed);
-        self.since.store(since_ns.saturating_add(1), Ordering::Release);
+        self.0.set(since_ns.saturating_add(1), [request.node, rest]);
     }
 
     /// It is answered.
     pub(super) fn end(&self) {
-        self.since.store(0, Ordering::Relaxed);
+        self.0.clear();
     }
 
     /// What is there, `now_ns` after the meter began.
     pub(super) fn read(&self, now_ns: u64) -> Option<InFlight> {
-        let since = self.since.load(Ordering::Acquire);
-        let node = self.node.load(Ordering::Relaxed);
-        let rest = self.rest.load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
-        if since == 0 || self.since.load(Ordering::Relaxed) != since {
-            return None;
-        }
+        let (since, [node, rest]) = self.0.get()?;
         Some(InFlight {
             age_ns: now_ns.saturating_sub(since - 1),
             opcode: rest as u32,
@@ -67,7 +48,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn a_request_is_there_until_it_is_answered() {

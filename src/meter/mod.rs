@@ -16,6 +16,7 @@ mod flight;
 mod histogram;
 mod recorder;
 mod snapshot;
+mod stamped;
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -203,19 +204,23 @@ impl Meter {
         all
     }
 
-    /// All that is known now. Who waits is told by number alone.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let operations = (0..).take(OPERATIONS).map(|opcode| (opcode, self.of(opcode)));
-        let in_flight = self.in_flight().into_iter().map(|request| {
+    /// What is being answered, the oldest first, with the names that `name_of` knows of threads.
+    pub fn waiting(&self, name_of: impl Fn(u32) -> String) -> Vec<Waiting> {
+        let named = |request| {
             let InFlight { age_ns, opcode, node, pid } = request;
-            Waiting { age_ns, opcode, node, pid, command: String::new() }
-        });
+            Waiting { age_ns, opcode, node, pid, command: name_of(pid) }
+        };
+        self.in_flight().into_iter().map(named).collect()
+    }
+
+    /// All that is known now, with the names that `name_of` knows of threads.
+    pub fn snapshot(&self, name_of: impl Fn(u32) -> String) -> Snapshot {
+        let operations = (0..).take(OPERATIONS).map(|opcode| (opcode, self.of(opcode)));
         Snapshot {
             uptime_ns: nanos(self.uptime()),
             refused: self.refused(),
             operations: operations.filter(|(_, summary)| summary.count() > 0).collect(),
-            in_flight: in_flight.collect(),
+            in_flight: self.waiting(name_of),
         }
     }
 
@@ -252,7 +257,7 @@ mod tests {
         for lane in &lanes[1..] {
             meter.answered(*lane, now, &request(3, 0));
         }
-        assert_eq!(meter.snapshot().in_flight.len(), 1);
+        assert_eq!(meter.snapshot(|_| String::new()).in_flight.len(), 1);
         assert_eq!(meter.of(3).count(), LANES as u64 + 1);
     }
 

@@ -1,11 +1,11 @@
 //! The last requests of one reader: a ring that is always written and seldom read.
 //!
-//! Invariants: whoever reads meets whole entries only: each is stamped with its number after it was written, and what
-//! was written over meanwhile is left out.
+//! Invariants: whoever reads meets whole entries only; what is written over meanwhile is left out.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Request;
+use super::stamped::Stamped;
 
 /// How many are kept. A power of two.
 const KEPT: usize = 1024;
@@ -33,18 +33,8 @@ pub(super) struct Ring {
     written: AtomicU64,
 }
 
-/// On a cache line of its own.
-#[derive(Default)]
-#[repr(align(64))]
-struct Slot {
-    /// The entry's number and one; 0 while it is being written.
-    stamp: AtomicU64,
-    at_ns: AtomicU64,
-    took_ns: AtomicU64,
-    node: AtomicU64,
-    /// pid 32, errno 16, opcode 16.
-    rest: AtomicU64,
-}
+/// Stamped with the entry's number and one. When it was answered, how long that took, node; pid 32, errno 16, opcode 16.
+type Slot = Stamped<4>;
 
 impl Default for Ring {
     fn default() -> Self {
@@ -57,29 +47,14 @@ impl Ring {
     pub(super) fn push(&self, at_ns: u64, took_ns: u64, request: &Request) {
         let number = self.written.fetch_add(1, Ordering::Relaxed);
         let Some(slot) = self.slots.get(number as usize % KEPT) else { return };
-        slot.stamp.store(0, Ordering::Relaxed);
-        fence(Ordering::Release);
-        slot.at_ns.store(at_ns, Ordering::Relaxed);
-        slot.took_ns.store(took_ns, Ordering::Relaxed);
-        slot.node.store(request.node, Ordering::Relaxed);
         let opcode = u64::from(request.opcode & 0xffff);
         let rest = u64::from(request.pid) << 32 | u64::from(request.errno) << 16 | opcode;
-        slot.rest.store(rest, Ordering::Relaxed);
-        slot.stamp.store(number + 1, Ordering::Release);
+        slot.set(number + 1, [at_ns, took_ns, request.node, rest]);
     }
 
     /// Appends what is there to `out`; times count from `began_ns`.
     pub(super) fn read(&self, began_ns: u64, out: &mut Vec<Entry>) {
-        for slot in &self.slots {
-            let stamp = slot.stamp.load(Ordering::Acquire);
-            let at_ns = slot.at_ns.load(Ordering::Relaxed);
-            let took_ns = slot.took_ns.load(Ordering::Relaxed);
-            let node = slot.node.load(Ordering::Relaxed);
-            let rest = slot.rest.load(Ordering::Relaxed);
-            fence(Ordering::Acquire);
-            if stamp == 0 || slot.stamp.load(Ordering::Relaxed) != stamp {
-                continue;
-            }
+        for (_, [at_ns, took_ns, node, rest]) in self.slots.iter().filter_map(Slot::get) {
             out.push(Entry {
                 answered_ns: began_ns.saturating_add(at_ns),
                 took_ns,

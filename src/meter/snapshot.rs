@@ -71,7 +71,7 @@ mod tests {
             let request = Request { opcode, node: 1, pid: 2, errno: 0 };
             meter.answered(lane, Instant::now(), &request);
         }
-        let mut snapshot = meter.snapshot();
+        let mut snapshot = meter.snapshot(|_| String::new());
         let (age_ns, command) = (5, "a \"b\"\u{1b}".to_owned());
         snapshot.in_flight.push(Waiting { age_ns, opcode: 16, node: 9, pid: 4, command });
         let back: Snapshot = serde_json::from_slice(&snapshot.to_json()).unwrap();
@@ -92,7 +92,7 @@ mod tests {
                 meter.answered(lane, since, &Request { opcode, node: 1, pid: 2, errno: 0 });
             }
         }
-        let snapshot = meter.snapshot();
+        let snapshot = meter.snapshot(|_| String::new());
         assert!(serde_json::to_vec(&snapshot).unwrap().len() > JSON_MAX, "full enough to matter");
         let json = snapshot.to_json();
         assert!(json.len() <= JSON_MAX, "{}", json.len());

@@ -168,18 +168,19 @@ impl View {
 
     /// What the server measured until now, and who waits for what.
     pub fn measured(&self) -> Snapshot {
-        let mut snapshot = self.meter.snapshot();
-        for waiting in &mut snapshot.in_flight {
-            waiting.command = self.agents.name_of(waiting.pid);
-        }
-        snapshot
+        self.meter.snapshot(|pid| self.agents.name_of(pid))
+    }
+
+    /// Who waits for what, the longest first.
+    pub fn waiting(&self) -> Vec<Waiting> {
+        self.meter.waiting(|pid| self.agents.name_of(pid))
     }
 
     /// What is being answered and what was last, for whoever looks into why the server hangs. Asks no store and waits
     /// for nobody.
     pub fn flight_record(&self) -> String {
         let mut text = String::from("being answered, the oldest first:\n");
-        for Waiting { age_ns, opcode, node, pid, command } in self.measured().in_flight {
+        for Waiting { age_ns, opcode, node, pid, command } in self.waiting() {
             let (name, age) = (name(opcode), us(age_ns));
             let _ = writeln!(text, "{name} node={node:#x} pid={pid} ({command:?}) us={age:.1}");
         }
