@@ -120,7 +120,7 @@ fn lend(args: &HandOverArgs, source: &Path, stream: &UnixStream) -> Result<Mount
 /// Ends a mount: at once if nobody serves it any more, else as soon as its users leave it or their time is up.
 fn end(mounted: &Mounted, stream: &UnixStream, signals: &Signals) {
     let hurry = || {
-        let again = matches!(signals.next(Some(Duration::ZERO)), Ok(Some(arrival)) if arrival.signal != Signal::HUP);
+        let again = matches!(signals.next(Some(Duration::ZERO)), Ok(Some(arrival)) if service::stops(arrival.signal));
         again || device::peer(stream) == Peer::Gone
     };
     match mounted.unmount_within(PATIENCE, hurry) {
@@ -159,7 +159,7 @@ fn wait(
         let there = |at: usize| waiting.get(at).is_some_and(|fd| !fd.revents().is_empty());
         let (connected, ended) = (there(1), there(2));
         while let Ok(Some(arrival)) = signals.next(Some(Duration::ZERO)) {
-            if arrival.signal != Signal::HUP {
+            if service::stops(arrival.signal) {
                 return Ok(Woken::Asked);
             }
         }

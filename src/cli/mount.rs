@@ -72,7 +72,7 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
     let source = service::absolute(&args.store)?;
     // Nobody makes sessions here that could be looked up.
-    let guard = args.service.guard(None)?;
+    let guard = args.service.rules()?.map(|rules| rules.guard(None));
     let refused = |err: mount::MountError| CliError::new(err.to_string());
     let (device, place, owner) = match taken_over(args)? {
         Some((device, place)) => (device, place, mount_owner_here()),

@@ -40,7 +40,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let said = |err: &dyn std::fmt::Display| CliError::new(err.to_string());
     store::check(&source)?;
     // Nobody makes sessions here that could be looked up.
-    let guard = args.service.guard(None)?;
+    let guard = args.service.rules()?.map(|rules| rules.guard(None));
     let namespace = namespace::enter().map_err(|err| said(&err))?;
     let directory = Directory::make()?;
     let site = mount::check(&directory.0, &source, false).map_err(|err| said(&err))?;

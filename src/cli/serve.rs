@@ -154,19 +154,17 @@ pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let config = config(args)?;
     let address = address(args, config.session_key.is_some())?;
     // Before anything is made: a policy that is not understood lets nobody in.
-    let guarded = args.service.guard(None)?.is_some();
+    let rules = args.service.rules()?;
     let source = prepare(&args.event_store_path)?;
     let running = api::start(address, config)
         .map_err(|err| CliError::new(format!("cannot listen on {address}: {err}")))?;
     if !quiet {
         output::say(format_args!("listening on http://{}", running.address()));
     }
-    let guard = if guarded {
+    let guard = rules.map(|rules| {
         let teller = running.teller();
-        args.service.guard(Some(Box::new(move |token| teller.agent_of(token))))?
-    } else {
-        None
-    };
+        rules.guard(Some(Box::new(move |token| teller.agent_of(token))))
+    });
     if let Some(guard) = &guard {
         running.teller().guards(Arc::clone(guard));
     }

@@ -125,12 +125,12 @@ pub(super) struct ServiceArgs {
 }
 
 impl ServiceArgs {
-    /// Who may do what, once `sessions` can be asked; `None` where everybody may.
+    /// Who may do what; `None` where everybody may.
     ///
     /// # Errors
     ///
     /// The policy cannot be read, or says something that is not understood.
-    pub(super) fn guard(&self, sessions: Option<Sessions>) -> Result<Option<Arc<Guard>>, CliError> {
+    pub(super) fn rules(&self) -> Result<Option<Rules>, CliError> {
         let policy = match &self.policy {
             None => Policy::default(),
             Some(file) => {
@@ -149,8 +149,9 @@ impl ServiceArgs {
                 Policy::parse(&text).map_err(|err| cannot(err.to_string()))?
             }
         };
-        let wanted = self.require_session || !policy.is_empty();
-        Ok(wanted.then(|| Arc::new(Guard::new(self.require_session, policy, sessions))))
+        let require_session = self.require_session;
+        let wanted = require_session || !policy.is_empty();
+        Ok(wanted.then_some(Rules { require_session, policy }))
     }
 
     /// How a reader of `/dev/fuse` waits.
@@ -159,6 +160,20 @@ impl ServiceArgs {
             0 => Wait::Block,
             spin => Wait::Spin(Duration::from_micros(spin.into())),
         }
+    }
+}
+
+/// Who may, before it is known where sessions are looked up.
+#[derive(Debug)]
+pub(super) struct Rules {
+    require_session: bool,
+    policy: Policy,
+}
+
+impl Rules {
+    /// Who decides by them.
+    pub(super) fn guard(self, sessions: Option<Sessions>) -> Arc<Guard> {
+        Arc::new(Guard::new(self.require_session, self.policy, sessions))
     }
 }
 

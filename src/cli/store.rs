@@ -317,7 +317,7 @@ impl Stop {
         // Long work may be all that process 1 of a container does for a while.
         service::reap();
         while let Ok(Some(arrival)) = self.signals.next(Some(Duration::ZERO)) {
-            if matches!(arrival.signal, Signal::INT | Signal::TERM) {
+            if service::stops(arrival.signal) {
                 self.asked.set(true);
             }
         }
