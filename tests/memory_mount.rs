@@ -23,6 +23,7 @@ use lighthouse_fuse::view::{self, View};
 const O_RDWR: u32 = 0o2;
 const O_CREAT: u32 = 0o100;
 const O_TRUNC: u32 = 0o1000;
+const O_DIRECTORY: u32 = 0o200_000;
 const O_TMPFILE: u32 = 0o20_200_000;
 
 /// A kernel, and the thread that serves it from a store.
@@ -231,6 +232,45 @@ fn a_second_stat_and_a_second_read_send_nothing() {
     assert!(asked.is_empty(), "{counts:?}");
     user.close(fd).unwrap();
     mounted.unmount();
+}
+
+/// Walks a directory of `files` names whose listing the kernel has kept and whose names it has forgotten. Returns what it asked.
+fn walk_what_was_forgotten(files: usize) -> std::collections::BTreeMap<&'static str, u64> {
+    let (store, _dir) = stores::fresh();
+    let mounted = mount(&store, Options::default());
+    let user = mounted.kernel.as_root();
+    for number in 0..files {
+        user.write_file(format!("/current/{number}"), b"", 0o644).unwrap();
+    }
+    // Whoever stands in it keeps its inode, and with it the listing.
+    let within = user.open("/current", O_DIRECTORY, 0).unwrap();
+    let walk = || {
+        let listed = user.list("/current").unwrap();
+        for entry in &listed {
+            user.lstat([b"/current/", &*entry.name].concat()).unwrap();
+        }
+        listed.len()
+    };
+    assert_eq!((walk(), walk()), (files, files));
+    mounted.kernel.shrink();
+    mounted.kernel.settle();
+    mounted.kernel.take_counts();
+    assert_eq!(walk(), files);
+    let counts = mounted.kernel.take_counts();
+    user.close(within).unwrap();
+    mounted.unmount();
+    counts.into_iter().collect()
+}
+
+#[test]
+fn a_walk_over_forgotten_names_reads_the_listing_again_with_their_attributes() {
+    let asked = walk_what_was_forgotten(50);
+    assert!(asked.contains_key("READDIRPLUS"), "{asked:?}");
+    // `current` itself was forgotten too.
+    assert!(asked.get("LOOKUP").is_none_or(|&lookups| lookups <= 1), "{asked:?}");
+    // One READDIRPLUS would bring too few of them.
+    let asked = walk_what_was_forgotten(1000);
+    assert!(!asked.contains_key("READDIRPLUS"), "{asked:?}");
 }
 
 #[test]

@@ -58,6 +58,13 @@ pub(crate) fn lookup_miss(laps: &mut Laps, turn: &Turn) {
     });
 }
 
+pub(crate) fn miss_again(laps: &mut Laps, turn: &Turn) {
+    let name = turn.new_name("missing", 0);
+    laps.timed(turn.count, |_| {
+        assert_eq!(rustix::fs::stat(&name).err(), Some(Errno::NOENT));
+    });
+}
+
 /// Makes the files whose names `lookup_hit` looks up; the kernel must forget them in between.
 pub(crate) fn make_hits(turn: &Turn) {
     // Who keeps nothing has them anyway.

@@ -44,6 +44,15 @@
 //! memory has no use for it, and so an open file costs no request; ours is asked, since who opened a file and when it was
 //! closed ends a version.
 //!
+//! # The settings
+//!
+//! ```text
+//! cargo bench --bench mount -- --sweep            # some minutes for each setting
+//! ```
+//!
+//! asks ours alone, at several values of each setting beside the default, what that setting is there for, and writes
+//! `sweep.md` and `sweep.svg`. Words choose settings.
+//!
 //! # Options
 //!
 //! Words on the command line choose questions; `commands` are the whole commands. `BENCH_ROUNDS` is how often each is
@@ -63,6 +72,7 @@ mod peers;
 mod questions;
 mod report;
 mod server;
+mod sweep;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,6 +85,7 @@ use counter::Counter;
 use questions::{QUESTIONS, Size};
 use report::Row;
 use server::{DISK, Server, Spec};
+use sweep::Setting;
 
 /// How much one READ or WRITE carries.
 const BLOCK: usize = 4096;
@@ -118,6 +129,7 @@ struct Run {
     words: Vec<String>,
     only: String,
     compare: bool,
+    sweep: bool,
     quick: bool,
     smallest: bool,
     size: Size,
@@ -127,11 +139,12 @@ impl Run {
     fn new(arguments: &[String]) -> Self {
         let has = |option: &str| arguments.iter().any(|argument| argument == option);
         let (compare, quick, smallest) = (has("--peers"), has("--quick"), has("--test"));
+        let sweep = has("--sweep");
         let number = |name: &str, otherwise: u64| {
             std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
         };
         let full = Size {
-            rounds: number("BENCH_ROUNDS", if compare { 5 } else { 9 }),
+            rounds: number("BENCH_ROUNDS", if compare || sweep { 5 } else { 9 }),
             mib: number("BENCH_MIB", 256),
             files: if compare { 100_000 } else { 10_000 },
             divisor: 1,
@@ -150,13 +163,16 @@ impl Run {
         };
         let words = arguments.iter().skip(1).filter(|word| !word.starts_with('-'));
         let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-        Self { words: words.cloned().collect(), only, compare, quick, smallest, size }
+        Self { words: words.cloned().collect(), only, compare, sweep, quick, smallest, size }
     }
 
     fn all(&self) -> std::io::Result<()> {
         let begin = Instant::now();
         let directory = bench_directory()?;
         let before = conditions();
+        if self.sweep {
+            return self.sweep(&directory, before);
+        }
         let servers = self.servers(&directory);
         let counter = Counter::new();
         let words: Vec<&String> = self.words.iter().collect();
@@ -175,18 +191,33 @@ impl Run {
             rows.extend(commands::ask(&asked.collect::<Vec<_>>(), rounds));
         }
         if self.compare {
-            let mut lines = before;
-            lines.push(format!("load average at the end: {}", load()));
-            lines.push(format!(
-                "{} rounds, {} MiB, {} files walked; {} s in all",
-                self.size.rounds,
-                self.size.mib,
-                self.size.files,
-                begin.elapsed().as_secs()
-            ));
-            report::write(&directory, &rows, &lines)?;
+            report::write(&directory, &rows, &self.ended(before, begin))?;
         }
         Ok(())
+    }
+
+    fn sweep(&self, directory: &Path, before: Vec<String>) -> std::io::Result<()> {
+        let begin = Instant::now();
+        let named = |setting: &&Setting| {
+            self.words.is_empty() || self.words.iter().any(|word| setting.name.contains(&**word))
+        };
+        let asked = sweep::SETTINGS.iter().filter(named);
+        let settings: Vec<_> =
+            asked.map(|setting| (setting.name, setting.ask(&self.size))).collect();
+        report::write_sweep(directory, &settings, &self.ended(before, begin))
+    }
+
+    /// `lines`, and how it ended.
+    fn ended(&self, mut lines: Vec<String>, begin: Instant) -> Vec<String> {
+        lines.push(format!("load average at the end: {}", load()));
+        lines.push(format!(
+            "{} rounds, {} MiB, {} files walked; {} s in all",
+            self.size.rounds,
+            self.size.mib,
+            self.size.files,
+            begin.elapsed().as_secs()
+        ));
+        lines
     }
 
     fn servers(&self, directory: &Path) -> Vec<Server> {

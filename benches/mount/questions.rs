@@ -123,6 +123,7 @@ pub(crate) const QUESTIONS: &[Question] = &[
     },
     prepared(acts::make_new, latency("unlink", 600, acts::unlink)),
     question("stat again", Stores, Times(5000), acts::stat),
+    question("missing name again", Stores, Times(5000), acts::miss_again),
     prepared(acts::make_few, question("list 100 names", Stores, Times(200), acts::list_few)),
     prepared(acts::make_many, question("list 10,000 names", Stores, Times(5), acts::list_many)),
     Question {

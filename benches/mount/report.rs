@@ -1,5 +1,6 @@
 //! What was found: printed as it comes, and written as a Markdown table and as bars in an SVG.
 
+use std::borrow::Borrow;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -92,19 +93,57 @@ fn time(seconds: f64) -> String {
 
 /// Writes all into `directory`, and says where. `conditions` are lines to stand above.
 pub(crate) fn write(directory: &Path, rows: &[Row], conditions: &[String]) -> io::Result<()> {
-    let table = directory.join("comparison.md");
-    let plot = directory.join("comparison.svg");
-    fs::write(&table, markdown(rows, conditions))?;
-    fs::write(&plot, svg(rows))?;
+    written(directory, "comparison", &markdown(rows, conditions), &svg(rows))
+}
+
+/// Writes what settings are worth into `directory`, and says where.
+pub(crate) fn write_sweep(
+    directory: &Path,
+    settings: &[(&str, Vec<Row>)],
+    conditions: &[String],
+) -> io::Result<()> {
+    let mut text = headed("Settings, each beside its default in the same run", conditions);
+    text += "\nMedians of the rounds for one operation; in brackets the time as a multiple of the default's, which stands first.\n";
+    for (name, rows) in settings {
+        let Some(first) = rows.first() else { continue };
+        let _ = write!(text, "\n## {name}\n\n| |");
+        first.cells.iter().for_each(|cell| text += &format!(" {} |", cell.server));
+        text += "\n|---|";
+        first.cells.iter().for_each(|_| text.push_str("--:|"));
+        for row in rows {
+            let _ = write!(text, "\n| {} |", row.question);
+            for cell in &row.cells {
+                let beside =
+                    row.cells.first().and_then(|default| row.against(cell, &default.server));
+                let beside = beside.map_or_else(String::new, |ratio| format!(" ({ratio})"));
+                let _ = write!(text, " {}{beside} |", row.answer(cell));
+            }
+        }
+        text.push('\n');
+    }
+    let rows: Vec<&Row> = settings.iter().flat_map(|(_, rows)| rows).collect();
+    written(directory, "sweep", &text, &svg(&rows))
+}
+
+fn written(directory: &Path, name: &str, text: &str, drawing: &str) -> io::Result<()> {
+    let table = directory.join(name).with_extension("md");
+    let plot = directory.join(name).with_extension("svg");
+    fs::write(&table, text)?;
+    fs::write(&plot, drawing)?;
     println!("\nwritten: {} and {}", table.display(), plot.display());
     Ok(())
 }
 
-fn markdown(rows: &[Row], conditions: &[String]) -> String {
-    let mut text = String::from("# Servers on the same work in the same run\n\n");
+fn headed(title: &str, conditions: &[String]) -> String {
+    let mut text = format!("# {title}\n\n");
     for line in conditions {
         let _ = writeln!(text, "- {line}");
     }
+    text
+}
+
+fn markdown(rows: &[Row], conditions: &[String]) -> String {
+    let mut text = headed("Servers on the same work in the same run", conditions);
     let mut servers: Vec<&str> = Vec::new();
     for cell in rows.iter().flat_map(|row| &row.cells) {
         if !servers.contains(&cell.server.as_str()) {
@@ -161,9 +200,9 @@ const NAMES: usize = 120;
 const BARS: f64 = 220.0;
 
 /// A chart for each row: a bar as long as the median, and a stroke at p99 where that is within the chart.
-fn svg(rows: &[Row]) -> String {
+fn svg<R: Borrow<Row>>(rows: &[R]) -> String {
     let lines = rows.chunks(COLUMNS).map(|line| {
-        let most = line.iter().map(|row| row.cells.len()).max().unwrap_or_default();
+        let most = line.iter().map(|row| row.borrow().cells.len()).max().unwrap_or_default();
         (line, (most + 3) * BAR)
     });
     let lines: Vec<_> = lines.collect();
@@ -176,7 +215,7 @@ fn svg(rows: &[Row]) -> String {
     let mut top = 0;
     for (line, height) in lines {
         for (column, row) in line.iter().enumerate() {
-            chart(&mut text, row, column * WIDTH + 8, top);
+            chart(&mut text, row.borrow(), column * WIDTH + 8, top);
         }
         top += height;
     }

@@ -39,7 +39,7 @@ impl Spec {
         Self { name: name.into(), directory: directory.into(), command }
     }
 
-    fn ours(name: &str, options: &str) -> Self {
+    pub(crate) fn ours(name: &str, options: &str) -> Self {
         Self::new(name, "current", &format!("{BINARY} mount {{store}} {{at}} -q {options}"))
     }
 

@@ -23,6 +23,7 @@ mod service;
 mod status;
 mod store;
 mod top;
+mod tuning;
 mod umount;
 mod verify;
 

@@ -51,6 +51,10 @@ pub(super) struct MountArgs {
     /// Let nobody change anything
     #[arg(long, env = "LIGHTHOUSE_FUSE_READ_ONLY", value_parser = flag())]
     read_only: bool,
+    /// Serve files without being asked to open them, which spares two requests each time one is opened; with --read-only
+    #[arg(long, requires = "read_only", conflicts_with_all = ["sections", "policy", "require_session"],
+          env = "LIGHTHOUSE_FUSE_NO_OPEN", value_parser = flag())]
+    no_open: bool,
     /// Mount over a directory that has files in it
     #[arg(long, env = "LIGHTHOUSE_FUSE_NONEMPTY", value_parser = flag())]
     nonempty: bool,
@@ -91,7 +95,9 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
         .inspect_err(|_| place.give_up())?;
     let shared = matches!(place, Place::Elsewhere(_));
     let tree = Tree::new(Arc::clone(&opened));
-    let mut service = Service::start(device, shared, tree, guard, &args.service)
+    let mut serving = args.service.clone();
+    serving.no_open = args.no_open;
+    let mut service = Service::start(device, shared, tree, guard, &serving)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
     service.record_to(&source);
@@ -172,7 +178,7 @@ fn wait(
 }
 
 fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<(), CliError> {
-    place.raise_read_ahead(args.service.read_ahead);
+    place.raise_read_ahead(args.service.tuning.read_ahead);
     let at = place.path().unwrap_or(&args.mountpoint);
     if !quiet {
         output::say(format_args!("serving {} at {}", source.display(), at.display()));

@@ -62,7 +62,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         let tree = Tree::new(Arc::clone(opened));
         let mut service = Service::start(device, false, tree, guard, &args.service)?;
         service.record_to(&source);
-        if let Err(err) = mounted.raise_read_ahead(args.service.read_ahead) {
+        if let Err(err) = mounted.raise_read_ahead(args.service.tuning.read_ahead) {
             tracing::debug!("read-ahead stays as it is: {err}");
         }
         Ok(service)

@@ -438,7 +438,7 @@ impl Serving<'_> {
             match attached.as_ref().and_then(|attached| attached.service.next(TRY_EVERY)) {
                 Some(Event::Ready) => {
                     if let Some(Attached { place, .. }) = &attached {
-                        place.raise_read_ahead(self.args.service.read_ahead);
+                        place.raise_read_ahead(self.args.service.tuning.read_ahead);
                         self.say_where(place);
                     }
                     teller.mount(Mount::Up);

@@ -27,7 +27,6 @@ use rustix::process::{Signal, WaitOptions};
 use crate::agents::Agents;
 use crate::agents::guard::{Guard, Sessions};
 use crate::agents::policy::{POLICY_MAX, Policy};
-use crate::proto::connection;
 use crate::server::counters::Counters;
 use crate::server::serve::{Config, Ended, SPLICE_FROM, Server};
 use crate::transport::Transport;
@@ -40,6 +39,7 @@ use crate::tree::Tree;
 use crate::view::{Options, View};
 
 use super::flight::FlightRecorder;
+use super::tuning::TuningArgs;
 use super::{CliError, flag, output};
 
 /// What a server listens to: the last asks for a record of the last requests.
@@ -86,14 +86,6 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 20, env = "LIGHTHOUSE_FUSE_SPIN",
           value_parser = clap::value_parser!(u32).range(0..=1000))]
     spin: u32,
-    /// How long the kernel may keep names and attributes without asking again, in seconds
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 86_400,
-        env = "LIGHTHOUSE_FUSE_LIFETIME"
-    )]
-    lifetime: u32,
     /// How many full hours of the past `history/` lists, beside labels; `serve` lists 24 without it, others none
     #[arg(long, value_name = "N", env = "LIGHTHOUSE_FUSE_LIST_TIMES",
           value_parser = clap::value_parser!(u32).range(0..=8784))]
@@ -101,10 +93,6 @@ pub(super) struct ServiceArgs {
     /// Show streams/, context/, shadows/ and debug/ too, and list the last 24 full hours below history/, as the Python bridge did
     #[arg(long, env = "LIGHTHOUSE_FUSE_SECTIONS", value_parser = flag())]
     pub(super) sections: bool,
-    /// How far the kernel reads ahead, in KiB; more than 128 takes root and a /sys that can be written
-    #[arg(long, value_name = "KIB", default_value_t = 2048, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
-          value_parser = clap::value_parser!(u32).range(0..=65_536))]
-    pub(super) read_ahead: u32,
     /// Answer reads of so many bytes and more by splice, which copies them once instead of twice; 0: none
     #[arg(long, value_name = "BYTES", default_value_t = SPLICE_FROM, env = "LIGHTHOUSE_FUSE_SPLICE_FROM")]
     splice_from: usize,
@@ -122,6 +110,11 @@ pub(super) struct ServiceArgs {
     /// who runs there
     #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_POLICY")]
     policy: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) tuning: TuningArgs,
+    /// Whether OPEN is refused, where nothing can be written.
+    #[arg(skip)]
+    pub(super) no_open: bool,
 }
 
 impl ServiceArgs {
@@ -291,13 +284,14 @@ impl Service {
             None => Agents::new(store),
         };
         let options = Options {
-            lifetime: Duration::from_secs(args.lifetime.into()),
+            caching: args.tuning.caching(),
             list_times: args.list_times.unwrap_or(if args.sections {
                 SECTIONS_LIST_TIMES
             } else {
                 0
             }),
             sections: args.sections,
+            no_open: args.no_open,
         };
         let view = Arc::new(View::new(tree, agents, options));
         let shared_view = Arc::downgrade(&view);
@@ -307,10 +301,7 @@ impl Service {
         let mut config = Config {
             readers: usize::from(args.readers),
             splice_from: Some(args.splice_from).filter(|&from| from > 0),
-            connection: connection::Config {
-                max_readahead: args.read_ahead.saturating_mul(1024),
-                ..default.connection
-            },
+            connection: args.tuning.connection(default.connection),
             ring_only: args.transport == Over::Uring && args.record.is_none(),
         };
         let transport: Box<dyn Transport> = match queues(args, shared, &config)? {

@@ -55,6 +55,10 @@ pub struct Config {
     pub time_gran_ns: u32,
     /// Bytes in a page of this machine.
     pub page_size: u32,
+    /// When listings bring attributes.
+    pub readdirplus: ReadDirPlus,
+    /// Lookups and listings in one directory may run side by side.
+    pub parallel_dirops: bool,
     /// The transport splices replies.
     pub splice: bool,
     /// The transport is the ring.
@@ -72,6 +76,17 @@ pub struct Config {
     pub pending_max: usize,
 }
 
+/// When the kernel asks for attributes with a listing (READDIRPLUS).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ReadDirPlus {
+    /// At the start of a directory, and on from there while somebody looks at attributes.
+    Adaptive,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -81,6 +96,8 @@ impl Default for Config {
             congestion_threshold: 48,
             time_gran_ns: 1,
             page_size: 4096,
+            readdirplus: ReadDirPlus::Adaptive,
+            parallel_dirops: true,
             splice: false,
             io_uring: false,
             export: false,

@@ -6,7 +6,7 @@
 //! Invariants: [`FLAGS`] has every flag of ABI 7.45 exactly once, in the order of their bits.
 
 use super::abi::*;
-use super::connection::Config;
+use super::connection::{Config, ReadDirPlus};
 
 /// When a flag is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -72,17 +72,17 @@ flags! {
         "ioctl on a directory is answered like one on a file";
     FUSE_AUTO_INVAL_DATA "AUTO_INVAL_DATA" 20 Never,
         "it throws away cached pages after our own writes, and rules out EXPLICIT_INVAL_DATA";
-    FUSE_DO_READDIRPLUS "DO_READDIRPLUS" 21 Always,
+    FUSE_DO_READDIRPLUS "DO_READDIRPLUS" 21 If(|config| config.readdirplus != ReadDirPlus::Never),
         "a listing brings attributes, which saves a LOOKUP per name on a walk";
-    FUSE_READDIRPLUS_AUTO "READDIRPLUS_AUTO" 21 Always,
+    FUSE_READDIRPLUS_AUTO "READDIRPLUS_AUTO" 21 If(|config| config.readdirplus == ReadDirPlus::Adaptive),
         "only where somebody looks at attributes; without it plain listings are ten times slower";
     FUSE_ASYNC_DIO "ASYNC_DIO" 22 Always,
         "parts of one direct read or write are sent side by side";
     FUSE_WRITEBACK_CACHE "WRITEBACK_CACHE" 23 Never,
         "a write would be answered before it is in the log, and come from nobody";
     FUSE_NO_OPEN_SUPPORT "NO_OPEN_SUPPORT" 23 Never,
-        "with OPEN unserved there are no FOPEN flags, no RELEASE, and O_TRUNC is lost";
-    FUSE_PARALLEL_DIROPS "PARALLEL_DIROPS" 25 Always,
+        "with OPEN unserved there are no FOPEN flags, no RELEASE, and O_TRUNC is lost; ENOSYS says so without it";
+    FUSE_PARALLEL_DIROPS "PARALLEL_DIROPS" 25 If(|config| config.parallel_dirops),
         "lookups and listings in one directory run side by side";
     FUSE_HANDLE_KILLPRIV "HANDLE_KILLPRIV" 26 Never,
         "version 2 says which writes are to clear set-id bits; this one leaves it to be guessed";

@@ -542,6 +542,7 @@ fn errno(refusal: &Refusal) -> Errno {
         Refusal::BadHandle => Errno::EBADF,
         Refusal::Executing => Errno::ETXTBSY,
         Refusal::NotAllowed => Errno::EACCES,
+        Refusal::NotServed => Errno::ENOSYS,
         Refusal::OtherTree => Errno::EXDEV,
         Refusal::TooManyViews => Errno::ENFILE,
         Refusal::NothingThere => Errno::ENXIO,

@@ -16,7 +16,6 @@ use std::time::Duration;
 use crate::proto::types::{Entry, FileHandle, Name, NodeId, OpenFlags, Opened};
 use crate::tree::{Ino, Inode, Seq};
 
-use super::current::OPENED;
 use super::handles::Open;
 use super::nodes::{Place, Tense};
 use super::{Range, Refusal, TreeRefusal, View};
@@ -74,7 +73,7 @@ impl View {
         };
         let entry = self.entry_again(ino, seq)?;
         let handle: FileHandle = self.handles.open(entry.node, Open::File { flags, wrote: None });
-        Ok((entry, Opened { handle, flags: OPENED, backing_id: 0 }))
+        Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }
 
     /// How many bytes of `range` event `seq` copied.

@@ -6,9 +6,7 @@
 use std::time::Duration;
 
 use crate::agents::policy::Access;
-use crate::proto::types::{
-    Attr, Entry, FileHandle, Name, NodeId, OpenFlags, Opened, OpenedFlags, XattrName,
-};
+use crate::proto::types::{Attr, Entry, FileHandle, Name, NodeId, OpenFlags, Opened, XattrName};
 use crate::tree::operation::{
     Attributes, Caller, Operation, RenameHow, S_IFDIR, S_IFMT, XattrMust,
 };
@@ -20,11 +18,6 @@ use super::news::News;
 use super::nodes::{Place, Tense};
 use super::reading::OUR_XATTRS;
 use super::{Asker, Refusal, TreeRefusal, View, attr, node};
-
-/// Every change goes through the kernel or is pushed to it, so what it has cached stays right; and each
-/// write is one event, so writes past the cache may run side by side.
-pub(super) const OPENED: OpenedFlags =
-    OpenedFlags(OpenedFlags::KEEP_CACHE.0 | OpenedFlags::PARALLEL_DIRECT_WRITES.0);
 
 /// Bytes for a file.
 #[derive(Clone, Copy, Debug)]
@@ -247,7 +240,7 @@ impl View {
         }
         let entry = self.give_out(Tense::Now, &inode)?;
         let handle = self.handles.open(entry.node, Open::File { flags, wrote });
-        Ok((entry, Opened { handle, flags: OPENED, backing_id: 0 }))
+        Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }
 
     /// Opens a new file without a name.
@@ -266,7 +259,7 @@ impl View {
         let entry = self.give_out(Tense::Now, &inode)?;
         self.may_be_nameless(&inode)?;
         let handle = self.handles.open(entry.node, Open::File { flags, wrote: None });
-        Ok((entry, Opened { handle, flags: OPENED, backing_id: 0 }))
+        Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }
 
     /// Opens a file, and cuts it to nothing where the flags say so.
@@ -277,6 +270,9 @@ impl View {
         flags: OpenFlags,
         kill_set_id: bool,
     ) -> Result<Opened, Refusal> {
+        if self.options.no_open {
+            return Err(Refusal::NotServed);
+        }
         let changes = flags.writes() || flags.truncates();
         let place = self.place(node)?;
         self.may_open(asker, place, if changes { Access::Write } else { Access::Read })?;
@@ -302,7 +298,7 @@ impl View {
             self.tree.inode(ino, Seq::NOW)?;
         }
         let handle = self.handles.open(node, Open::File { flags, wrote });
-        Ok(Opened { handle, flags: OPENED, backing_id: 0 })
+        Ok(Opened { handle, flags: self.opened_flags(), backing_id: 0 })
     }
 
     fn cut(

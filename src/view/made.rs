@@ -325,7 +325,7 @@ impl View {
         let top = self.top()?;
         Ok(match made {
             Made::Streams | Made::StreamsFrom | Made::StreamsSince(_) | Made::Debug => {
-                (self.made_directory_attr(made, &top), self.options.lifetime)
+                (self.made_directory_attr(made, &top), self.options.caching.attributes)
             }
             Made::Context => (self.made_directory_attr(made, &top), Duration::ZERO),
             Made::Shadow(ino) => self.shadow_attr(ino)?,
@@ -361,7 +361,8 @@ impl View {
     /// A computed node as an answer that gives it out; whoever sends it counts the lookup.
     pub(super) fn made_entry(&self, made: Made) -> Result<Entry, Refusal> {
         let (attr, attr_valid) = self.made_attr(made)?;
-        let entry_valid = if made.name_moves() { Duration::ZERO } else { self.options.lifetime };
+        let entry_valid =
+            if made.name_moves() { Duration::ZERO } else { self.options.caching.names };
         Ok(Entry { node: node(made)?, generation: 0, attr, entry_valid, attr_valid })
     }
 
@@ -381,7 +382,8 @@ impl View {
                 return Err(TreeRefusal::NotADirectory.into());
             }
         };
-        found.map_or(Ok(Found::Absent(self.options.lifetime)), |made| self.give_out_made(made))
+        found
+            .map_or(Ok(Found::Absent(self.options.caching.absent)), |made| self.give_out_made(made))
     }
 
     pub(super) fn give_out_made(&self, made: Made) -> Result<Found, Refusal> {

@@ -50,7 +50,7 @@ use crate::agents::Agents;
 use crate::legacy::context::Packages;
 use crate::meter::Meter;
 use crate::proto::types::{
-    Attr, Caller, Entry, FOREVER, FileHandle, NodeId, OpenFlags, Timestamp as Time,
+    Attr, Caller, Entry, FOREVER, FileHandle, NodeId, OpenFlags, OpenedFlags, Timestamp as Time,
 };
 use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use crate::tree::{Ino, Inode, Seq, Timestamp, Tree};
@@ -83,6 +83,8 @@ pub enum Refusal {
     TooManyViews,
     /// No data, or no hole, at or after an offset (`ENXIO`).
     NothingThere,
+    /// The kernel is not to ask this again (`ENOSYS`).
+    NotServed,
     /// A program that runs is to be cut to nothing (`ETXTBSY`).
     Executing,
     /// Who asks has no session where one is demanded, or the policy closes it to them (`EACCES`).
@@ -131,21 +133,39 @@ pub struct Held {
 }
 
 /// How the mount shows itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// How long the kernel may go on without asking again what a name below `current/` leads to, what
-    /// attributes hold, and that a name does not exist. Every change comes through the kernel itself or is
-    /// pushed to it, so this is no matter of correctness.
-    pub lifetime: Duration,
+    /// What the kernel may keep of what is below `current/`.
+    pub caching: Caching,
     /// How many full hours, the last first, `history/` lists beside the labels.
     pub list_times: u32,
     /// Whether there is more than `current/` and `history/`: `streams/`, `context/`, `shadows/` and `debug/`.
     pub sections: bool,
+    /// Files are read without having been opened: OPEN is refused, and the kernel asks for it no more. Only where
+    /// nothing can be written, for it would lose O_TRUNC, and nothing asks for flags of its own, as the sections do.
+    pub no_open: bool,
 }
 
-impl Default for Options {
+/// What the kernel may keep, and for how long without asking again. Every change comes through the kernel itself or
+/// is pushed to it, so none of this is a matter of correctness. What was in the past is kept in any case.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Caching {
+    /// What a name leads to.
+    pub names: Duration,
+    /// That a name leads nowhere.
+    pub absent: Duration,
+    /// What attributes hold.
+    pub attributes: Duration,
+    /// Pages of a file beyond its next opening (FOPEN_KEEP_CACHE).
+    pub pages: bool,
+    /// Listings of directories (FOPEN_CACHE_DIR).
+    pub listings: bool,
+}
+
+impl Default for Caching {
     fn default() -> Self {
-        Self { lifetime: Duration::from_secs(24 * 3600), list_times: 0, sections: false }
+        let day = Duration::from_secs(24 * 3600);
+        Self { names: day, absent: day, attributes: day, pages: true, listings: true }
     }
 }
 
@@ -359,6 +379,7 @@ impl View {
             Some(Open::File { flags, .. }) => Ok(flags),
             // The kernel has checked what it may be used for, and nobody else knows.
             None if self.is_adopted() => Ok(OpenFlags(OpenFlags::RDWR)),
+            None if self.options.no_open => Ok(OpenFlags(OpenFlags::RDONLY)),
             Some(Open::Directory) | None => Err(Refusal::BadHandle),
         }
     }
@@ -371,11 +392,23 @@ impl View {
         }
     }
 
-    fn lifetime(&self, tense: Tense) -> Duration {
+    fn caching(&self, tense: Tense) -> Caching {
         match tense {
-            Tense::Now => self.options.lifetime,
-            Tense::Past(_) => FOREVER,
+            Tense::Now => self.options.caching,
+            Tense::Past(_) => Caching {
+                names: FOREVER,
+                absent: FOREVER,
+                attributes: FOREVER,
+                ..self.options.caching
+            },
         }
+    }
+
+    /// How the kernel is to go on with an opened file of `current/`.
+    fn opened_flags(&self) -> OpenedFlags {
+        // Each write is one event, so writes past the cache may run side by side.
+        let opened = OpenedFlags::PARALLEL_DIRECT_WRITES;
+        if self.options.caching.pages { opened | OpenedFlags::KEEP_CACHE } else { opened }
     }
 
     /// How long attributes of `inode` hold. Of a file with set-id bits not at all: writing by who may not
@@ -383,7 +416,7 @@ impl View {
     /// size and times for old, but not the mode.
     fn attr_lifetime(&self, tense: Tense, inode: &Inode) -> Duration {
         let set_id = inode.mode & (S_ISUID | S_ISGID) != 0 && inode.mode & S_IFMT == S_IFREG;
-        if tense == Tense::Now && set_id { Duration::ZERO } else { self.lifetime(tense) }
+        if tense == Tense::Now && set_id { Duration::ZERO } else { self.caching(tense).attributes }
     }
 
     /// `inode` as an answer that gives out its node; whoever sends it counts the lookup.
@@ -392,7 +425,7 @@ impl View {
             node: node(tense, inode.ino)?,
             generation: 0,
             attr: attr(tense, inode),
-            entry_valid: self.lifetime(tense),
+            entry_valid: self.caching(tense).names,
             attr_valid: self.attr_lifetime(tense, inode),
         })
     }

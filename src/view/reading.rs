@@ -21,6 +21,12 @@ use super::{
     BLOCK_SIZE, Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr, shown_ino,
 };
 
+/// What fits into the reply of one READDIRPLUS, about: the buffer of the C library is 32 KiB, and a name with its
+/// attributes takes some 170 bytes.
+const NAMES_OF_ONE_READDIRPLUS: u64 = 190;
+/// How many names of a directory are tried to see whether the kernel has forgotten them.
+const NAMES_TRIED: usize = 8;
+
 /// Room that one reader keeps from request to request, so that reading allocates nothing.
 #[derive(Debug, Default)]
 pub struct Scratch {
@@ -104,7 +110,7 @@ impl View {
             Place::Made(made) => self.made_lookup(made, name),
             Place::Tree(tense, dir) => match self.tree.lookup(dir, name, self.at(tense)?) {
                 Ok(inode) => Ok(Found::Entry(self.give_out(tense, &inode)?)),
-                Err(TreeRefusal::NotFound) => Ok(Found::Absent(self.lifetime(tense))),
+                Err(TreeRefusal::NotFound) => Ok(Found::Absent(self.caching(tense).absent)),
                 Err(refusal) => Err(refusal.into()),
             },
         }
@@ -113,8 +119,8 @@ impl View {
     /// The attributes of `node`, and how long they hold.
     pub fn attributes(&self, node: NodeId) -> Result<(Attr, Duration), Refusal> {
         match self.place(node)? {
-            Place::Root => Ok((self.root_attr()?, self.options.lifetime)),
-            Place::History => Ok((self.history_attr()?, self.options.lifetime)),
+            Place::Root => Ok((self.root_attr()?, self.options.caching.attributes)),
+            Place::History => Ok((self.history_attr()?, self.options.caching.attributes)),
             Place::Made(made) => self.made_attr(made),
             Place::Tree(tense, ino) => {
                 let inode = self.tree.inode(ino, self.at(tense)?)?;
@@ -146,13 +152,45 @@ impl View {
         let flags = match self.place(node)? {
             // What it lists changes with the clock, or costs nothing.
             Place::History | Place::Made(_) => OpenedFlags::NONE,
+            _ if !self.options.caching.listings => OpenedFlags::NONE,
             Place::Root => OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE,
             Place::Tree(tense, ino) => {
-                self.tree.inode(ino, self.at(tense)?)?;
-                OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE
+                let at = self.at(tense)?;
+                let directory = self.tree.inode(ino, at)?;
+                if self.names_are_forgotten(tense, &directory, at)? {
+                    OpenedFlags::CACHE_DIR
+                } else {
+                    OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE
+                }
             }
         };
         Ok(Opened { handle: self.handles.open(node, Open::Directory), flags, backing_id: 0 })
+    }
+
+    /// Whether the kernel knows so few of the names in a directory that it should read the listing again rather
+    /// than use the one it may have kept.
+    ///
+    /// Under memory pressure the kernel lets go of names and inodes before it lets go of listings (an inode with
+    /// pages stays). A walk would then take the names from the cache and look up each one, where one READDIRPLUS
+    /// brings names and attributes at once. A listing of more than that would be read on without attributes
+    /// (adaptive READDIRPLUS), so long ones are left in the cache.
+    fn names_are_forgotten(
+        &self,
+        tense: Tense,
+        directory: &Inode,
+        at: Seq,
+    ) -> Result<bool, Refusal> {
+        if !(1..=NAMES_OF_ONE_READDIRPLUS).contains(&directory.entries) {
+            return Ok(false);
+        }
+        let (mut tried, mut unknown) = (0, 0);
+        self.tree.list(directory.ino, AFTER_DOTS, at, &mut |_, _, entry| {
+            tried += 1;
+            let node = Place::Tree(tense, entry.ino).node();
+            unknown += usize::from(!node.is_some_and(|node| self.nodes.knows(node)));
+            flow(tried < NAMES_TRIED)
+        })?;
+        Ok(unknown * 2 > tried)
     }
 
     /// Closes a directory.

@@ -64,8 +64,8 @@ impl View {
             node: Place::History.node().ok_or(TreeRefusal::Stale)?,
             generation: 0,
             attr: self.history_attr()?,
-            entry_valid: self.options.lifetime,
-            attr_valid: self.options.lifetime,
+            entry_valid: self.options.caching.names,
+            attr_valid: self.options.caching.attributes,
         })
     }
 

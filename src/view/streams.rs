@@ -254,7 +254,7 @@ impl View {
     /// What `name` in `streams/from/` leads to: any event that history reaches back to, or one that is to come.
     pub(super) fn streams_since(&self, name: &[u8]) -> Result<Found, Refusal> {
         let Some(Moment::After(since)) = moment::parse(name, now()) else {
-            return Ok(Found::Absent(self.options.lifetime));
+            return Ok(Found::Absent(self.options.caching.absent));
         };
         if since < self.tree.store().horizon() || since >= FROM_MAX {
             return Err(TreeRefusal::NotFound.into());

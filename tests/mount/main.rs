@@ -28,6 +28,7 @@ mod requests;
 mod rights;
 mod ring;
 mod sections;
+mod settings;
 mod unlinked;
 mod xattrs;
 
@@ -73,6 +74,7 @@ const ALL: &[&[Test]] = &[
     requests::TESTS,
     rights::TESTS,
     sections::TESTS,
+    settings::TESTS,
 ];
 
 /// Those that choose for themselves what they run over.

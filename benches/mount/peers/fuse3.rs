@@ -30,7 +30,7 @@ pub(super) fn serve(at: &Path) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut options = MountOptions::default();
-        options.fs_name("fuse3").allow_other(true);
+        options.fs_name("fuse3").allow_other(true).default_permissions(true);
         let served = Served(RwLock::new(Tree::default()));
         Session::new(options).mount(served, at).await?.await
     })

@@ -20,7 +20,8 @@ struct Served(RwLock<Tree>);
 
 pub(super) fn serve(at: &Path) -> io::Result<()> {
     let mut config = Config::default();
-    config.mount_options = vec![MountOption::FSName("fuser".into())];
+    config.mount_options =
+        vec![MountOption::FSName("fuser".into()), MountOption::DefaultPermissions];
     config.acl = SessionACL::All;
     config.n_threads = Some(THREADS);
     config.clone_fd = true;

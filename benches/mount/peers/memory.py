@@ -181,4 +181,6 @@ if __name__ == "__main__":
         attr_timeout=3600,
         negative_timeout=3600,
         fsname="fusepy",
+        allow_other=True,
+        default_permissions=True,
     )

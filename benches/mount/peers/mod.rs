@@ -1,6 +1,9 @@
 //! Other servers on the same work: a memory filesystem on each library, and libfuse's own example.
 //!
-//! Each has the settings that make it fastest; its file says which. Two of them are no Rust:
+//! Each has the settings that make it fastest; its file says which. All are mounted with `default_permissions`, as ours
+//! and the bare loops are: somebody has to check rights where others may enter, and these servers do not. (It costs a
+//! GETATTR of the directory before each change of names but the first, for the kernel takes a change for the end of what it
+//! knew.) Two of them are no Rust:
 //!
 //! - `fusepy`, `memory.py` beside this on fusepy and libfuse 2, as the Python bridge was. It needs Python with `venv`,
 //!   PyPI and Debian's `libfuse2`.
@@ -91,7 +94,10 @@ fn passthrough(directory: &Path) -> Result<String, String> {
         );
         run(Command::new("sh").args(["-c", &line]))?;
     }
-    Ok(format!("{} -f -o source={{store}},cache=always {{at}}", program.display()))
+    Ok(format!(
+        "{} -f -o source={{store}},default_permissions,cache=always {{at}}",
+        program.display()
+    ))
 }
 
 /// Runs it to its end; the error is the last line it wrote.
