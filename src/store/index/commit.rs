@@ -48,8 +48,12 @@ const FORMAT: u8 = 2;
 /// How long after a failed commit the next is tried.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What is shown the rows of a batch: a key with its value, or `None` where the row goes. An empty key ends the batch.
+#[doc(hidden)]
+pub type Tap = fn(&[u8], Option<&[u8]>);
+
 /// How an index is opened.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Memory it may take, in bytes: half for the engine's pages, an eighth for hot rows, the rest
     /// for what is not committed.
@@ -57,11 +61,14 @@ pub struct Options {
     /// How many bits of a name's hash are kept (1 to 63). Fewer than 63 only to see what colliding names do.
     #[doc(hidden)]
     pub hash_bits: u32,
+    /// Sees every batch before it is committed: how the bench that compares engines gets to know what a store asks of one.
+    #[doc(hidden)]
+    pub tap: Option<Tap>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memory: 256 << 20, hash_bits: 63 }
+        Self { memory: 256 << 20, hash_bits: 63, tap: None }
     }
 }
 
@@ -82,6 +89,7 @@ struct Shared {
     file: Arc<dyn File>,
     engine_cache: usize,
     young_max: usize,
+    tap: Option<Tap>,
     identity: Identity,
     state: Mutex<State>,
     /// Signalled when a layer was frozen, or at the end.
@@ -163,6 +171,7 @@ impl Index {
                 file,
                 engine_cache,
                 young_max: memory / 8,
+                tap: options.tap,
                 identity,
                 state: Mutex::new(State { applied, ..State::default() }),
                 work: Condvar::new(),
@@ -344,6 +353,12 @@ impl Shared {
     }
 
     fn commit(&self, layer: &Layer) -> Result<Snapshot, IndexError> {
+        if let Some(tap) = self.tap {
+            for (key, slot) in &layer.rows {
+                tap(key.as_slice(), slot.value.as_ref().map(Small::as_slice));
+            }
+            tap(&[], None);
+        }
         let engine = self.engine.lock();
         let engine = engine.as_ref().ok_or_else(closed)?;
         engine.commit(layer)?;

@@ -38,7 +38,7 @@
 //! stands for is durable, and carries the log's own [`Mark`], so a start folds in what came after it.
 //! The index is never needed to keep anything: deleted, it is rebuilt from the log.
 //!
-//! `benches/engine.rs` holds redb against lsm-tree, says that lsm-tree is the one to move to and what that takes:
+//! `benches/engine` holds redb against lsm-tree, says that lsm-tree is the one to move to and what that takes:
 //! redb keeps pace while changes meet what is recent, and does not where they meet 30 million rows all alike.
 //!
 //! Invariants: what the layers say is what replaying the log from the start says; folding in an event reads
@@ -69,6 +69,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
+#[doc(hidden)]
+pub use commit::Tap;
 pub use commit::{Index, LOG_BEHIND_MAX, LOG_PER_BATCH, Mark, Options};
 
 use super::event::{Event, FileId, Ino, Location, Seq, Timestamp};

@@ -8,10 +8,15 @@
 //!
 //! ```text
 //! cargo bench --bench engine                    3 million rows, 20 s at 150,000 rows/s, 20 kills
+//! ENGINE_STREAM=STORE cargo bench --bench engine    what the log of a real store asks; see below
 //! cargo bench --bench engine -- --test          20,000 rows, 2 s, 3 kills: that it still works
 //! ENGINE_ROWS=30000000 ENGINE_SECONDS=300 ENGINE_RATE=150000 ENGINE_MIB=512 ENGINE_KILLS=100 cargo bench --bench engine
 //! ENGINE_SPREAD=5 cargo bench --bench engine    changes meet the newest 5 % of the rows, not all alike
 //! ```
+//!
+//! With `ENGINE_STREAM` the log of that store (at rest, and only read) is folded into an index once, and the batches
+//! of rows this commits, removals and all, are what both engines get: the first half as fast as they take it, the second half at the
+//! rate. The kills are of generated batches all the same, since only they can be replayed from a number.
 //!
 //! "behind" is how far the batches fell behind their rate, in seconds, at worst: writers of the store wait only when
 //! that is more than three batches. A commit is durable when it returns, for both.
@@ -79,198 +84,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a bench may fail")]
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lsm_tree::{AbstractTree, AnyTree, Cache, Config, Guard, SequenceNumberCounter};
-use redb::{Database, ReadableDatabase, TableDefinition};
+use engines::{Engine, open};
+use load::{Batch, Load, Random, VALUE, key, value};
 
-/// Rows of one batch.
-const BATCH: u64 = 200_000;
-const VALUE: usize = 40;
-const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
+#[path = "../../tests/common/plain_file.rs"]
+mod plain_file;
 
-type Row = ([u8; 24], [u8; VALUE]);
-
-/// What the index needs of an engine.
-trait Engine: Send + Sync {
-    /// Puts sorted rows; they are durable when this returns.
-    fn commit(&self, rows: &[Row]);
-    /// The first row at or after `key`.
-    fn seek(&self, key: &[u8]) -> Option<Vec<u8>>;
-    /// Calls `visit` for all rows, in order.
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8]));
-}
-
-struct Redb(Database);
-
-impl Redb {
-    fn open(dir: &Path, cache: u64) -> Self {
-        let mut builder = Database::builder();
-        builder.set_cache_size(cache as usize);
-        let database = builder.create(dir.join("rows.redb")).unwrap();
-        let read = database.begin_read().unwrap();
-        if read.open_table(ROWS).is_err() {
-            let mut write = database.begin_write().unwrap();
-            write.set_quick_repair(true);
-            write.open_table(ROWS).unwrap();
-            write.commit().unwrap();
-        }
-        Self(database)
-    }
-}
-
-impl Engine for Redb {
-    fn commit(&self, rows: &[Row]) {
-        let mut write = self.0.begin_write().unwrap();
-        write.set_quick_repair(true);
-        let mut table = write.open_table(ROWS).unwrap();
-        for (key, value) in rows {
-            table.insert(&key[..], &value[..]).unwrap();
-        }
-        drop(table);
-        write.commit().unwrap();
-    }
-
-    fn seek(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let table = self.0.begin_read().unwrap().open_table(ROWS).unwrap();
-        let row = table.range(key..).unwrap().next()?;
-        Some(row.unwrap().1.value().to_vec())
-    }
-
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
-        let table = self.0.begin_read().unwrap().open_table(ROWS).unwrap();
-        for row in table.range::<&[u8]>(..).unwrap() {
-            let (key, value) = row.unwrap();
-            visit(key.value(), value.value());
-        }
-    }
-}
-
-struct Lsm {
-    tree: AnyTree,
-    seq: SequenceNumberCounter,
-    stop: Arc<AtomicBool>,
-    compaction: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Lsm {
-    fn open(dir: &Path, cache: u64) -> Self {
-        let seq = SequenceNumberCounter::default();
-        let config = Config::new(dir.join("tree"), seq.clone(), seq.clone());
-        let cache = Arc::new(Cache::with_capacity_bytes(cache));
-        let tree = config.use_cache(cache).open().unwrap();
-        seq.set(tree.get_highest_seqno().map_or(0, |seq| seq + 1));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (compacted, until, now) = (tree.clone(), stop.clone(), seq.clone());
-        let compaction = std::thread::spawn(move || {
-            while !until.load(Ordering::Relaxed) {
-                let strategy = Arc::new(lsm_tree::compaction::Leveled::default());
-                compacted.compact(strategy, now.get().saturating_sub(2 * BATCH)).unwrap();
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        });
-        Self { tree, seq, stop, compaction: Some(compaction) }
-    }
-}
-
-impl Drop for Lsm {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.compaction.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
-impl Engine for Lsm {
-    fn commit(&self, rows: &[Row]) {
-        for (key, value) in rows {
-            self.tree.insert(&key[..], &value[..], self.seq.next());
-        }
-        self.tree.flush_active_memtable(0).unwrap();
-        // With more than this many runs on top, reading suffers: whoever keeps a journal waits here too.
-        while self.tree.l0_run_count() > 8 {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn seek(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let row = self.tree.range::<&[u8], _>(key.., self.seq.get(), None).next()?;
-        Some(row.into_inner().unwrap().1.to_vec())
-    }
-
-    fn scan(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
-        for row in self.tree.iter(self.seq.get(), None) {
-            let (key, value) = row.into_inner().unwrap();
-            visit(&key, &value);
-        }
-    }
-}
-
-fn open(engine: &str, dir: &Path, mib: u64) -> Box<dyn Engine> {
-    match engine {
-        "redb" => Box::new(Redb::open(dir, mib << 20)),
-        _ => Box::new(Lsm::open(dir, mib << 20)),
-    }
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % end
-    }
-}
-
-fn key(major: u64, minor: u64) -> [u8; 24] {
-    let mut key = [4; 24];
-    key[8..16].copy_from_slice(&major.to_be_bytes());
-    key[16..].copy_from_slice(&minor.to_be_bytes());
-    key
-}
-
-fn value(random: &mut Random) -> [u8; VALUE] {
-    let mut value = [0; VALUE];
-    // Half of it is as random as times and places are.
-    for part in value[..VALUE / 2].chunks_mut(8) {
-        part.copy_from_slice(&random.below(u64::MAX).to_le_bytes()[..part.len()]);
-    }
-    value
-}
-
-/// A row that changes: anywhere in the newest `ENGINE_SPREAD` per cent of them.
-fn changing(random: &mut Random, rows: u64, spread: u64) -> u64 {
-    let newest = (rows * spread / 100).max(1);
-    rows - 1 - random.below(newest)
-}
-
-fn batch(random: &mut Random, rows: &mut u64, minor: u64) -> Vec<Row> {
-    let spread = number("ENGINE_SPREAD", 100).clamp(1, 100);
-    let mut batch = Vec::with_capacity(BATCH as usize);
-    for number in 0..BATCH {
-        let key = match number % 3 {
-            0 => key(changing(random, *rows, spread), 0),
-            1 => key(changing(random, *rows, spread), minor + number),
-            _ => {
-                *rows += 1;
-                key(*rows - 1, 0)
-            }
-        };
-        batch.push((key, value(random)));
-    }
-    batch.sort_unstable();
-    batch.dedup_by_key(|row| row.0);
-    batch
-}
+mod engines;
+mod load;
 
 fn written() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap();
@@ -289,31 +118,64 @@ fn size(dir: &Path) -> u64 {
     entries.map(each).sum()
 }
 
-/// Preloads, works for `seconds`, prints what it saw and goes on until it is killed.
-fn work(name: &str, dir: &Path, (mut rows, seconds, rate, mib): (u64, u64, u64, u64)) {
-    let engine = open(name, dir, mib);
-    let mut random = Random(7);
-    let preloaded = rows;
-    let since = Instant::now();
-    for first in (0..rows).step_by(BATCH as usize) {
-        let end = (first + BATCH).min(rows);
-        let batch: Vec<Row> = (first..end).map(|row| (key(row, 0), value(&mut random))).collect();
-        engine.commit(&batch);
+fn commit(engine: &dyn Engine, batch: &Batch) {
+    engine.commit(&mut batch.iter().map(|(key, value)| (&key[..], value.as_deref())));
+}
+
+/// Keys that were put, to seek.
+#[derive(Default)]
+struct Sought(Mutex<Vec<Vec<u8>>>);
+
+impl Sought {
+    fn add(&self, batch: &Batch) {
+        let keys = batch.iter().filter(|(_, value)| value.is_some()).step_by(101);
+        self.0.lock().unwrap().extend(keys.map(|(key, _)| key.clone()));
     }
-    let preload = since.elapsed().as_secs_f64();
+
+    fn any(&self, random: &mut Random) -> Option<Vec<u8>> {
+        let keys = self.0.lock().unwrap();
+        keys.get(random.below(keys.len().max(1) as u64) as usize).cloned()
+    }
+}
+
+/// Preloads, works for `seconds` or until the recording ends, prints what it saw and goes on until it is killed.
+fn work(name: &str, dir: &Path, (rows, seconds, rate, mib): (u64, u64, u64, u64)) {
+    let engine = open(name, dir, mib);
+    let sought = Sought::default();
+    let recording = std::env::var_os("ENGINE_RECORDING");
+    let mut load = match &recording {
+        Some(file) => Load::Recorded(BufReader::new(File::open(file).unwrap())),
+        None => Load::Made { random: Random(8), rows, put: 0 },
+    };
+    let (mut preloaded, mut preload) = (0, 0_f64);
+    let mut before = |batch: &Batch| {
+        sought.add(batch);
+        let since = Instant::now();
+        commit(&*engine, batch);
+        preload += since.elapsed().as_secs_f64();
+        preloaded += batch.len() as u64;
+        preloaded
+    };
+    if recording.is_some() {
+        // The first half.
+        while load.next().is_some_and(|batch| before(&batch) < rows / 2) {}
+    } else {
+        for batch in Load::preload(rows) {
+            before(&batch);
+        }
+    }
 
     let stop = AtomicBool::new(false);
-    let known = AtomicU64::new(rows);
-    let before = written();
-    let (mut commits, mut behind, mut put, mut distinct) = (Vec::new(), 0_f64, 0_u64, rows);
+    let written_before = written();
+    let (mut commits, mut behind, mut put) = (Vec::new(), 0_f64, 0_u64);
     let mut seeks: Vec<u64> = Vec::new();
     let since = Instant::now();
-    std::thread::scope(|scope| {
+    let last = std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut random = Random(99);
             let mut seeks = Vec::new();
             while !stop.load(Ordering::Relaxed) {
-                let key = key(random.below(known.load(Ordering::Relaxed)), random.below(1000));
+                let key = sought.any(&mut random).unwrap();
                 let since = Instant::now();
                 std::hint::black_box(engine.seek(&key));
                 seeks.push(since.elapsed().as_nanos() as u64);
@@ -322,44 +184,49 @@ fn work(name: &str, dir: &Path, (mut rows, seconds, rate, mib): (u64, u64, u64, 
             }
             seeks
         });
-        let mut due = since;
+        let (mut due, mut last) = (since, None);
         while since.elapsed() < Duration::from_secs(seconds) {
-            let batch = batch(&mut random, &mut rows, put);
-            due += Duration::from_secs_f64(BATCH as f64 / rate as f64);
+            let Some(batch) = load.next() else { break };
+            due += Duration::from_secs_f64(batch.len() as f64 / rate as f64);
             let start = Instant::now();
-            engine.commit(&batch);
+            commit(&*engine, &batch);
             commits.push(start.elapsed().as_secs_f64());
             put += batch.len() as u64;
-            // One in three replaces.
-            distinct += batch.len() as u64 * 2 / 3;
-            known.store(rows, Ordering::Relaxed);
             behind = behind.max(Instant::now().saturating_duration_since(due).as_secs_f64());
+            sought.add(&batch);
+            last = Some(batch);
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         stop.store(true, Ordering::Relaxed);
         seeks = reader.join().unwrap();
+        last
     });
     let elapsed = since.elapsed().as_secs_f64();
+    let written = (written() - written_before) as f64;
+    let size = size(dir) as f64;
+    let mut live = 0;
+    engine.scan(&mut |key, value| live += key.len() + value.len());
     seeks.sort_unstable();
     commits.sort_by(f64::total_cmp);
     let at = |part: f64| seeks[((seeks.len() - 1) as f64 * part) as usize] as f64 / 1000.0;
-    let live = (distinct * (24 + VALUE as u64)) as f64;
     println!(
-        "{name:5} preload {:>7.0}/s | {:>7.0} rows/s, behind {behind:5.2} s, commit p50 {:.2} s max {:.2} s | \
+        "{name:5} preload {:>7.0}/s | {:>7.0} rows/s for {elapsed:.0} s, behind {behind:5.2} s, commit p50 {:.2} s max {:.2} s | \
          {:5.0} bytes written a row | seek p50 {:5.1} us p99 {:7.1} us max {:8.1} us | file {:.2} x live",
         preloaded as f64 / preload,
         put as f64 / elapsed,
         commits[commits.len() / 2],
         commits[commits.len() - 1],
-        (written() - before) as f64 / put as f64,
+        written / put as f64,
         at(0.5),
         at(0.99),
         at(1.0),
-        size(dir) as f64 / live,
+        size / live as f64,
     );
     println!("ready");
+    let last = last.unwrap();
     loop {
-        engine.commit(&batch(&mut random, &mut rows, put));
+        // A recording may have ended.
+        commit(&*engine, &load.next().unwrap_or_else(|| last.clone()));
     }
 }
 
@@ -370,21 +237,21 @@ const KILLED_KEYS: u64 = 300_000;
 const COUNT: [u8; 24] = [0; 24];
 
 /// Batch `number` of the stream under the kills.
-fn killed_batch(number: u64) -> Vec<Row> {
+fn killed_batch(number: u64) -> Batch {
     let mut random = Random(number << 32);
     let changes = (0..KILLED_BATCH).map(|_| (key(random.below(KILLED_KEYS), 0), number));
-    let mut batch: Vec<Row> = changes
+    let mut batch: Batch = changes
         .map(|(key, number)| {
-            let mut value = value(&mut Random(number));
+            let mut value = value(&mut Random(number)).to_vec();
             value[..8].copy_from_slice(&number.to_le_bytes());
-            (key, value)
+            (key.to_vec(), Some(value))
         })
         .collect();
     let mut count = [0; VALUE];
     count[..8].copy_from_slice(&number.to_le_bytes());
-    batch.push((COUNT, count));
+    batch.push((COUNT.to_vec(), Some(count.to_vec())));
     batch.sort_unstable();
-    batch.dedup_by_key(|row| row.0);
+    batch.dedup_by(|later, row| later.0 == row.0);
     batch
 }
 
@@ -401,7 +268,7 @@ fn stream(name: &str, dir: &Path, mib: u64) -> ! {
     println!("ready");
     loop {
         number += 1;
-        engine.commit(&killed_batch(number));
+        commit(&*engine, &killed_batch(number));
     }
 }
 
@@ -429,7 +296,8 @@ fn kill(name: &str, kills: u64) {
         batches = last;
         let mut expected = replay.iter();
         engine.scan(&mut |key, value| {
-            let same = expected.next().is_some_and(|row| (row.0 == key) & (row.1 == value));
+            let same =
+                expected.next().is_some_and(|row| row.0 == key && row.1.as_deref() == Some(value));
             assert!(same, "{name}: not what a replay of {last} batches gives");
         });
         assert!(expected.next().is_none(), "{name}: rows are missing after {last} batches");
@@ -444,7 +312,7 @@ fn place() -> String {
     std::env::var("ENGINE_DIR").unwrap_or("/var/tmp".into())
 }
 
-fn number(name: &str, default: u64) -> u64 {
+pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
@@ -462,7 +330,7 @@ fn main() {
         [role, engine, dir, ..] if role == "open" => {
             let since = Instant::now();
             let engine = open(engine, &PathBuf::from(dir), mib);
-            let found = engine.seek(&key(rows / 2, 0)).is_some();
+            let found = engine.seek(&[]).is_some();
             println!("      open after SIGKILL {:.3} s", since.elapsed().as_secs_f64());
             assert!(found, "a row that was committed is not there");
             // Not closed: another open is not the question.
@@ -471,15 +339,24 @@ fn main() {
         [role, engine, dir, ..] if role == "stream" => stream(engine, &PathBuf::from(dir), 64),
         _ => {
             let kills = number("ENGINE_KILLS", if test { 3 } else { 20 });
+            let recording = std::env::var_os("ENGINE_STREAM").map(|store| {
+                let file = tempfile::NamedTempFile::new_in(place()).unwrap();
+                let (events, batches, rows) = load::record(Path::new(&store), mib, file.path());
+                println!("recorded: {events} events, {batches} batches, {rows} rows");
+                (file, rows)
+            });
             for engine in ["redb", "lsm"] {
-                compare(engine, &[rows, seconds]);
+                match &recording {
+                    Some((file, rows)) => compare(engine, &[*rows, seconds], Some(file.path())),
+                    None => compare(engine, &[rows, seconds], None),
+                }
                 kill(engine, kills);
             }
         }
     }
 }
 
-fn compare(engine: &str, sizes: &[u64; 2]) {
+fn compare(engine: &str, sizes: &[u64; 2], recording: Option<&Path>) {
     let dir = tempfile::tempdir_in(place()).unwrap();
     let program = std::env::current_exe().unwrap();
     let command = |role| {
@@ -487,6 +364,9 @@ fn compare(engine: &str, sizes: &[u64; 2]) {
         command.args([role, engine]).arg(dir.path());
         command.env("ENGINE_ROWS", sizes[0].to_string());
         command.env("ENGINE_SECONDS", sizes[1].to_string());
+        if let Some(recording) = recording {
+            command.env("ENGINE_RECORDING", recording);
+        }
         command
     };
     let mut child = command("work").stdout(Stdio::piped()).spawn().unwrap();
