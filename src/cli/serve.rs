@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use rustix::process::Signal;
 
 use crate::agents::guard::Guard;
-use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage};
+use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage, Upstream};
 use crate::legacy::import::{self as legacy, ImportError, Part};
 use crate::server::counters::Counters;
 use crate::sys::process;
@@ -116,6 +116,10 @@ pub(super) struct ServeArgs {
     /// File with the secret that tokens are made under; without it, a random one for each start
     #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_AUTH_SECRET_FILE")]
     auth_secret_file: Option<PathBuf>,
+    /// Server to ask what belongs to other parts of Lighthouse (/validate, /expert/, /task/, /collaboration/,
+    /// /elicitation/), as http://HOST:PORT and perhaps a path to put before theirs; without one that is answered with 501
+    #[arg(long, value_name = "URL", env = "LIGHTHOUSE_UPSTREAM_URL")]
+    upstream_url: Option<String>,
     /// User whose rights requests over HTTP have in the tree; without it, the owner of the tree
     #[arg(long, value_name = "UID", env = "LIGHTHOUSE_HTTP_UID", requires = "http_gid")]
     http_uid: Option<u32>,
@@ -129,7 +133,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 256, env = "LIGHTHOUSE_CONNECTIONS",
           value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
-    /// How long a client has to send its headers, and to go on with a body, in seconds
+    /// How long a client has to send its headers, and to go on with a body, in seconds; and an upstream to go on with its answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30, env = "LIGHTHOUSE_PATIENCE",
           value_parser = clap::value_parser!(u32).range(1..=3600))]
     patience: u32,
@@ -153,6 +157,11 @@ pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
     gain_no_privileges(args);
     let config = config(args)?;
     let address = address(args, config.session_key.is_some())?;
+    if config.upstream.as_ref().is_some_and(|upstream| upstream.is(address)) {
+        return Err(CliError::usage(format!(
+            "LIGHTHOUSE_UPSTREAM_URL names this server itself, at {address}; name the one that is to be asked, or none"
+        )));
+    }
     // Before anything is made: a policy that is not understood lets nobody in.
     let rules = args.service.rules()?;
     let source = prepare(&args.event_store_path)?;
@@ -630,10 +639,19 @@ fn config(args: &ServeArgs) -> Result<api::Config, CliError> {
         session_key: secret("LIGHTHOUSE_SESSION_KEY", args.session_key_file.as_deref())?,
         token_secret: secret("LIGHTHOUSE_AUTH_SECRET", args.auth_secret_file.as_deref())?,
         act_as: args.http_uid.zip(args.http_gid),
+        upstream: upstream(args.upstream_url.as_deref())?,
         upload_max: args.upload_max,
         connections_max: usize::from(args.connections),
         patience: Duration::from_secs(args.patience.into()),
     })
+}
+
+/// Whom to ask what is not ours; an empty URL names nobody.
+fn upstream(url: Option<&str>) -> Result<Option<Upstream>, CliError> {
+    let url = url.map(str::trim).filter(|url| !url.is_empty());
+    // Without the URL: there might be a password in it.
+    let wrong = |why: String| CliError::usage(format!("LIGHTHOUSE_UPSTREAM_URL: {why}"));
+    url.map(str::parse).transpose().map_err(wrong)
 }
 
 /// A secret from `file`, else from a variable; an empty one is none.

@@ -12,3 +12,4 @@ mod mounted;
 mod replay;
 mod rights;
 mod sessions;
+mod upstream;
