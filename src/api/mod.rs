@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  serve.rs      connections, their limits, the end          (hyper on tokio)
+//!     +--> malformed.rs what hyper refuses by itself, said as we say it
 //!  routes.rs     one table: path, method, who may, what is answered, in words
 //!     |             +--> openapi.rs    the same table as an OpenAPI description
 //!     +--> bridge.rs   health, status, sessions, event store and query
@@ -26,6 +27,7 @@ mod context;
 mod dav;
 mod events;
 mod files;
+mod malformed;
 mod metrics;
 mod openapi;
 mod problem;

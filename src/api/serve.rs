@@ -1,9 +1,9 @@
 //! Connections: taken one by one, at most so many at a time, each with its deadlines, and ended in peace.
 //!
 //! ```text
-//!  accept --> hyper: one HTTP/1.1 connection, headers within the deadline
-//!                |
-//!                +--> routes: panics caught, answers counted
+//!  accept --> malformed --> hyper: one HTTP/1.1 connection, headers within the deadline
+//!                             |
+//!                             +--> routes: panics caught, answers counted
 //!
 //!  stop: no new connections; those idle end; requests under way and streams are told, and have until the
 //!  deadline; then all that is left is dropped, and staged uploads with it
@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 
+use super::malformed::{Answering, Watched};
 use super::state::Shared;
 use super::upstream::Peer;
 use super::{Teller, routes};
@@ -133,12 +134,18 @@ async fn connection(stream: TcpStream, from: IpAddr, shared: &Shared, router: Ro
     // Who passes requests on wants to know this; closed when this function ends.
     let open = shared.passing.is_some().then(|| watch::channel(()));
     let peer = open.as_ref().map(|(_, there)| Peer { address: from, there: there.clone() });
+    let answering = Answering::default();
+    let watched = Watched::new(stream, shared.clone(), answering.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
-        let (shared, router) = (all.clone(), router.clone());
+        let (shared, router, answering) = (all.clone(), router.clone(), answering.clone());
+        answering.begin();
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
-        async move { Ok::<_, Infallible>(routes::call(shared, router, request.map(Body::new)).await) }
+        async move {
+            let response = routes::call(shared, router, request.map(Body::new)).await;
+            Ok::<_, Infallible>(answering.with(response))
+        }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -146,7 +153,7 @@ async fn connection(stream: TcpStream, from: IpAddr, shared: &Shared, router: Ro
         .header_read_timeout(shared.config.patience)
         .max_buf_size(HEAD_MAX)
         .max_headers(HEADERS_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(watched), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shared.stops() => {

@@ -75,6 +75,7 @@ fn bad_requests_are_answered_with_a_reason_and_never_with_500() {
         };
         let said = String::from_utf8_lossy(&answer);
         assert!((400..500).contains(&status), "{request:?}: {said}");
+        assert!(said.contains("{\"detail\":"), "{request:?} is refused without a reason: {said}");
     }
     let metrics = session.get("/metrics");
     assert!(metrics.text().contains("lighthouse_http_panics_total 0\n"), "{}", metrics.text());

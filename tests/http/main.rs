@@ -8,6 +8,7 @@ mod events;
 mod files;
 mod life;
 mod limits;
+mod malformed;
 mod mounted;
 mod replay;
 mod rights;
