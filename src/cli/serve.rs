@@ -151,6 +151,7 @@ impl ServeArgs {
 }
 
 pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
+    args.service.check()?;
     // Before any thread starts, so that all of them leave these to us.
     let signals = Signals::block(&service::SIGNALS)
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
