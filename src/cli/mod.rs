@@ -5,6 +5,7 @@
 
 mod bridge;
 mod completions;
+mod first_start;
 mod flight;
 mod hand_over;
 mod health;
