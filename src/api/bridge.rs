@@ -48,14 +48,15 @@ pub(crate) async fn status(shared: Shared, _: Asked) -> Answer {
     let works = |yes| if yes { "operational" } else { "unavailable" };
     let store = shared.tree().is_ok_and(|tree| tree.store().refusal().is_none());
     let mount = *shared.mount.read() == Mount::Up;
+    // Other parts of Lighthouse are not in this program; how another server's are, it is to be asked.
+    let elsewhere = if shared.passing.is_some() { "upstream" } else { works(false) };
     let mut said = json!({
         "status": works(store).replace("unavailable", "stopped"),
         "mode": trouble.as_ref().map_or("normal", |(mode, _)| mode),
         "components": {
             "event_store": works(store),
-            // Other parts of Lighthouse: not in this program.
-            "speed_layer": works(false),
-            "expert_coordinator": works(false),
+            "speed_layer": elsewhere,
+            "expert_coordinator": elsewhere,
             "fuse_mount": works(mount),
         },
         "active_agents": shared.sessions.lock().agents(since_1970()),
@@ -123,14 +124,4 @@ pub(crate) async fn session_validate(shared: Shared, asked: Asked) -> Answer {
     let used = sessions.used(&token, Some(&agent), (&address, &program), since_1970());
     let said = Map::from_iter([("valid".to_owned(), Value::Bool(used.is_ok()))]);
     Ok(answer(StatusCode::OK, &Value::Object(said)))
-}
-
-pub(crate) async fn elsewhere(_: Shared, asked: Asked) -> Answer {
-    Err(Problem::new(
-        StatusCode::NOT_IMPLEMENTED,
-        format!(
-            "{} belongs to another part of Lighthouse, which this program does not replace",
-            asked.parts.uri.path()
-        ),
-    ))
 }

@@ -8,7 +8,6 @@
 //! asks for one first, here as at `/files/`.
 
 use std::io::SeekFrom;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -33,7 +32,7 @@ use crate::tree::{Ino, Inode, Seq, Timestamp};
 use super::acting::{Acting, Content, Must, READ, WRITE};
 use super::ask::{TreePath, from_base64};
 use super::problem::Problem;
-use super::routes::{Answer, Asked, too_slow, waiting, with_token};
+use super::routes::{Answer, Asked, next_piece, waiting, with_token};
 use super::session::{Session, TEXT_MAX};
 use super::state::Shared;
 
@@ -194,20 +193,9 @@ fn patient(shared: Shared, body: Body) -> Body {
         let shared = shared.clone();
         async move {
             let mut body = body?;
-            loop {
-                let frame = tokio::time::timeout(shared.config.patience, body.frame()).await;
-                let Ok(frame) = frame else {
-                    return Some((Err(std::io::Error::other(too_slow().words())), None));
-                };
-                match frame? {
-                    Ok(frame) => {
-                        // Anything but data says nothing here.
-                        let Ok(data) = frame.into_data() else { continue };
-                        shared.counts.received.fetch_add(data.len() as u64, Ordering::Relaxed);
-                        return Some((Ok::<Bytes, std::io::Error>(data), Some(body)));
-                    }
-                    Err(error) => return Some((Err(std::io::Error::other(error)), None)),
-                }
+            match next_piece(&shared, &mut body).await {
+                Ok(piece) => Some((Ok::<Bytes, std::io::Error>(piece?), Some(body))),
+                Err(problem) => Some((Err(std::io::Error::other(problem.words())), None)),
             }
         }
     }))

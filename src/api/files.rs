@@ -11,7 +11,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use serde_json::{Value, json};
 
@@ -21,7 +20,7 @@ use crate::tree::{Ino, Inode, Seq, Timestamp};
 use super::acting::{Acting, Content, Must, READ, changed_meanwhile};
 use super::ask::{Part, Query, TreePath, encode, lists_tag, part};
 use super::problem::{Problem, answer, fault};
-use super::routes::{Answer, Asked, too_slow, waiting};
+use super::routes::{Answer, Asked, next_piece, waiting};
 use super::state::Shared;
 
 /// Bytes read from the store at a time.
@@ -284,24 +283,12 @@ async fn receive(
     staging: &mut Staging,
 ) -> Result<Content, Problem> {
     let mut total = 0;
-    loop {
-        let frame = tokio::time::timeout(shared.config.patience, body.frame()).await;
-        let data = match frame.map_err(|_| too_slow())? {
-            None => break,
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => data,
-                Err(_) => continue,
-            },
-            Some(Err(error)) => {
-                return Err(Problem::bad(format!("the body ended early: {error}")));
-            }
-        };
-        total += data.len() as u64;
-        shared.counts.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+    while let Some(piece) = next_piece(shared, &mut body).await? {
+        total += piece.len() as u64;
         if total > shared.config.upload_max {
             return Err(too_long(shared));
         }
-        staging.pending.extend_from_slice(&data);
+        staging.pending.extend_from_slice(&piece);
         if staging.pending.len() >= SHORT_MAX {
             staging.spill().await?;
         }

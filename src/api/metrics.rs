@@ -76,6 +76,21 @@ fn collect(shared: &Shared) -> String {
         text.one(name, kind, help, count.load(Relaxed));
     }
 
+    if let Some(passing) = &shared.passing {
+        let counts = &passing.counts;
+        let outcomes =
+            [("answered", &counts.answered), ("failed", &counts.failed), ("late", &counts.late)];
+        text.head(
+            "upstream_requests_total",
+            "counter",
+            "Requests passed on, by what became of them.",
+        );
+        for (outcome, count) in outcomes {
+            let label = format!("{{outcome=\"{outcome}\"}}");
+            text.sample("upstream_requests_total", &label, count.load(Relaxed));
+        }
+    }
+
     if let Some(tree) = shared.tree.get() {
         text.one("last_sequence", "counter", "The number of the last event.", tree.last().0);
         let horizon = tree.store().horizon().0;

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!  serve.rs      connections, their limits, the end          (hyper on tokio)
+//!     +--> malformed.rs what hyper refuses by itself, said as we say it
+//!     +--> drain.rs     what a client still sends once it is refused
 //!  routes.rs     one table: path, method, who may, what is answered, in words
 //!     |             +--> openapi.rs    the same table as an OpenAPI description
 //!     +--> bridge.rs   health, status, sessions, event store and query
@@ -9,6 +11,7 @@
 //!     +--> files.rs    the tree: GET, PUT, DELETE
 //!     +--> dav.rs      the tree for WebDAV
 //!     +--> metrics.rs  live counters
+//!     +--> upstream.rs what belongs elsewhere, passed on
 //!  acting.rs     the tree as somebody may see and change it
 //! ```
 //!
@@ -23,8 +26,10 @@ mod ask;
 mod bridge;
 mod context;
 mod dav;
+mod drain;
 mod events;
 mod files;
+mod malformed;
 mod metrics;
 mod openapi;
 mod problem;
@@ -32,6 +37,7 @@ mod routes;
 mod serve;
 mod session;
 mod state;
+mod upstream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -44,8 +50,10 @@ use crate::tree::Tree;
 pub use serve::Running;
 pub use session::Secret;
 pub use state::{AskCounts, FuseCounts, Mount, Stage};
+pub use upstream::Upstream;
 
 use state::Shared;
+use upstream::Passing;
 
 /// How HTTP is served.
 #[derive(Clone, Debug)]
@@ -56,11 +64,13 @@ pub struct Config {
     pub token_secret: Option<Secret>,
     /// User and group whose rights requests have in the tree; `None`: those of the tree's owner.
     pub act_as: Option<(u32, u32)>,
-    /// Longest file that may be sent, in bytes. Other bodies are cut at 1 MiB, events at 16 MiB.
+    /// The server that is asked what belongs to other parts of Lighthouse; `None`: that is answered with 501.
+    pub upstream: Option<Upstream>,
+    /// Longest file that may be sent, in bytes. Other bodies are cut at 1 MiB, events and what is passed on at 16 MiB.
     pub upload_max: u64,
     /// Connections at a time; more wait.
     pub connections_max: usize,
-    /// How long a client has to send its headers, and to go on with a body.
+    /// How long a client has to send its headers, and to go on with a body; and the upstream to go on with its answer.
     pub patience: Duration,
 }
 
@@ -70,6 +80,7 @@ impl Default for Config {
             session_key: None,
             token_secret: None,
             act_as: None,
+            upstream: None,
             upload_max: 16 << 30,
             connections_max: 256,
             patience: Duration::from_secs(30),
@@ -129,5 +140,6 @@ pub fn start(address: SocketAddr, config: Config) -> io::Result<Running> {
         Some(secret) => secret.clone(),
         None => Secret::random()?,
     };
-    serve::start(listener, Shared::new(config, secret))
+    let passing = config.upstream.clone().map(Passing::new).transpose()?;
+    serve::start(listener, Shared::new(config, secret, passing))
 }

@@ -219,6 +219,7 @@ fn schemas() -> Value {
             &[("session_token", string()), ("agent_id", string()), ("ip_address", string()), ("user_agent", string())],
             &["session_token", "agent_id"],
         ),
+        "PassedOn": any(),
         "Valid": object(&[("valid", json!({ "type": "boolean" }))], &["valid"]),
         "ContextPackage": super::context::schema(),
         "EventStore": object(

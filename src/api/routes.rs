@@ -8,15 +8,16 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, any, on};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
 use super::problem::Problem;
 use super::session::{NoSession, Session, TOKEN_MIN};
 use super::state::{Shared, since_1970};
-use super::{bridge, context, dav, events, files, metrics, openapi};
+use super::{bridge, context, dav, events, files, metrics, openapi, upstream};
 
 /// Longest body that is taken into memory, in bytes.
 pub(crate) const BODY_MAX: usize = 1 << 20;
@@ -68,7 +69,13 @@ macro_rules! run {
 
 const AT: (&str, &str, &str) =
     ("at", "string", "A moment, named as below history/: @N, a time, 10min-ago, a label");
-const ELSEWHERE: &[(u16, &str)] = &[(501, "Belongs to another part of Lighthouse")];
+const ELSEWHERE: &[(u16, &str)] = &[
+    (200, "What the server says that it is passed to, which may answer otherwise too"),
+    (501, "Belongs to another part of Lighthouse, and no server is named to pass it to"),
+    (502, "The server that it is passed to does not answer"),
+    (504, "It does not answer in time"),
+    (508, "It passes it back"),
+];
 
 /// Everything that can be asked.
 pub(crate) const ROUTES: &[Route] = &[
@@ -325,11 +332,11 @@ const fn elsewhere(method: &'static str, path: &'static str) -> Route {
         method,
         path,
         who: Who::Agents,
-        summary: "Not here: an endpoint of the Python bridge beside its filesystem",
+        summary: "Passed on, if there is where to: an endpoint of the Python bridge beside its filesystem",
         query: &[],
-        body: None,
+        body: if matches!(method.as_bytes(), b"POST") { Some("PassedOn") } else { None },
         answers: ELSEWHERE,
-        run: run!(bridge::elsewhere),
+        run: run!(upstream::elsewhere),
     }
 }
 
@@ -390,7 +397,9 @@ async fn answer(
 /// The session of a request. Who shows nothing, or another scheme, is refused as the Python bridge did: 403.
 fn authenticated(shared: &Shared, headers: &HeaderMap) -> Result<Session, Problem> {
     let forbidden = |why| Problem::new(StatusCode::FORBIDDEN, why);
-    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    // An agent's name in it may be of any letters.
+    let header = headers.get(header::AUTHORIZATION);
+    let header = header.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let token = header.and_then(bearer).ok_or_else(|| forbidden("Not authenticated"))?;
     if token.len() < TOKEN_MIN {
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "Invalid authentication token"));
@@ -410,31 +419,36 @@ pub(crate) fn bearer(header: &str) -> Option<&str> {
 }
 
 /// Takes a whole body into memory.
-pub(crate) async fn whole(shared: &Shared, body: Body, max: usize) -> Result<Vec<u8>, Problem> {
-    let too_long = || {
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {max} bytes"))
-    };
-    let mut body = Limited::new(body, max);
+pub(crate) async fn whole(shared: &Shared, mut body: Body, max: usize) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
+    while let Some(piece) = next_piece(shared, &mut body).await? {
+        if piece.len() > max - bytes.len() {
+            let why = format!("the body is longer than {max} bytes");
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, why));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// The next piece of a body; `None` at its end.
+pub(crate) async fn next_piece(shared: &Shared, body: &mut Body) -> Result<Option<Bytes>, Problem> {
     loop {
         let frame = tokio::time::timeout(shared.config.patience, body.frame()).await;
         match frame.map_err(|_| too_slow())? {
-            None => return Ok(bytes),
+            None => return Ok(None),
             Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    shared.counts.received.fetch_add(data.len() as u64, Ordering::Relaxed);
-                    bytes.extend_from_slice(&data);
-                }
-            }
-            Some(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                return Err(too_long());
+                // Anything but data says nothing here.
+                let Ok(data) = frame.into_data() else { continue };
+                shared.counts.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                return Ok(Some(data));
             }
             Some(Err(error)) => return Err(Problem::bad(format!("the body ended early: {error}"))),
         }
     }
 }
 
-pub(crate) fn too_slow() -> Problem {
+fn too_slow() -> Problem {
     Problem::new(StatusCode::REQUEST_TIMEOUT, "the rest of the body did not come in time")
 }
 

@@ -1,9 +1,9 @@
 //! Connections: taken one by one, at most so many at a time, each with its deadlines, and ended in peace.
 //!
 //! ```text
-//!  accept --> hyper: one HTTP/1.1 connection, headers within the deadline
-//!                |
-//!                +--> routes: panics caught, answers counted
+//!  accept --> malformed --> hyper: one HTTP/1.1 connection, headers within the deadline
+//!                             |
+//!                             +--> routes: panics caught, answers counted
 //!
 //!  stop: no new connections; those idle end; requests under way and streams are told, and have until the
 //!  deadline; then all that is left is dropped, and staged uploads with it
@@ -11,7 +11,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,19 +23,22 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
+use super::drain;
+use super::malformed::{Answering, Watched};
 use super::state::Shared;
+use super::upstream::Peer;
 use super::{Teller, routes};
 
 /// Threads that drive connections.
 const WORKERS: usize = 2;
 /// Threads that wait for the store.
 const WAITERS_MAX: usize = 16;
-/// Longest head of a request, in bytes.
-const HEAD_MAX: usize = 64 << 10;
-/// Most headers of a request.
-const HEADERS_MAX: usize = 100;
+/// Longest head of a request, and of an upstream's answer, in bytes.
+pub(super) const HEAD_MAX: usize = 64 << 10;
+/// Most headers of one.
+pub(super) const HEADERS_MAX: usize = 100;
 /// How long to wait when there are no more descriptors.
 const BREATHER: Duration = Duration::from_millis(100);
 
@@ -105,8 +108,8 @@ async fn accept(listener: tokio::net::TcpListener, shared: Shared, slots: Arc<Se
             accepted = listener.accept() => accepted,
             () = shared.stops() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Of one client that went away, or of all: then there are no more descriptors for a while.
                 tracing::debug!(%error, "a connection was not accepted");
@@ -118,20 +121,33 @@ async fn accept(listener: tokio::net::TcpListener, shared: Shared, slots: Arc<Se
         tokio::spawn(async move {
             shared.counts.connections.fetch_add(1, Ordering::Relaxed);
             shared.counts.connections_open.fetch_add(1, Ordering::Relaxed);
-            connection(stream, &shared, router).await;
+            connection(stream, from.ip(), &shared, router).await;
             shared.counts.connections_open.fetch_sub(1, Ordering::Relaxed);
             drop(slot);
         });
     }
 }
 
-async fn connection(stream: TcpStream, shared: &Shared, router: Router) {
+async fn connection(stream: TcpStream, from: IpAddr, shared: &Shared, router: Router) {
     // Answers are written whole: waiting for more to send makes each wait.
     let _ = stream.set_nodelay(true);
     let all = shared.clone();
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let (shared, router) = (all.clone(), router.clone());
-        async move { Ok::<_, Infallible>(routes::call(shared, router, request.map(Body::new)).await) }
+    // Who passes requests on wants to know this; closed when this function ends.
+    let open = shared.passing.is_some().then(|| watch::channel(()));
+    let peer = open.as_ref().map(|(_, there)| Peer { address: from, there: there.clone() });
+    let answering = Answering::default();
+    let watched = Watched::new(stream, shared.clone(), answering.clone());
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        let (shared, router, answering) = (all.clone(), router.clone(), answering.clone());
+        answering.begin();
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        async move {
+            let call = |request| routes::call(shared, router, request);
+            let response = drain::answered(request.map(Body::new), call).await;
+            Ok::<_, Infallible>(answering.with(response))
+        }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -139,7 +155,7 @@ async fn connection(stream: TcpStream, shared: &Shared, router: Router) {
         .header_read_timeout(shared.config.patience)
         .max_buf_size(HEAD_MAX)
         .max_headers(HEADERS_MAX);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(watched), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shared.stops() => {

@@ -16,6 +16,7 @@ use super::Config;
 use super::acting::Acting;
 use super::problem::Problem;
 use super::session::{Secret, Session, Sessions};
+use super::upstream::Passing;
 
 /// How far the start is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -93,6 +94,8 @@ pub(crate) struct Shared(Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) config: Config,
+    /// To another server, if one is named.
+    pub(super) passing: Option<Passing>,
     pub(crate) sessions: Mutex<Sessions>,
     pub(crate) stage: RwLock<Stage>,
     pub(crate) mount: RwLock<Mount>,
@@ -125,9 +128,10 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, secret: Secret) -> Self {
+    pub(super) fn new(config: Config, secret: Secret, passing: Option<Passing>) -> Self {
         Self(Arc::new(Inner {
             config,
+            passing,
             sessions: Mutex::new(Sessions::new(secret)),
             stage: RwLock::new(Stage::Opening),
             mount: RwLock::new(Mount::Pending),

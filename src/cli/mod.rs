@@ -5,6 +5,7 @@
 
 mod bridge;
 mod completions;
+mod first_start;
 mod flight;
 mod hand_over;
 mod health;
@@ -47,13 +48,20 @@ const EXIT_CODES: &str = "Exit codes: 0; 1 failed, and one line on standard erro
 #[derive(Debug)]
 pub struct CliError {
     line: String,
+    /// Whether arguments or variables were wrong, and not what they name.
+    is_usage: bool,
     /// Whether whoever read our output went away: nothing is said then.
     pipe_closed: bool,
 }
 
 impl CliError {
     pub(crate) fn new(line: impl Into<String>) -> Self {
-        Self { line: line.into(), pipe_closed: false }
+        Self { line: line.into(), is_usage: false, pipe_closed: false }
+    }
+
+    /// Arguments or variables that do not fit: what is wrong with them, and the mend.
+    pub(crate) fn usage(line: impl Into<String>) -> Self {
+        Self { is_usage: true, ..Self::new(line) }
     }
 }
 
@@ -68,7 +76,7 @@ impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         Self {
             pipe_closed: error.kind() == io::ErrorKind::BrokenPipe,
-            line: format!("cannot write to standard output: {error}"),
+            ..Self::new(format!("cannot write to standard output: {error}"))
         }
     }
 }
@@ -162,7 +170,7 @@ pub fn main() -> ExitCode {
         Err(CliError { pipe_closed: true, .. }) => ExitCode::SUCCESS,
         Err(err) => {
             output::say(format_args!("lighthouse-fuse: {}", output::one_line(&err.line)));
-            ExitCode::FAILURE
+            if err.is_usage { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

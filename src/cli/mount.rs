@@ -68,6 +68,7 @@ pub(super) struct MountArgs {
 }
 
 pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
+    args.service.check()?;
     if args.background && std::env::var_os(BACKGROUND).is_none() {
         return start_in_background();
     }

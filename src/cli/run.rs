@@ -36,6 +36,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
+    args.service.check()?;
     let source = service::absolute(&args.store)?;
     let said = |err: &dyn std::fmt::Display| CliError::new(err.to_string());
     store::check(&source)?;

@@ -1,4 +1,5 @@
-//! `serve`: the container's entry: HTTP at once, the store, what was there before, the mount.
+//! `serve`: the container's entry: HTTP at once, the store, what was there before ([`first_start`](super::first_start)),
+//! the mount.
 //!
 //! ```text
 //!  bind HTTP -> open or make the store -> first start: import -> mount -> wait -> stop
@@ -10,7 +11,6 @@
 //!
 //! As process 1 of a container it also takes in children that nobody waits for.
 
-use std::fs::Metadata;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -24,8 +24,8 @@ use parking_lot::Mutex;
 use rustix::process::Signal;
 
 use crate::agents::guard::Guard;
-use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage};
-use crate::legacy::import::{self as legacy, ImportError, Part};
+use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage, Upstream};
+use crate::legacy::import as legacy;
 use crate::server::counters::Counters;
 use crate::sys::process;
 use crate::sys::signals::Signals;
@@ -33,11 +33,11 @@ use crate::transport::device::HandedOver;
 use crate::transport::fusermount;
 use crate::transport::mount::{self, MountError, MountOptions, Mountpoint, Owner};
 use crate::transport::unmount::Detach;
-use crate::tree::{Ino, Seq, Tree};
+use crate::tree::Tree;
 
-use super::progress::Progress;
+use super::first_start::Before;
 use super::service::{self, Event, Leaving, Place, Service, ServiceArgs};
-use super::{CliError, bridge, flag, import, output, store};
+use super::{CliError, bridge, flag, output, store};
 
 /// How long requests under way have after SIGTERM.
 const HTTP_PATIENCE: Duration = Duration::from_secs(3);
@@ -50,12 +50,6 @@ const TRY_EVERY: Duration = Duration::from_millis(100);
 /// meanwhile.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
-/// Beside the store while the first start takes over what was there before.
-const IMPORTING: &str = "importing";
-/// Where the bridge's own data was in its image.
-const OLD_DATA: &str = "/app/data";
-/// How many findings of an import are logged.
-const FINDINGS_MAX: usize = 20;
 /// Longest secret, in bytes.
 const SECRET_MAX: u64 = 64 << 10;
 
@@ -116,6 +110,10 @@ pub(super) struct ServeArgs {
     /// File with the secret that tokens are made under; without it, a random one for each start
     #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_AUTH_SECRET_FILE")]
     auth_secret_file: Option<PathBuf>,
+    /// Server to ask what belongs to other parts of Lighthouse (/validate, /expert/, /task/, /collaboration/,
+    /// /elicitation/), as http://HOST:PORT and perhaps a path to put before theirs; without one that is answered with 501
+    #[arg(long, value_name = "URL", env = "LIGHTHOUSE_UPSTREAM_URL")]
+    upstream_url: Option<String>,
     /// User whose rights requests over HTTP have in the tree; without it, the owner of the tree
     #[arg(long, value_name = "UID", env = "LIGHTHOUSE_HTTP_UID", requires = "http_gid")]
     http_uid: Option<u32>,
@@ -129,7 +127,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 256, env = "LIGHTHOUSE_CONNECTIONS",
           value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
-    /// How long a client has to send its headers, and to go on with a body, in seconds
+    /// How long a client has to send its headers, and to go on with a body, in seconds; and an upstream to go on with its answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30, env = "LIGHTHOUSE_PATIENCE",
           value_parser = clap::value_parser!(u32).range(1..=3600))]
     patience: u32,
@@ -147,12 +145,18 @@ impl ServeArgs {
 }
 
 pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
+    args.service.check()?;
     // Before any thread starts, so that all of them leave these to us.
     let signals = Signals::block(&service::SIGNALS)
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
     gain_no_privileges(args);
     let config = config(args)?;
     let address = address(args, config.session_key.is_some())?;
+    if config.upstream.as_ref().is_some_and(|upstream| upstream.is(address)) {
+        return Err(CliError::usage(format!(
+            "LIGHTHOUSE_UPSTREAM_URL names this server itself, at {address}; name the one that is to be asked, or none"
+        )));
+    }
     // Before anything is made: a policy that is not understood lets nobody in.
     let rules = args.service.rules()?;
     let source = prepare(&args.event_store_path)?;
@@ -172,17 +176,6 @@ pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
     serving.run(signals)
 }
 
-/// What a Python bridge left, and how it is imported.
-struct Left {
-    parts: Vec<Part>,
-    options: legacy::Options,
-}
-
-/// Whether nothing is in the tree.
-fn is_empty(tree: &Tree) -> bool {
-    tree.inode(Ino::ROOT, Seq::NOW).is_ok_and(|root| root.entries == 0)
-}
-
 /// A server from when it listens.
 struct Serving<'a> {
     args: &'a ServeArgs,
@@ -198,26 +191,25 @@ impl Serving<'_> {
         let teller = self.running.teller();
         let site = self.site();
         let owner = self.owner(&site);
-        let left = Left {
-            parts: if self.begins()? { self.left_by_bridge() } else { Vec::new() },
-            options: legacy::Options {
-                secrets: bridge::secrets(
-                    &self.args.event_secret_file,
-                    std::env::var_os(bridge::SECRET).as_deref(),
-                )?,
-                unverified: self.args.import_unverified,
-                aggregate: None,
-                uid: owner.uid,
-                gid: owner.gid,
-            },
+        let options = legacy::Options {
+            secrets: bridge::secrets(
+                &self.args.event_secret_file,
+                std::env::var_os(bridge::SECRET).as_deref(),
+            )?,
+            unverified: self.args.import_unverified,
+            aggregate: None,
+            uid: owner.uid,
+            gid: owner.gid,
         };
-        let since = legacy::first_time(&left.parts, &left.options);
+        let (events, project) = (&self.args.event_store_path, &self.args.project_path);
+        let before = Before::find(events, project, &self.source, options)?;
+        let since = before.first_time();
         let opened = store::open_or_begin(&self.source, &self.args.store_args, owner, false, since);
         let opened = opened.inspect_err(|err| teller.stage(Stage::Failed(err.to_string())))?;
         let tree = Tree::new(Arc::clone(&opened));
         let stop = store::Stop::new(signals);
-        if self.marker().exists() {
-            self.take_over(&tree, &left, &stop);
+        if before.is_to_be_taken_over() {
+            before.take_over(&tree, &teller, &stop, self.quiet);
         }
         let (signals, asked) = stop.into_signals();
         self.signals = Some(signals);
@@ -254,133 +246,6 @@ impl Serving<'_> {
                 gid: rustix::process::getegid().as_raw(),
                 mode: 0o755,
             },
-        }
-    }
-
-    fn marker(&self) -> PathBuf {
-        self.args.event_store_path.join(IMPORTING)
-    }
-
-    /// Whether there is no store yet, or one whose first start was cut short. Leaves a mark that there is one
-    /// under way now.
-    fn begins(&self) -> Result<bool, CliError> {
-        let marker = self.marker();
-        store::check(&self.source)?;
-        if self.source.join("super").exists() {
-            return Ok(marker.exists());
-        }
-        std::fs::write(&marker, b"").map_err(|err| {
-            CliError::new(format!(
-                "cannot write to {}: {err}",
-                self.args.event_store_path.display()
-            ))
-        })?;
-        Ok(true)
-    }
-
-    /// What a Python bridge left beside the store, and below its working directory where that is mounted.
-    fn left_by_bridge(&self) -> Vec<Part> {
-        let mut parts = Vec::new();
-        for place in [self.args.event_store_path.as_path(), Path::new(OLD_DATA)] {
-            match legacy::recognise(place) {
-                Ok(found) => parts.extend(found),
-                Err(err) if err.kind() == io::ErrorKind::NotFound => (),
-                Err(err) => {
-                    tracing::warn!("cannot look for old events in {}: {err}", place.display());
-                }
-            }
-        }
-        parts
-    }
-
-    /// Takes over what was there before: the events of a Python bridge; and the project's files, where those
-    /// make no tree.
-    fn take_over(&self, tree: &Tree, left: &Left, stop: &store::Stop) {
-        let project = &self.args.project_path;
-        let mut taken = left.parts.is_empty() || self.import_events(tree, left, stop);
-        if taken && (left.parts.is_empty() || is_empty(tree)) {
-            taken = match std::fs::metadata(project) {
-                Ok(meta) if meta.is_dir() => self.import(tree, (project, &meta), stop),
-                _ => true,
-            };
-        }
-        if taken && !stop.asked() {
-            // Kept, it would only make the next start look for what is there already.
-            if let Err(err) = std::fs::remove_file(self.marker()) {
-                tracing::warn!("{} stays: {err}", self.marker().display());
-            }
-        }
-    }
-
-    /// Imports what a bridge left. Returns whether that is over; if not, the next start goes on with it.
-    fn import_events(&self, tree: &Tree, left: &Left, stop: &store::Stop) -> bool {
-        let teller = self.running.teller();
-        let what = "the events of the Python bridge";
-        teller.stage(Stage::Importing { what: what.to_owned(), done: 0, total: 0 });
-        let tell = |done, total| {
-            teller.stage(Stage::Importing { what: what.to_owned(), done, total });
-        };
-        let result =
-            bridge::import_events(tree, &left.parts, &left.options, stop, self.quiet, tell);
-        let (report, whole) = match result {
-            Ok(report) => (report, true),
-            Err(ImportError::Stopped(report)) => (*report, false),
-            Err(ImportError::Store(refusal)) => {
-                tracing::error!("cannot import {what}: {}", store::explain(&refusal));
-                return false;
-            }
-        };
-        for finding in report.findings.iter().take(FINDINGS_MAX) {
-            tracing::warn!("{}: {}", finding.outcome.word(), finding.at);
-        }
-        tracing::info!(
-            imported = report.imported,
-            known = report.known,
-            applied = report.applied,
-            not_applied = report.not_applied,
-            unverifiable = report.unverifiable,
-            refused = report.refused,
-            damaged = report.damaged,
-            whole,
-            "imported {what}"
-        );
-        if report.unverifiable > 0 {
-            tracing::warn!(
-                "no known secret vouches for {} records: give theirs in {}, or take them with `lighthouse-fuse import \
-                 --unverified`",
-                report.unverifiable,
-                bridge::SECRET
-            );
-        }
-        whole
-    }
-
-    /// Imports the files of a directory. Returns whether that is over.
-    fn import(&self, tree: &Tree, (source, meta): (&Path, &Metadata), stop: &store::Stop) -> bool {
-        let teller = self.running.teller();
-        let what = source.display().to_string();
-        teller.stage(Stage::Importing { what: what.clone(), done: 0, total: 0 });
-        let total = import::weigh(source, meta, stop).unwrap_or(0);
-        let progress = Progress::new("importing", total, self.quiet).telling(move |done, total| {
-            teller.stage(Stage::Importing { what: what.clone(), done, total });
-        });
-        let (result, counts) = import::into_tree(tree, (source, meta), stop, progress);
-        match result {
-            Ok(()) => {
-                tracing::info!(
-                    files = counts.changed,
-                    bytes = counts.bytes,
-                    "imported {}",
-                    source.display()
-                );
-                true
-            }
-            Err(import::Stopped::Asked) => false,
-            // The rest is there to work with; another try would overwrite what is done with it.
-            Err(stopped) => {
-                tracing::error!("{}", stopped.into_error(&self.source, source));
-                true
-            }
         }
     }
 
@@ -630,10 +495,19 @@ fn config(args: &ServeArgs) -> Result<api::Config, CliError> {
         session_key: secret("LIGHTHOUSE_SESSION_KEY", args.session_key_file.as_deref())?,
         token_secret: secret("LIGHTHOUSE_AUTH_SECRET", args.auth_secret_file.as_deref())?,
         act_as: args.http_uid.zip(args.http_gid),
+        upstream: upstream(args.upstream_url.as_deref())?,
         upload_max: args.upload_max,
         connections_max: usize::from(args.connections),
         patience: Duration::from_secs(args.patience.into()),
     })
+}
+
+/// Whom to ask what is not ours; an empty URL names nobody.
+fn upstream(url: Option<&str>) -> Result<Option<Upstream>, CliError> {
+    let url = url.map(str::trim).filter(|url| !url.is_empty());
+    // Without the URL: there might be a password in it.
+    let wrong = |why: String| CliError::usage(format!("LIGHTHOUSE_UPSTREAM_URL: {why}"));
+    url.map(str::parse).transpose().map_err(wrong)
 }
 
 /// A secret from `file`, else from a variable; an empty one is none.

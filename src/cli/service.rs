@@ -118,6 +118,21 @@ pub(super) struct ServiceArgs {
 }
 
 impl ServiceArgs {
+    /// Options that exclude each other; before anything is made.
+    ///
+    /// # Errors
+    ///
+    /// Wrong usage.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        // A ring's messages never lie in one piece.
+        if self.transport == Over::Uring && self.record.is_some() {
+            return Err(CliError::usage(
+                "--record keeps what goes over /dev/fuse, and --transport uring asks for io_uring: leave out one of them",
+            ));
+        }
+        Ok(())
+    }
+
     /// Who may do what; `None` where everybody may.
     ///
     /// # Errors
@@ -181,8 +196,8 @@ fn queues(args: &ServiceArgs, shared: bool, config: &Config) -> io::Result<Optio
         })
     };
     match args.transport {
-        // A ring's messages never lie in one piece.
-        _ if args.record.is_some() => Ok(None),
+        // Only those over /dev/fuse can be recorded.
+        Over::Auto if args.record.is_some() => Ok(None),
         Over::Dev => Ok(None),
         Over::Uring => {
             if shared {
@@ -302,7 +317,7 @@ impl Service {
             readers: usize::from(args.readers),
             splice_from: Some(args.splice_from).filter(|&from| from > 0),
             connection: args.tuning.connection(default.connection),
-            ring_only: args.transport == Over::Uring && args.record.is_none(),
+            ring_only: args.transport == Over::Uring,
         };
         let transport: Box<dyn Transport> = match queues(args, shared, &config)? {
             Some(queues) => {
@@ -313,7 +328,14 @@ impl Service {
         };
         let transport: Box<dyn Transport> = match &args.record {
             Some(file) => Box::new(Recording::new(transport, file).map_err(|err| {
-                io::Error::new(err.kind(), format!("cannot record to {}: {err}", file.display()))
+                // Never over an older one: it may be all that is left of what went wrong.
+                let mend = match err.kind() {
+                    io::ErrorKind::AlreadyExists => "; name a new file, or take this one away",
+                    io::ErrorKind::NotFound => "; make its directory first",
+                    _ => "",
+                };
+                let why = format!("cannot record to {}: {err}{mend}", file.display());
+                io::Error::new(err.kind(), why)
             })?),
             None => transport,
         };

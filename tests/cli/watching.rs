@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_server_that_is_asked_records_what_it_did,
     a_request_that_hangs_is_told_and_recorded,
     what_was_recorded_is_answered_alike_by_another_store,
+    a_recording_over_another_or_of_a_ring_is_refused_with_the_mend,
     a_recording_that_is_none_is_refused_and_nothing_is_made,
 ];
 
@@ -186,6 +187,24 @@ fn what_was_recorded_is_answered_alike_by_another_store() -> Outcome {
     assert!(text.contains("to MKDIR: was done, now is refused with EEXIST"), "{text}");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("answers differ"), "{said}");
+    Ok(())
+}
+
+fn a_recording_over_another_or_of_a_ring_is_refused_with_the_mend() -> Outcome {
+    let place = Place::new();
+    let wrong = ["mount", "store", "at", "--record", "recording", "--transport", "uring"];
+    let output = place.run(&wrong);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("leave out one") && said.lines().count() == 1, "{said}");
+    assert!(!place.path("store").exists() && !place.path("at").exists());
+    needs_root_and_device()?;
+    fs::write(place.path("recording"), "of what went wrong").unwrap();
+    let said = place.refusal(&["mount", "store", "at", "--record", "recording"]);
+    assert!(said.contains("File exists") && said.contains("name a new file"), "{said}");
+    assert_eq!(fs::read_to_string(place.path("recording")).unwrap(), "of what went wrong");
+    let said = place.refusal(&["mount", "store", "at", "--record", "none/recording"]);
+    assert!(said.contains("make its directory first"), "{said}");
     Ok(())
 }
 

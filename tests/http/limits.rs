@@ -53,6 +53,37 @@ const CORPUS: &[&str] = &[
     "GET /health HTTP/1.1\r\nbad header\r\n\r\n",
 ];
 
+#[test]
+fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let server = Server::start(&Place::new(), &[]);
+    // More than the buffers between us hold, and less than is read to no purpose.
+    let body = vec![b'x'; 6 << 20];
+    for path in ["/files/x", "/dav/x", "/event/store", "/none"] {
+        for _ in 0..4 {
+            let mut stream = server.connect();
+            let head =
+                format!("PUT {path} HTTP/1.1\r\nhost: h\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&body).expect("it is taken, wanted or not");
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).unwrap();
+            assert!(matches!(status(&answer), Some(400..500)), "{path}: {answer:?}");
+        }
+    }
+    // Who asks first is told without sending any, and who stops sending need not wait long.
+    for more in ["expect: 100-continue\r\n", ""] {
+        let begin = Instant::now();
+        let head =
+            format!("PUT /files/x HTTP/1.1\r\nhost: h\r\n{more}content-length: 1000\r\n\r\n");
+        let mut stream = server.connect();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(status(&answer), Some(401));
+        assert!(begin.elapsed() < Duration::from_secs(4), "{more}{:?}", begin.elapsed());
+    }
+}
+
 fn status(answer: &[u8]) -> Option<u16> {
     std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
 }
@@ -75,6 +106,7 @@ fn bad_requests_are_answered_with_a_reason_and_never_with_500() {
         };
         let said = String::from_utf8_lossy(&answer);
         assert!((400..500).contains(&status), "{request:?}: {said}");
+        assert!(said.contains("{\"detail\":"), "{request:?} is refused without a reason: {said}");
     }
     let metrics = session.get("/metrics");
     assert!(metrics.text().contains("lighthouse_http_panics_total 0\n"), "{}", metrics.text());
