@@ -127,6 +127,11 @@ impl StatFile {
 impl Proc {
     /// Opens `/proc`; `None` where there is none.
     pub(super) fn open() -> Option<Self> {
+    /// The name, as the kernel keeps it.
+    pub(super) fn name(&self) -> String {
+        String::from_utf8_lossy(&self.comm).trim_end_matches('\0').to_owned()
+    }
+
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         openat(CWD, "/proc", flags, Mode::empty()).ok().map(Self)
     }
@@ -216,11 +221,21 @@ impl Proc {
     }
 
     /// The process a thread belongs to: requests carry thread ids.
-    fn thread_group(&self, tid: u32) -> Option<u32> {
-        let status = self.read(tid, "status")?;
-        let line =
-            status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
-        std::str::from_utf8(line).ok()?.trim().parse().ok()
+    pub(super) fn thread_group(&self, tid: u32) -> Option<u32> {
+        self.status(tid, "Tgid:")
+    }
+
+    /// The real user of a process.
+    pub(super) fn real_user(&self, pid: u32) -> Option<u32> {
+        self.status(pid, "Uid:")
+    }
+
+    /// The first number of a line in `status`.
+    fn status(&self, pid: u32, name: &str) -> Option<u32> {
+        let status = self.read(pid, "status")?;
+        let mut lines = status.split(|&byte| byte == b'\n');
+        let line = lines.find_map(|line| line.strip_prefix(name.as_bytes()))?;
+        std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
     }
 }
 

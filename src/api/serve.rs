@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
+use super::processes::Ends;
 use super::state::Shared;
 use super::{Teller, routes};
 
@@ -129,7 +130,10 @@ async fn connection(stream: TcpStream, shared: &Shared, router: Router) {
     // Answers are written whole: waiting for more to send makes each wait.
     let _ = stream.set_nodelay(true);
     let all = shared.clone();
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let ends = stream.peer_addr().and_then(|peer| Ok(Ends { peer, own: stream.local_addr()? }));
+    let ends = ends.ok();
+    let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        ends.and_then(|ends| request.extensions_mut().insert(ends));
         let (shared, router) = (all.clone(), router.clone());
         async move { Ok::<_, Infallible>(routes::call(shared, router, request.map(Body::new)).await) }
     });

@@ -72,7 +72,7 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
     let source = service::absolute(&args.store)?;
     // Nobody makes sessions here that could be looked up.
-    let guard = args.service.rules()?.map(|rules| rules.guard(None));
+    let callers = service::Callers::without_sessions(&args.service)?;
     let refused = |err: mount::MountError| CliError::new(err.to_string());
     let (device, place, owner) = match taken_over(args)? {
         Some((device, place)) => (device, place, mount_owner_here()),
@@ -91,7 +91,7 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
         .inspect_err(|_| place.give_up())?;
     let shared = matches!(place, Place::Elsewhere(_));
     let tree = Tree::new(Arc::clone(&opened));
-    let mut service = Service::start(device, shared, tree, guard, &args.service)
+    let mut service = Service::start(device, shared, tree, callers, &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
     service.record_to(&source);

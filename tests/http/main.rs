@@ -9,6 +9,7 @@ mod files;
 mod life;
 mod limits;
 mod mounted;
+mod processes;
 mod replay;
 mod rights;
 mod sessions;
