@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::store::OpenError;
 use crate::sys::signals::Signals;
 use crate::transport::device::{self, HandedOver};
 use crate::transport::mount::{self, MountOptions};
@@ -45,10 +46,10 @@ pub(super) struct MountArgs {
     store: PathBuf,
     /// Where to mount; made if only its last component is missing
     mountpoint: PathBuf,
-    /// Serve in the background; return once the mount works. The log goes to STORE/server.log
+    /// Serve in the background; return once the mount works. The log goes to STORE/server.log, with --read-only nowhere
     #[arg(long, env = "LIGHTHOUSE_FUSE_BACKGROUND", value_parser = flag())]
     background: bool,
-    /// Let nobody change anything
+    /// Let nobody change anything, and change nothing in STORE either: it may lie on a medium that cannot be written
     #[arg(long, env = "LIGHTHOUSE_FUSE_READ_ONLY", value_parser = flag())]
     read_only: bool,
     /// Mount over a directory that has files in it
@@ -79,6 +80,9 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
         None => {
             let site = mount::check(&args.mountpoint, &source, args.nonempty).map_err(refused)?;
             store::check(&source)?;
+            if args.read_only && !source.join("super").exists() {
+                return Err(store::failed(&source, &OpenError::Missing));
+            }
             let point = site.prepare().map_err(refused)?;
             let owner = point.owner();
             let mut options = MountOptions::new(source.clone());
@@ -94,7 +98,9 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let mut service = Service::start(device, shared, tree, callers, &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
-    service.record_to(&source);
+    if !args.read_only {
+        service.record_to(&source);
+    }
     wait(args, &source, &place, service, &signals, quiet)?;
     store::close(&opened)?;
     Ok(ExitCode::SUCCESS)
@@ -181,7 +187,7 @@ fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<
         }
     }
     if std::env::var_os(BACKGROUND).is_some() {
-        detach(source)?;
+        detach(args, source)?;
     }
     Ok(())
 }
@@ -221,22 +227,21 @@ fn start_in_background() -> Result<ExitCode, CliError> {
     Ok(ExitCode::from(code.max(1)))
 }
 
-/// Lets go of the terminal and of whoever waits: from here on messages go to STORE/server.log.
-fn detach(source: &Path) -> Result<(), CliError> {
-    let cannot = |err: io::Error| {
-        CliError::new(format!("cannot log to {}: {err}", source.join("server.log").display()))
+/// Lets go of the terminal and of whoever waits: from here on messages go to STORE/server.log, or nowhere where nothing may
+/// be written there.
+fn detach(args: &MountArgs, source: &Path) -> Result<(), CliError> {
+    let log = match args.read_only {
+        true => PathBuf::from("/dev/null"),
+        false => source.join("server.log"),
     };
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(source.join("server.log"))
-        .map_err(cannot)?;
+    let cannot = |err: io::Error| CliError::new(format!("cannot log to {}: {err}", log.display()));
+    let opened =
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&log).map_err(cannot)?;
     rustix::process::setsid().map_err(|err| cannot(err.into()))?;
     // Where we were started from may be unmounted while we serve.
     rustix::process::chdir("/").map_err(|err| cannot(err.into()))?;
     rustix::io::write(rustix::stdio::stderr(), &[SERVING]).map_err(|err| cannot(err.into()))?;
-    rustix::stdio::dup2_stderr(&log).map_err(|err| cannot(err.into()))?;
-    rustix::stdio::dup2_stdout(&log).map_err(|err| cannot(err.into()))?;
+    rustix::stdio::dup2_stderr(&opened).map_err(|err| cannot(err.into()))?;
+    rustix::stdio::dup2_stdout(&opened).map_err(|err| cannot(err.into()))?;
     Ok(())
 }
