@@ -110,11 +110,44 @@ impl fmt::Display for Unregistered {
     }
 }
 
+/// What ends with a process.
+enum Life {
+    /// Becomes readable when its last thread ends (Linux 5.3).
+    Pidfd(OwnedFd),
+    /// Where pidfds are not to be had, as in containers of old: cannot be read once it was waited for.
+    Stat(StatFile),
+}
+
+impl Life {
+    fn of(proc: &Proc, pid: u32) -> Result<Self, Unregistered> {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let opened = number.ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+        match opened {
+            Ok(pidfd) => Ok(Self::Pidfd(pidfd)),
+            Err(Errno::NOSYS | Errno::PERM) => {
+                proc.stat_file(pid).map(Self::Stat).ok_or(Unregistered::NoSuchProcess)
+            }
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Err(Unregistered::TooMany),
+            Err(_) => Err(Unregistered::NoSuchProcess),
+        }
+    }
+
+    fn lasts(&self) -> bool {
+        match self {
+            Self::Pidfd(pidfd) => {
+                let mut waiting = [PollFd::new(pidfd, PollFlags::IN)];
+                matches!(poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
+            }
+            Self::Stat(stat) => stat.read().is_some(),
+        }
+    }
+}
+
 /// A process that is registered, and as what.
 pub(super) struct Registered {
     process: Process,
     claim: Claim,
-    pidfd: OwnedFd,
+    life: Life,
     taken_back: AtomicBool,
     began: Instant,
     /// When the session was asked for last, in milliseconds from then on.
@@ -141,12 +174,6 @@ impl Registered {
             Some(token) => token.clone().into_bytes(),
             None => self.claim.session.clone(),
         }
-    }
-
-    /// A pidfd becomes readable when the last thread of the process ends (Linux 5.3).
-    fn is_running(&self) -> bool {
-        let mut waiting = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        matches!(poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
     }
 }
 
@@ -211,16 +238,12 @@ impl Register {
     }
 
     fn add(&self, process: &Process, claim: Claim) -> Result<Arc<Registered>, Unregistered> {
-        let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-        let pidfd = pid.ok_or(Errno::SRCH).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
-        let pidfd = pidfd.map_err(|errno| match errno {
-            Errno::MFILE | Errno::NFILE | Errno::NOMEM => Unregistered::TooMany,
-            _ => Unregistered::NoSuchProcess,
-        })?;
+        let proc = self.proc.as_ref().ok_or(Unregistered::NoSuchProcess)?;
+        let life = Life::of(proc, process.pid)?;
         let registered = Registered {
             process: process.clone(),
             claim,
-            pidfd,
+            life,
             taken_back: AtomicBool::new(false),
             began: Instant::now(),
             asked_ms: AtomicU64::new(0),
@@ -230,7 +253,7 @@ impl Register {
         if now.start_time != process.start_time {
             return Err(Unregistered::Another);
         }
-        if !registered.is_running() {
+        if !registered.life.lasts() {
             return Err(Unregistered::NoSuchProcess);
         }
         let mut all = self.registered.lock();
@@ -317,7 +340,7 @@ impl Register {
     /// Whether it is still to be counted.
     pub(super) fn holds(&self, registered: &Registered) -> bool {
         !registered.taken_back.load(Ordering::Relaxed)
-            && registered.is_running()
+            && registered.life.lasts()
             && self.session_lasts(registered)
     }
 
@@ -481,6 +504,17 @@ mod tests {
         for none in [0, u32::MAX, i32::MAX.unsigned_abs()] {
             assert_eq!(register.look(none), Err(Unregistered::NoSuchProcess));
         }
+    }
+
+    #[test]
+    fn the_end_of_a_process_shows_with_pidfds_and_without() {
+        let proc = Proc::open().unwrap();
+        let (child, _) = start("echo 0; exec sleep 60");
+        let lives =
+            [Life::of(&proc, child.id()).unwrap(), Life::Stat(proc.stat_file(child.id()).unwrap())];
+        assert!(lives.iter().all(Life::lasts));
+        end(child);
+        assert!(!lives.iter().any(Life::lasts));
     }
 
     #[test]

@@ -40,6 +40,7 @@ const SERVING: u8 = 0;
 /// The live tree is in MOUNTPOINT/current, the whole tree as it was after event N in
 /// MOUNTPOINT/history/@N. STORE and the last component of MOUNTPOINT are made if they do not exist.
 /// Serves until it is unmounted, or until ^C or SIGTERM: then users have 10 seconds to leave.
+/// A process says which agent it works for by writing the name into MOUNTPOINT/.agent.
 #[derive(Debug, clap::Args)]
 pub(super) struct MountArgs {
     /// The store; made if it does not exist

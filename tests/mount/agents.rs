@@ -14,6 +14,7 @@ tests![
     a_registration_ends_with_its_process_and_a_reused_number_is_somebody_else,
     a_process_says_once_whom_it_works_for,
     a_session_is_shown_through_the_mount_where_one_is_demanded,
+    a_policy_goes_by_what_a_process_is_registered_as_whatever_its_environment_says,
 ];
 
 /// A shell in `current/` whose own environment names nobody.
@@ -150,5 +151,28 @@ fn a_session_is_shown_through_the_mount_where_one_is_demanded() -> Outcome {
     assert!(shell(&mount, &format!("echo builder s1 > ../.agent && {work}")).0);
     assert!(shell(&mount, &format!("echo builder s1 > ../.agent && env -i sh -c '{work}'")).0);
     assert!(!shell(&mount, work).0);
+    Ok(())
+}
+
+fn a_policy_goes_by_what_a_process_is_registered_as_whatever_its_environment_says() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy");
+    fs::write(&policy, "worker /current/shut none\n- /current/agents none\n").unwrap();
+    let mount = Mount::with(&["--policy", policy.to_str().unwrap()])?;
+    // Nobody's own shell makes both, before it is anybody.
+    let make = "mkdir shut; echo shut > shut/f; cat shut/f";
+    assert_eq!(shell(&mount, make), (true, "shut\n".to_owned()));
+    assert!(!shell(&mount, "mkdir agents").0, "for agents alone");
+    let as_worker = |line: &str| shell(&mount, &format!("echo worker > ../.agent; {line}"));
+    assert!(as_worker("mkdir agents && echo x > agents/f").0);
+    for line in [
+        "cat shut/f",
+        "LIGHTHOUSE_AGENT=boss cat shut/f",
+        "env LIGHTHOUSE_AGENT=boss LIGHTHOUSE_SESSION=s sh -c 'cat shut/f'",
+        "env -i sh -c 'sh -c \"cat shut/f || exit 1; true\"'",
+    ] {
+        assert!(!as_worker(line).0, "{line}");
+    }
+    assert!(shell(&mount, "cat shut/f").0, "who is beside it may");
     Ok(())
 }
