@@ -7,7 +7,7 @@
 #[allow(dead_code, reason = "each test uses what it needs")]
 mod stores;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use lighthouse_fuse::proto::types::Errno;
 use lighthouse_fuse::server::{Config, serve};
 use lighthouse_fuse::store::Store;
 use lighthouse_fuse::transport::memory::{self, Caller, Dice, Fd, Kernel, Options, User};
-use lighthouse_fuse::tree::Tree;
+use lighthouse_fuse::tree::operation::{self, Attributes, Operation};
+use lighthouse_fuse::tree::{Ino, Tree};
 use lighthouse_fuse::view::{self, View};
 
 const O_RDWR: u32 = 0o2;
@@ -271,6 +272,46 @@ fn a_walk_over_forgotten_names_reads_the_listing_again_with_their_attributes() {
     // One READDIRPLUS would bring too few of them.
     let asked = walk_what_was_forgotten(1000);
     assert!(!asked.contains_key("READDIRPLUS"), "{asked:?}");
+}
+
+#[test]
+fn what_is_changed_beside_the_kernel_shows_to_whoever_asks_from_then_on() {
+    let (store, _dir) = stores::fresh();
+    let tree = Tree::new(Arc::clone(&store));
+    let view = View::new(tree.clone(), Agents::new(store), view::Options::default());
+    let view = Arc::new(view);
+    let watcher: Weak<View> = Arc::downgrade(&view);
+    tree.watch(watcher);
+    let (kernel, device) = memory::pair(Options::default());
+    let server = thread::spawn(move || serve(&device, &view, Config::default()).unwrap());
+    kernel.mount().expect("INIT is answered");
+    let user = kernel.as_root();
+    let change = |operation: &Operation<'_>| {
+        tree.perform_beside(&operation::Caller::default(), operation, None).unwrap()
+    };
+    for n in 0..300 {
+        let (path, name) = (format!("/current/{n}"), format!("{n}"));
+        // The kernel keeps that it is not there, then what it is, then that it is gone.
+        assert_eq!(user.stat(&path), Err(Errno::ENOENT), "{n}");
+        let (parent, name) = (Ino::ROOT, name.as_bytes());
+        let mode = operation::S_IFREG | 0o644;
+        let made = change(&Operation::Make {
+            parent,
+            name,
+            mode,
+            rdev: 0,
+            exclusive: true,
+            security: None,
+        });
+        assert_eq!(user.stat(&path).map(|attr| attr.size), Ok(0), "{n}");
+        let set = Attributes { size: Some(n), ..Attributes::default() };
+        change(&Operation::SetAttributes { ino: made.inode.unwrap().ino, set });
+        assert_eq!(user.stat(&path).map(|attr| attr.size), Ok(n));
+        change(&Operation::Unlink { parent, name });
+        assert_eq!(user.stat(&path), Err(Errno::ENOENT), "{n}");
+    }
+    kernel.unmount();
+    server.join().unwrap();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What the engines are asked to keep: rows made here, or those that the log of a real store makes.
 //!
-//! A recording is one file: for each row the lengths of key and value (two bytes each, little-endian; `0xffff`: the row
+//! A recording is one file: for each row the lengths of key and value (four bytes each, little-endian; all bits set: the row
 //! goes), then both; two lengths of 0 end a batch.
 
 use std::fs::File;
@@ -22,7 +22,7 @@ use crate::plain_file::PlainFile;
 /// Rows of one batch that is made here.
 pub(crate) const BATCH: u64 = 200_000;
 pub(crate) const VALUE: usize = 40;
-const GONE: u16 = u16::MAX;
+const GONE: u32 = u32::MAX;
 
 /// Rows in key order; those without a value go.
 pub(crate) type Batch = Vec<(Vec<u8>, Option<Vec<u8>>)>;
@@ -59,15 +59,16 @@ impl Load {
 fn recorded(from: &mut BufReader<File>) -> io::Result<Batch> {
     let mut batch = Batch::new();
     loop {
-        let mut lengths = [0; 4];
-        from.read_exact(&mut lengths)?;
-        let [a, b, c, d] = lengths;
-        let (key, value) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+        let mut length = || {
+            let mut bytes = [0; 4];
+            from.read_exact(&mut bytes).map(|()| u32::from_le_bytes(bytes))
+        };
+        let (key, value) = (length()?, length()?);
         if key == 0 {
             return Ok(batch);
         }
-        let mut take = |len: u16| {
-            let mut bytes = vec![0; usize::from(len)];
+        let mut take = |len: u32| {
+            let mut bytes = vec![0; len as usize];
             from.read_exact(&mut bytes).map(|()| bytes)
         };
         let key = take(key)?;
@@ -80,7 +81,7 @@ static RECORDING: Mutex<Option<BufWriter<File>>> = Mutex::new(None);
 fn record_row(key: &[u8], value: Option<&[u8]>) {
     let mut recording = RECORDING.lock().unwrap();
     let to = recording.as_mut().unwrap();
-    let length = |bytes: &[u8]| u16::try_from(bytes.len()).ok().filter(|len| *len < GONE).unwrap();
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
     to.write_all(&length(key).to_le_bytes()).unwrap();
     let ends = key.is_empty();
     to.write_all(&value.map_or(if ends { 0 } else { GONE }, length).to_le_bytes()).unwrap();

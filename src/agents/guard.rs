@@ -1,7 +1,8 @@
 //! Whether somebody may: who needs a session, and what the policy says.
 //!
-//! Who somebody is comes, in this order, from the cgroup a policy names, from the session whose token is in the
-//! environment of the process or an ancestor (`LIGHTHOUSE_SESSION`), and from the name there (`LIGHTHOUSE_AGENT`).
+//! Who somebody is comes, in this order, from the cgroup a policy names; from what the process or an ancestor was registered
+//! as, and where none was, from its environment or an ancestor's. Of those two, from the session whose token is there
+//! (`LIGHTHOUSE_SESSION`), and from the name (`LIGHTHOUSE_AGENT`).
 //! Where sessions are demanded and can be looked up, a name alone is not believed.
 //!
 //! Invariants: who cannot be known has no session and is no agent; what is refused is logged, at most
@@ -19,12 +20,12 @@ pub const TOLD_MAX: u64 = 20;
 /// Finds the agent of a session by its token; `None` where there is no such session, or not any more.
 pub type Sessions = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// What a process, or an ancestor of it, says of itself.
+/// What a process, or an ancestor of it, was registered as, or says of itself.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Identity {
-    /// `LIGHTHOUSE_AGENT`
+    /// The agent it works for, by name; `LIGHTHOUSE_AGENT`.
     pub agent: Vec<u8>,
-    /// `LIGHTHOUSE_SESSION`
+    /// Its session's token, where there is one; `LIGHTHOUSE_SESSION`.
     pub session: Vec<u8>,
     /// Its cgroup, which it does not choose.
     pub cgroup: Vec<u8>,

@@ -1,7 +1,7 @@
 //! What can only be read while a caller might be holding its own `mmap_lock`: command line and
 //! environment. Threads of their own read it, and give up on what does not come in time.
 //!
-//! The agent and session a process works for are what `LIGHTHOUSE_AGENT` and `LIGHTHOUSE_SESSION`
+//! Where a process is not registered, the agent and session it works for are what `LIGHTHOUSE_AGENT` and `LIGHTHOUSE_SESSION`
 //! say in its own environment, or in that of the nearest ancestor that has one of them. Of a session's token only what
 //! is no secret is recorded.
 
@@ -15,6 +15,7 @@ use crate::store::Store;
 use crate::store::event::{Actor, ActorId};
 
 use super::proc::{Proc, TEXT_MAX};
+use super::register::parts_of_token;
 
 /// Questions that may wait; what comes beyond is dropped, and the actor stays as it is.
 const QUEUE_MAX: usize = 1024;
@@ -102,15 +103,22 @@ fn answer(questions: &Receiver<(ActorId, Actor)>, store: &Store) {
     }
 }
 
-/// Adds command line, agent and session; `None` if the process is no longer the one that asked.
+/// Adds the command line, and agent and session where they are not known already; `None` if the process is no longer
+/// the one that asked.
 fn look_up(proc: &Proc, mut actor: Actor) -> Option<Actor> {
     let cmdline = proc.read(actor.pid, "cmdline").unwrap_or_default();
     let (agent, session) = named(proc, &actor)?;
     actor.cmdline = cmdline;
-    let (session, of_session) = without_secret(session.unwrap_or_default());
-    actor.agent = agent.or(of_session).unwrap_or_default();
-    actor.session = session;
+    if actor.agent.is_empty() && actor.session.is_empty() {
+        (actor.agent, actor.session) = recorded(agent, session);
+    }
     Some(actor)
+}
+
+/// What of an agent and a session, as an environment names them, may be recorded.
+pub(super) fn recorded(agent: Option<Vec<u8>>, session: Option<Vec<u8>>) -> (Vec<u8>, Vec<u8>) {
+    let (session, of_session) = without_secret(session.unwrap_or_default());
+    (agent.or(of_session).unwrap_or_default(), session)
 }
 
 /// Agent and session of the process of `actor`; `None` if it is no longer the one that asked.
@@ -136,10 +144,9 @@ fn named(proc: &Proc, actor: &Actor) -> Option<Named> {
 
 /// What of a session may be recorded, and the agent that its token names: of `ID:AGENT:TIME:CODE` the id.
 fn without_secret(session: Vec<u8>) -> (Vec<u8>, Option<Vec<u8>>) {
-    let parts: Vec<&[u8]> = session.split(|&byte| byte == b':').collect();
-    match parts[..] {
-        [id, agent, _, _] => (id.to_vec(), Some(agent.to_vec())),
-        _ => (session, None),
+    match parts_of_token(&session) {
+        Some((id, agent)) => (id.to_vec(), Some(agent.to_vec())),
+        None => (session, None),
     }
 }
 

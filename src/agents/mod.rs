@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! request (uid, gid, tid) --> Agents::actor --> ActorId        on the reader's thread, cannot block
+//!                                  |    register.rs: is it, or an ancestor, registered?
 //!                                  |
 //!                                  +--> late.rs: command line, environment, ancestors, on threads of their own
 //! ```
@@ -12,11 +13,14 @@
 //! itself (seen on Linux 6.18). So they are read later, and the actor's record in the log grows.
 //!
 //! Whether a caller is still the same program is asked with every change, and must be cheap: its memory
-//! tells (0.4 us here, where `stat` takes 4.6), see `proc::Evidence`.
+//! tells (0.4 us here, where `stat` takes 4.6) for a millisecond at a time, see `proc::Evidence`.
 //!
 //! Where a [`Guard`] decides who may, a handler asks first and waits for those threads, half a second at most. It does
 //! so for what opens a file or changes names and attributes, never for a READ or WRITE: those may come while the caller, or
 //! the kernel for it, holds that lock.
+//!
+//! Where processes are registered ([`Register`]), the parents of a caller are followed to the nearest that is: `stat` tells
+//! them. Then the environment is not asked. Each caller is looked up anew once another process was registered.
 //!
 //! What cannot be known is left empty: pid 0 is a process of a pid namespace we do not see, or the
 //! kernel itself; pages written back from a mapping have no reliable writer and are `ambiguous`.
@@ -26,6 +30,7 @@ pub mod guard;
 mod late;
 pub mod policy;
 mod proc;
+pub mod register;
 
 use std::sync::Arc;
 
@@ -38,6 +43,7 @@ use crate::store::event::{Actor, ActorId};
 use guard::{Guard, Identity};
 use late::Late;
 use proc::{Evidence, Proc};
+use register::{Register, Registered, Unregistered};
 
 /// Callers remembered at once, each with one or two descriptors open; the least recently seen half goes first.
 const KNOWN_MAX: usize = 128;
@@ -50,6 +56,7 @@ pub struct Agents {
     known: Mutex<Known>,
     late: Late,
     guard: Option<Arc<Guard>>,
+    register: Arc<Register>,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +80,10 @@ struct Seen {
     /// `None` where there was nothing to look at: then the caller is known by its numbers alone.
     evidence: Option<Evidence>,
     tick: u64,
+    /// What it was registered as, itself or by an ancestor, when it was looked up.
+    registered: Option<Arc<Registered>>,
+    /// The generation of the register then.
+    generation: u64,
     /// What it says of itself, once somebody asked.
     identity: Option<Identity>,
 }
@@ -82,13 +93,42 @@ impl Agents {
     #[must_use]
     pub fn new(store: Arc<Store>) -> Self {
         let late = Late::new(Arc::clone(&store));
-        Self { store, proc: Proc::open(), known: Mutex::default(), late, guard: None }
+        let register = Arc::new(Register::new(None));
+        Self { store, proc: Proc::open(), known: Mutex::default(), late, guard: None, register }
     }
 
     /// As [`Agents::new`], and `guard` decides who may.
     #[must_use]
     pub fn guarded(store: Arc<Store>, guard: Arc<Guard>) -> Self {
         Self { guard: Some(guard), ..Self::new(store) }
+    }
+
+    /// The same, and whoever is in `register` is known by that.
+    #[must_use]
+    pub fn registered(self, register: Arc<Register>) -> Self {
+        Self { register, ..self }
+    }
+
+    /// Registers the process behind a request as what it says, for all that it and its descendants do from now on.
+    pub(crate) fn claim(&self, uid: u32, pid: u32, text: &[u8]) -> Result<(), Unregistered> {
+        let claimed = self.register.claim(pid, text);
+        match &claimed {
+            Ok(process) => {
+                let (agent, session) = process.recorded();
+                let (agent, session) =
+                    (String::from_utf8_lossy(&agent), String::from_utf8_lossy(&session));
+                tracing::info!(uid, pid, %agent, %session, "registered a process");
+            }
+            Err(why) => tracing::info!(uid, pid, "did not register a process: {why}"),
+        }
+        claimed.map(drop)
+    }
+
+    /// Whom the log names for what the process behind a request does: agent and session. May wait as
+    /// [`Agents::identity`] does.
+    pub(crate) fn recorded(&self, uid: u32, gid: u32, pid: u32) -> (Vec<u8>, Vec<u8>) {
+        let Identity { agent, session, .. } = self.identity(uid, gid, pid);
+        late::recorded(Some(agent).filter(|agent| !agent.is_empty()), Some(session))
     }
 
     /// Who decides, if anybody does.
@@ -109,6 +149,10 @@ impl Agents {
             return Identity::default();
         };
         let cgroup = actor.cgroup.clone();
+        if let Some(registered) = self.register.find(actor.pid, actor.start_time) {
+            let (agent, _) = registered.recorded();
+            return Identity { agent, session: registered.shown(), cgroup };
+        }
         // Not known in time, it is asked again the next time.
         let Some((agent, session)) = late::ask(actor) else {
             return Identity { cgroup, ..Identity::default() };
@@ -134,19 +178,23 @@ impl Agents {
         let mut known = self.known.lock();
         known.tick += 1;
         let tick = known.tick;
+        let generation = self.register.generation();
         if let Some(seen) = known.callers.get_mut(&caller)
-            && seen.evidence.as_ref().is_none_or(Evidence::holds)
+            && seen.generation == generation
+            && seen.registered.as_ref().is_none_or(|registered| self.register.holds(registered))
+            && seen.evidence.as_mut().is_none_or(Evidence::holds)
         {
             seen.tick = tick;
             return seen.id;
         }
         drop(known);
-        let (id, evidence) = self.identify(caller);
+        let (id, evidence, registered) = self.identify(caller);
         let mut known = self.known.lock();
         if known.callers.len() >= KNOWN_MAX {
             known.forget_older_half();
         }
-        known.callers.insert(caller, Seen { id, evidence, tick, identity: None });
+        let seen = Seen { id, evidence, tick, registered, generation, identity: None };
+        known.callers.insert(caller, seen);
         id
     }
 
@@ -157,14 +205,14 @@ impl Agents {
         String::from_utf8_lossy(&name.unwrap_or_default()).trim_end_matches('\n').to_owned()
     }
 
-    fn identify(&self, caller: Caller) -> (ActorId, Option<Evidence>) {
+    fn identify(&self, caller: Caller) -> (ActorId, Option<Evidence>, Option<Arc<Registered>>) {
         let mut actor = Actor {
             uid: caller.uid,
             gid: caller.gid,
             ambiguous: caller.ambiguous,
             ..Actor::default()
         };
-        let mut evidence = None;
+        let (mut evidence, mut registered) = (None, None);
         if caller.tid != 0
             && let Some(proc) = &self.proc
             && let memory = proc.memory(caller.tid)
@@ -172,13 +220,19 @@ impl Agents {
             && let Some(incarnation) = stat.read()
         {
             proc.describe(caller.tid, &incarnation, &mut actor);
+            registered = self.register.find(actor.pid, actor.start_time);
+            if let Some(registered) = &registered {
+                (actor.agent, actor.session) = registered.recorded();
+            }
             evidence = Some(proc.evidence((caller.tid, actor.pid), memory, stat, incarnation));
         }
-        let Ok(id) = self.store.actor(&actor) else { return (ActorId::default(), evidence) };
+        let Ok(id) = self.store.actor(&actor) else {
+            return (ActorId::default(), evidence, registered);
+        };
         if evidence.is_some() {
             self.late.look(id, actor);
         }
-        (id, evidence)
+        (id, evidence, registered)
     }
 }
 

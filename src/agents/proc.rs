@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
@@ -51,25 +52,47 @@ impl Thread {
     }
 }
 
-/// What shows that a caller is still who it was when it was looked at.
+/// What shows that a caller is still who it was when it was looked at: what it says of itself, and where that can be, its
+/// memory.
+///
+/// Memory that is used no more is that of a program that is no more. But memory that is used need not be *its*: a process may
+/// have made another one that shares it (`CLONE_VM`), as Wine and some sandboxes do, and taken a new program while that
+/// stays. No file of `/proc` tells that at a small cost. So memory is believed for [`MEMORY_HOLDS`], which is about what an
+/// `exec` takes, and then `stat` is asked again, which tells; whoever asks for much at once is still asked for little.
 #[derive(Debug)]
-pub(super) enum Evidence {
-    /// Its memory is still used, by a process that shares it with no other; and if it is not the first thread of
-    /// its process, whose number lasts as long as that, the thread is still there.
-    Memory(Memory, Option<Thread>),
-    /// It still says the same of itself.
-    Stat(StatFile, Incarnation),
+pub(super) struct Evidence {
+    stat: StatFile,
+    before: Incarnation,
+    memory: Option<Shown>,
 }
+
+/// Memory that showed a caller to be the same.
+#[derive(Debug)]
+struct Shown {
+    memory: Memory,
+    /// If it is not the first thread of its process, whose number lasts as long as that: the thread must be there.
+    thread: Option<Thread>,
+    /// When `stat` said so too.
+    since: Instant,
+}
+
+/// For how long memory alone shows that a caller is the same.
+const MEMORY_HOLDS: Duration = Duration::from_millis(1);
 
 impl Evidence {
     /// Whether it holds.
-    pub(super) fn holds(&self) -> bool {
-        match self {
-            Self::Memory(memory, thread) => {
-                memory.is_used() && thread.as_ref().is_none_or(Thread::is_there)
+    pub(super) fn holds(&mut self) -> bool {
+        let now = Instant::now();
+        if let Some(Shown { memory, thread, since }) = &mut self.memory {
+            if !memory.is_used() || !thread.as_ref().is_none_or(Thread::is_there) {
+                return false;
             }
-            Self::Stat(stat, before) => stat.read().as_ref() == Some(before),
+            if now.saturating_duration_since(*since) < MEMORY_HOLDS {
+                return true;
+            }
+            *since = now;
         }
+        self.stat.read().as_ref() == Some(&self.before)
     }
 }
 
@@ -102,6 +125,11 @@ impl Incarnation {
         let endcode = fields.next()?.parse().ok()?;
         let startstack = fields.next()?.parse().ok()?;
         Some(Self { comm, start_time, places: [startcode, endcode, startstack], parent })
+    }
+
+    /// The name, as the kernel keeps it.
+    pub(super) fn name(&self) -> String {
+        String::from_utf8_lossy(&self.comm).trim_end_matches('\0').to_owned()
     }
 
     /// The parent process.
@@ -162,12 +190,11 @@ impl Proc {
                 !parent.places.contains(&0) && parent.places != incarnation.places
             })
         };
-        if let Some(memory) = memory.filter(|memory| memory.is_used() && own())
-            && let Some(thread) = thread()
-        {
-            return Evidence::Memory(memory, thread);
-        }
-        Evidence::Stat(stat, incarnation)
+        let memory = memory.filter(|memory| memory.is_used() && own());
+        let since = Instant::now();
+        let memory =
+            memory.and_then(|memory| thread().map(|thread| Shown { memory, thread, since }));
+        Evidence { stat, before: incarnation, memory }
     }
 
     /// Fills in what can be read without the process's `mmap_lock`.
@@ -216,11 +243,21 @@ impl Proc {
     }
 
     /// The process a thread belongs to: requests carry thread ids.
-    fn thread_group(&self, tid: u32) -> Option<u32> {
-        let status = self.read(tid, "status")?;
-        let line =
-            status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Tgid:"))?;
-        std::str::from_utf8(line).ok()?.trim().parse().ok()
+    pub(super) fn thread_group(&self, tid: u32) -> Option<u32> {
+        self.status(tid, "Tgid:")
+    }
+
+    /// The real user of a process.
+    pub(super) fn real_user(&self, pid: u32) -> Option<u32> {
+        self.status(pid, "Uid:")
+    }
+
+    /// The first number of a line in `status`.
+    fn status(&self, pid: u32, name: &str) -> Option<u32> {
+        let status = self.read(pid, "status")?;
+        let mut lines = status.split(|&byte| byte == b'\n');
+        let line = lines.find_map(|line| line.strip_prefix(name.as_bytes()))?;
+        std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
     }
 }
 
@@ -287,9 +324,9 @@ mod tests {
         assert_eq!(stat.read(), None);
     }
 
-    /// A process of a shell that does `commands`, each time a line comes; and the evidence for it.
-    fn evidence_for(commands: &str) -> (std::process::Child, u32, Evidence) {
-        let mut child = std::process::Command::new("sh")
+    /// A process of an interpreter that does `commands` and prints its number, and the evidence for it.
+    fn evidence_for(interpreter: &str, commands: &str) -> (std::process::Child, u32, Evidence) {
+        let mut child = std::process::Command::new(interpreter)
             .args(["-c", commands])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
@@ -307,22 +344,23 @@ mod tests {
         (child, pid, evidence)
     }
 
-    fn until_gone(evidence: &Evidence) {
-        let started = std::time::Instant::now();
+    /// Waits until `evidence` does not hold any more, and leaves the CPU to who must do something for that.
+    fn until_gone(evidence: &mut Evidence) {
+        let started = Instant::now();
         while evidence.holds() {
-            assert!(started.elapsed() < std::time::Duration::from_secs(10), "it still holds");
-            std::thread::yield_now();
+            assert!(started.elapsed() < Duration::from_secs(60), "it still holds");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
     #[test]
     fn a_program_is_another_after_exec_even_of_itself() {
         let commands = "echo $$; read line; exec sh -c 'read line'";
-        let (mut child, pid, evidence) = evidence_for(commands);
-        assert!(matches!(evidence, Evidence::Memory(..)) || !rustix::process::geteuid().is_root());
+        let (mut child, pid, mut evidence) = evidence_for("sh", commands);
+        assert!(evidence.memory.is_some() || !rustix::process::geteuid().is_root());
         assert!(evidence.holds());
         std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"\n").unwrap();
-        until_gone(&evidence);
+        until_gone(&mut evidence);
         assert_eq!(child.try_wait().unwrap(), None, "process {pid} goes on");
         drop(child.stdin.take());
         child.wait().unwrap();
@@ -331,11 +369,40 @@ mod tests {
     #[test]
     fn a_child_that_may_share_its_parents_memory_is_known_by_what_it_says() {
         let commands = "(sh -c 'echo $PPID'; read line; exec sleep 0) <&0 & wait";
-        let (mut child, _, evidence) = evidence_for(commands);
-        assert!(matches!(evidence, Evidence::Stat(..)), "{evidence:?}");
+        let (mut child, _, mut evidence) = evidence_for("sh", commands);
+        assert!(evidence.memory.is_none(), "{evidence:?}");
         assert!(evidence.holds());
         drop(child.stdin.take());
-        until_gone(&evidence);
+        until_gone(&mut evidence);
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_program_is_another_after_exec_though_another_process_keeps_its_memory() {
+        // A helper in the same memory, on a stack of its own, that only waits; then another program.
+        let commands = "import ctypes, os, sys\n\
+                        libc = ctypes.CDLL(None)\n\
+                        stack = ctypes.create_string_buffer(1 << 16)\n\
+                        top = ctypes.c_void_p((ctypes.addressof(stack) + (1 << 16)) & ~15)\n\
+                        CLONE_VM, SIGCHLD = 0x100, 17\n\
+                        helper = libc.clone(libc.pause, top, CLONE_VM | SIGCHLD, None)\n\
+                        print(os.getpid(), flush=True)\n\
+                        sys.stdin.readline()\n\
+                        os.execvp('sh', ['sh', '-c', f'read line; kill -9 {helper}'])\n";
+        if std::process::Command::new("python3").arg("--version").output().is_err() {
+            eprintln!("SKIPPED: python3 is missing");
+            return;
+        }
+        let (mut child, pid, mut evidence) = evidence_for("python3", commands);
+        assert!(evidence.memory.is_some() || !rustix::process::geteuid().is_root());
+        assert!(evidence.holds());
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"\n").unwrap();
+        until_gone(&mut evidence);
+        assert_eq!(child.try_wait().unwrap(), None, "process {pid} goes on");
+        if let Some(shown) = &evidence.memory {
+            assert!(shown.memory.is_used(), "by the helper: else this shows nothing");
+        }
+        drop(child.stdin.take());
         child.wait().unwrap();
     }
 
@@ -352,12 +419,13 @@ mod tests {
         let tid = tid.recv().unwrap();
         let (memory, stat) = (proc.memory(tid), proc.stat_file(tid).unwrap());
         let incarnation = stat.read().unwrap();
-        let evidence = proc.evidence((tid, std::process::id()), memory, stat, incarnation);
-        assert!(matches!(evidence, Evidence::Memory(_, Some(_))), "{evidence:?}");
+        let mut evidence = proc.evidence((tid, std::process::id()), memory, stat, incarnation);
+        let thread_is_known = evidence.memory.as_ref().is_some_and(|shown| shown.thread.is_some());
+        assert!(thread_is_known, "{evidence:?}");
         assert!(evidence.holds());
         drop(end);
         thread.join().unwrap();
-        until_gone(&evidence);
+        until_gone(&mut evidence);
     }
 
     #[test]

@@ -316,6 +316,26 @@ impl Fields {
         }
     }
 
+    /// The number `name`, of at most `max`. What is wrong with it is kept for [`Fields::done`].
+    pub(crate) fn number(&mut self, name: &str, max: u64) -> u64 {
+        let number = self.optional_number(name, max);
+        if number.is_none() {
+            self.faults.push(fault("missing", &["body", name], "Field required"));
+        }
+        number.unwrap_or_default()
+    }
+
+    /// As [`Fields::number`], but may be absent or null.
+    pub(crate) fn optional_number(&mut self, name: &str, max: u64) -> Option<u64> {
+        let value = self.object.get(name).filter(|value| !value.is_null())?;
+        let number = value.as_u64().filter(|&number| number <= max);
+        if number.is_none() {
+            let msg = format!("Input should be a number from 0 to {max}");
+            self.fault("int_type", name, &msg);
+        }
+        Some(number.unwrap_or_default())
+    }
+
     /// The object `name`, or an empty one.
     pub(crate) fn object(&mut self, name: &str) -> Map<String, Value> {
         match self.object.remove(name) {

@@ -7,6 +7,7 @@
 //!  routes.rs     one table: path, method, who may, what is answered, in words
 //!     |             +--> openapi.rs    the same table as an OpenAPI description
 //!     +--> bridge.rs   health, status, sessions, event store and query
+//!     +--> processes.rs  processes that work for a session
 //!     +--> events.rs   events by sequence and time, and as they come
 //!     +--> files.rs    the tree: GET, PUT, DELETE
 //!     +--> dav.rs      the tree for WebDAV
@@ -33,6 +34,7 @@ mod malformed;
 mod metrics;
 mod openapi;
 mod problem;
+mod processes;
 mod routes;
 mod serve;
 mod session;
@@ -45,6 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agents::guard::Guard;
+use crate::agents::register::Register;
 use crate::tree::Tree;
 
 pub use serve::Running;
@@ -114,6 +117,12 @@ impl Teller {
     pub fn guards(&self, guard: Arc<Guard>) {
         // The first one stays.
         let _ = self.0.guard.set(guard);
+    }
+
+    /// Where processes are registered, from now on.
+    pub fn registers(&self, register: Arc<Register>) {
+        // The first one stays.
+        let _ = self.0.register.set(register);
     }
 
     /// The agent whose session has this token now, which counts as using it.

@@ -108,6 +108,7 @@ fn response(route: &Route, status: u16, meaning: &str) -> Value {
     let json = |schema: Value| json!({ "description": meaning, "content": { "application/json": { "schema": schema } } });
     match (route.path, status) {
         ("/context/packages", 201) => json(json!({ "type": "object" })),
+        ("/session/processes", 201) => json(schema("Process")),
         (_, 201 | 204 | 304) => json!({ "description": meaning }),
         ("/health", 200 | 503) => json(schema("Health")),
         (_, 400..) => json(schema("Problem")),
@@ -128,6 +129,7 @@ fn response(route: &Route, status: u16, meaning: &str) -> Value {
         }),
         ("/session/create", _) => json(schema("Session")),
         ("/session/validate", _) => json(schema("Valid")),
+        ("/session/processes", _) => json(schema("Processes")),
         ("/status", _) => json(schema("Status")),
         ("/event/store", _) => json(schema("Stored")),
         ("/event/query", _) => json(schema("Queried")),
@@ -148,6 +150,17 @@ fn schemas() -> Value {
     let integer = || json!({ "type": "integer", "minimum": 0 });
     let text = || json!({ "type": "string", "maxLength": 64 });
     let any = || json!({ "type": "object" });
+    let number = |max: u64| json!({ "type": "integer", "minimum": 0, "maximum": max });
+    let process = object(
+        &[
+            ("pid", integer()),
+            ("start_time", integer()),
+            ("program", string()),
+            ("agent_id", string()),
+            ("session_id", string()),
+        ],
+        &["pid", "start_time", "program", "agent_id", "session_id"],
+    );
     let id = object(
         &[("timestamp_ns", integer()), ("sequence", integer()), ("node_id", string())],
         &["timestamp_ns", "sequence", "node_id"],
@@ -220,6 +233,15 @@ fn schemas() -> Value {
             &["session_token", "agent_id"],
         ),
         "PassedOn": any(),
+        "ProcessRegister": object(
+            &[("pid", number(u32::MAX.into())), ("start_time", number(u64::MAX))],
+            &["pid"],
+        ),
+        "Process": process,
+        "Processes": object(
+            &[("processes", json!({ "type": "array", "items": process }))],
+            &["processes"],
+        ),
         "Valid": object(&[("valid", json!({ "type": "boolean" }))], &["valid"]),
         "ContextPackage": super::context::schema(),
         "EventStore": object(

@@ -17,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use super::problem::Problem;
 use super::session::{NoSession, Session, TOKEN_MIN};
 use super::state::{Shared, since_1970};
-use super::{bridge, context, dav, events, files, metrics, openapi, upstream};
+use super::{bridge, context, dav, events, files, metrics, openapi, processes, upstream};
 
 /// Longest body that is taken into memory, in bytes.
 pub(crate) const BODY_MAX: usize = 1 << 20;
@@ -135,6 +135,41 @@ pub(crate) const ROUTES: &[Route] = &[
         body: Some("SessionValidate"),
         answers: &[(200, "Whether it is")],
         run: run!(bridge::session_validate),
+    },
+    Route {
+        method: "POST",
+        path: "/session/processes",
+        who: Who::Agents,
+        summary: "Register a process: what it and its descendants do through the mount is this session's agent's. Asked by \
+                  root or its own user, on the server's machine",
+        query: &[],
+        body: Some("ProcessRegister"),
+        answers: &[
+            (201, "It is registered, until it ends, the session does, or it is taken back"),
+            (404, "The server sees no such process"),
+            (409, "It started at another time, or too many are registered"),
+        ],
+        run: run!(processes::register),
+    },
+    Route {
+        method: "GET",
+        path: "/session/processes",
+        who: Who::Agents,
+        summary: "The processes that are registered in this session",
+        query: &[],
+        body: None,
+        answers: &[(200, "The processes")],
+        run: run!(processes::list),
+    },
+    Route {
+        method: "DELETE",
+        path: "/session/processes/{pid}",
+        who: Who::Agents,
+        summary: "Take back the registration of a process in this session",
+        query: &[],
+        body: None,
+        answers: &[(204, "It is taken back"), (404, "None of this number is registered in it")],
+        run: run!(processes::take_back),
     },
     Route {
         method: "POST",

@@ -27,6 +27,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::drain;
 use super::malformed::{Answering, Watched};
+use super::processes::Ends;
 use super::state::Shared;
 use super::upstream::Peer;
 use super::{Teller, routes};
@@ -132,6 +133,8 @@ async fn connection(stream: TcpStream, from: IpAddr, shared: &Shared, router: Ro
     // Answers are written whole: waiting for more to send makes each wait.
     let _ = stream.set_nodelay(true);
     let all = shared.clone();
+    let ends = stream.peer_addr().and_then(|peer| Ok(Ends { peer, own: stream.local_addr()? }));
+    let ends = ends.ok();
     // Who passes requests on wants to know this; closed when this function ends.
     let open = shared.passing.is_some().then(|| watch::channel(()));
     let peer = open.as_ref().map(|(_, there)| Peer { address: from, there: there.clone() });
@@ -140,6 +143,7 @@ async fn connection(stream: TcpStream, from: IpAddr, shared: &Shared, router: Ro
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let (shared, router, answering) = (all.clone(), router.clone(), answering.clone());
         answering.begin();
+        ends.and_then(|ends| request.extensions_mut().insert(ends));
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }

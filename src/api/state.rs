@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::agents::guard::Guard;
+use crate::agents::register::Register;
 use crate::tree::Tree;
 
 use super::Config;
@@ -102,6 +103,7 @@ pub(crate) struct Inner {
     pub(crate) tree: OnceLock<Tree>,
     pub(crate) ask_counts: OnceLock<AskCounts>,
     pub(crate) guard: OnceLock<Arc<Guard>>,
+    pub(crate) register: OnceLock<Arc<Register>>,
     pub(crate) counts: Counts,
     pub(crate) started: Instant,
     pub(crate) replacing: Arc<Mutex<()>>,
@@ -138,6 +140,7 @@ impl Shared {
             tree: OnceLock::new(),
             ask_counts: OnceLock::new(),
             guard: OnceLock::new(),
+            register: OnceLock::new(),
             counts: Counts::default(),
             started: Instant::now(),
             replacing: Arc::default(),

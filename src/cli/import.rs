@@ -352,6 +352,10 @@ impl Import<'_> {
         if self.tree.inode(ino, Seq::NOW).map_err(refused)?.size != meta.size() {
             self.size(ino, meta.size()).map_err(refused)?;
         }
+        // As when whoever wrote a file closes it; of an empty one there is nothing to tell but that it was made.
+        if there.size > 0 || meta.size() > 0 {
+            self.tree.version_ends(ino, self.origin.actor).map_err(refused)?;
+        }
         Ok(())
     }
 

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::store::OpenError;
 use crate::sys::signals::Signals;
 use crate::transport::device::{self, HandedOver};
 use crate::transport::mount::{self, MountOptions};
@@ -39,16 +40,17 @@ const SERVING: u8 = 0;
 /// The live tree is in MOUNTPOINT/current, the whole tree as it was after event N in
 /// MOUNTPOINT/history/@N. STORE and the last component of MOUNTPOINT are made if they do not exist.
 /// Serves until it is unmounted, or until ^C or SIGTERM: then users have 10 seconds to leave.
+/// A process says which agent it works for by writing the name into MOUNTPOINT/.agent.
 #[derive(Debug, clap::Args)]
 pub(super) struct MountArgs {
     /// The store; made if it does not exist
     store: PathBuf,
     /// Where to mount; made if only its last component is missing
     mountpoint: PathBuf,
-    /// Serve in the background; return once the mount works. The log goes to STORE/server.log
+    /// Serve in the background; return once the mount works. The log goes to STORE/server.log, with --read-only nowhere
     #[arg(long, env = "LIGHTHOUSE_FUSE_BACKGROUND", value_parser = flag())]
     background: bool,
-    /// Let nobody change anything
+    /// Let nobody change anything, and change nothing in STORE either: it may lie on a medium that cannot be written
     #[arg(long, env = "LIGHTHOUSE_FUSE_READ_ONLY", value_parser = flag())]
     read_only: bool,
     /// Serve files without being asked to open them, which spares two requests each time one is opened; with --read-only
@@ -77,13 +79,16 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
         .map_err(|err| CliError::new(format!("cannot wait for signals: {err}")))?;
     let source = service::absolute(&args.store)?;
     // Nobody makes sessions here that could be looked up.
-    let guard = args.service.rules()?.map(|rules| rules.guard(None));
+    let callers = service::Callers::without_sessions(&args.service)?;
     let refused = |err: mount::MountError| CliError::new(err.to_string());
     let (device, place, owner) = match taken_over(args)? {
         Some((device, place)) => (device, place, mount_owner_here()),
         None => {
             let site = mount::check(&args.mountpoint, &source, args.nonempty).map_err(refused)?;
             store::check(&source)?;
+            if args.read_only && !source.join("super").exists() {
+                return Err(store::failed(&source, &OpenError::Missing));
+            }
             let point = site.prepare().map_err(refused)?;
             let owner = point.owner();
             let mut options = MountOptions::new(source.clone());
@@ -98,10 +103,12 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     let tree = Tree::new(Arc::clone(&opened));
     let mut serving = args.service.clone();
     serving.no_open = args.no_open;
-    let mut service = Service::start(device, shared, tree, guard, &serving)
+    let mut service = Service::start(device, shared, tree, callers, &serving)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
-    service.record_to(&source);
+    if !args.read_only {
+        service.record_to(&source);
+    }
     wait(args, &source, &place, service, &signals, quiet)?;
     store::close(&opened)?;
     Ok(ExitCode::SUCCESS)
@@ -188,7 +195,7 @@ fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<
         }
     }
     if std::env::var_os(BACKGROUND).is_some() {
-        detach(source)?;
+        detach(args, source)?;
     }
     Ok(())
 }
@@ -228,22 +235,21 @@ fn start_in_background() -> Result<ExitCode, CliError> {
     Ok(ExitCode::from(code.max(1)))
 }
 
-/// Lets go of the terminal and of whoever waits: from here on messages go to STORE/server.log.
-fn detach(source: &Path) -> Result<(), CliError> {
-    let cannot = |err: io::Error| {
-        CliError::new(format!("cannot log to {}: {err}", source.join("server.log").display()))
+/// Lets go of the terminal and of whoever waits: from here on messages go to STORE/server.log, or nowhere where nothing may
+/// be written there.
+fn detach(args: &MountArgs, source: &Path) -> Result<(), CliError> {
+    let log = match args.read_only {
+        true => PathBuf::from("/dev/null"),
+        false => source.join("server.log"),
     };
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(source.join("server.log"))
-        .map_err(cannot)?;
+    let cannot = |err: io::Error| CliError::new(format!("cannot log to {}: {err}", log.display()));
+    let opened =
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&log).map_err(cannot)?;
     rustix::process::setsid().map_err(|err| cannot(err.into()))?;
     // Where we were started from may be unmounted while we serve.
     rustix::process::chdir("/").map_err(|err| cannot(err.into()))?;
     rustix::io::write(rustix::stdio::stderr(), &[SERVING]).map_err(|err| cannot(err.into()))?;
-    rustix::stdio::dup2_stderr(&log).map_err(|err| cannot(err.into()))?;
-    rustix::stdio::dup2_stdout(&log).map_err(|err| cannot(err.into()))?;
+    rustix::stdio::dup2_stderr(&opened).map_err(|err| cannot(err.into()))?;
+    rustix::stdio::dup2_stdout(&opened).map_err(|err| cannot(err.into()))?;
     Ok(())
 }

@@ -41,7 +41,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
     let said = |err: &dyn std::fmt::Display| CliError::new(err.to_string());
     store::check(&source)?;
     // Nobody makes sessions here that could be looked up.
-    let guard = args.service.rules()?.map(|rules| rules.guard(None));
+    let callers = service::Callers::without_sessions(&args.service)?;
     let namespace = namespace::enter().map_err(|err| said(&err))?;
     let directory = Directory::make()?;
     let site = mount::check(&directory.0, &source, false).map_err(|err| said(&err))?;
@@ -61,7 +61,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         let made = made.map_err(|err| io::Error::other(refused.insert(err).to_string()))?;
         let opened = opened.insert(made);
         let tree = Tree::new(Arc::clone(opened));
-        let mut service = Service::start(device, false, tree, guard, &args.service)?;
+        let mut service = Service::start(device, false, tree, callers, &args.service)?;
         service.record_to(&source);
         if let Err(err) = mounted.raise_read_ahead(args.service.tuning.read_ahead) {
             tracing::debug!("read-ahead stays as it is: {err}");

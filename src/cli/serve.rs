@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 
-use crate::agents::guard::Guard;
+use crate::agents::guard::Sessions;
+use crate::agents::register::Register;
 use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage, Upstream};
 use crate::legacy::import as legacy;
 use crate::server::counters::Counters;
@@ -36,7 +37,7 @@ use crate::transport::unmount::Detach;
 use crate::tree::Tree;
 
 use super::first_start::Before;
-use super::service::{self, Event, Leaving, Place, Service, ServiceArgs};
+use super::service::{self, Callers, Event, Leaving, Place, Service, ServiceArgs};
 use super::{CliError, bridge, flag, output, store};
 
 /// How long requests under way have after SIGTERM.
@@ -165,14 +166,18 @@ pub(super) fn run(args: &ServeArgs, quiet: bool) -> Result<ExitCode, CliError> {
     if !quiet {
         output::say(format_args!("listening on http://{}", running.address()));
     }
-    let guard = rules.map(|rules| {
+    let sessions = || -> Sessions {
         let teller = running.teller();
-        rules.guard(Some(Box::new(move |token| teller.agent_of(token))))
-    });
+        Box::new(move |token| teller.agent_of(token))
+    };
+    let guard = rules.map(|rules| rules.guard(Some(sessions())));
     if let Some(guard) = &guard {
         running.teller().guards(Arc::clone(guard));
     }
-    let serving = Serving { args, source, running, guard, signals: None, quiet };
+    let register = Arc::new(Register::new(Some(sessions())));
+    running.teller().registers(Arc::clone(&register));
+    let callers = Callers { guard, register };
+    let serving = Serving { args, source, running, callers, signals: None, quiet };
     serving.run(signals)
 }
 
@@ -181,7 +186,7 @@ struct Serving<'a> {
     args: &'a ServeArgs,
     source: PathBuf,
     running: Running,
-    guard: Option<Arc<Guard>>,
+    callers: Callers,
     signals: Option<Signals>,
     quiet: bool,
 }
@@ -384,9 +389,9 @@ impl Serving<'_> {
     }
 
     fn start(&self, device: OwnedFd, shared: bool, tree: &Tree) -> io::Result<Service> {
-        let guard = self.guard.clone();
+        let callers = self.callers.clone();
         let mut service =
-            Service::start(device, shared, tree.clone(), guard, &self.service_args())?;
+            Service::start(device, shared, tree.clone(), callers, &self.service_args())?;
         service.record_to(&self.source);
         Ok(service)
     }

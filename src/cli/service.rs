@@ -27,6 +27,7 @@ use rustix::process::{Signal, WaitOptions};
 use crate::agents::Agents;
 use crate::agents::guard::{Guard, Sessions};
 use crate::agents::policy::{POLICY_MAX, Policy};
+use crate::agents::register::Register;
 use crate::server::counters::Counters;
 use crate::server::serve::{Config, Ended, SPLICE_FROM, Server};
 use crate::transport::Transport;
@@ -100,8 +101,9 @@ pub(super) struct ServiceArgs {
     /// people write
     #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_RECORD")]
     record: Option<PathBuf>,
-    /// Refuse whoever opens, makes or changes something without a session: without LIGHTHOUSE_SESSION in its environment
-    /// (under `serve` the token of a session made over HTTP), or a cgroup that the policy names
+    /// Refuse whoever opens, makes or changes something without a session: one that it, or an ancestor, is registered in
+    /// (`.agent` of the mount; /session/processes of HTTP), LIGHTHOUSE_SESSION in its environment (under `serve` the token
+    /// of a session made over HTTP), or a cgroup that the policy names
     #[arg(long, env = "LIGHTHOUSE_FUSE_REQUIRE_SESSION", value_parser = flag())]
     require_session: bool,
     /// What agents may do where. A line is WHO PATH WORD...: an agent, the beginning of a name and `*`, `*` or `-` (no
@@ -182,6 +184,23 @@ impl Rules {
     /// Who decides by them.
     pub(super) fn guard(self, sessions: Option<Sessions>) -> Arc<Guard> {
         Arc::new(Guard::new(self.require_session, self.policy, sessions))
+    }
+}
+
+/// What is to be known of callers, whichever mount they come through.
+#[derive(Clone, Debug)]
+pub(super) struct Callers {
+    /// Decides who may; without it modes alone do.
+    pub(super) guard: Option<Arc<Guard>>,
+    /// Whom processes work for.
+    pub(super) register: Arc<Register>,
+}
+
+impl Callers {
+    /// Where no session can be looked up.
+    pub(super) fn without_sessions(args: &ServiceArgs) -> Result<Self, CliError> {
+        let guard = args.rules()?.map(|rules| rules.guard(None));
+        Ok(Self { guard, register: Arc::new(Register::new(None)) })
     }
 }
 
@@ -285,19 +304,20 @@ pub(super) struct Service {
 
 impl Service {
     /// Starts answering `device` from `tree`, whose other users may go on changing it. `shared`: another process
-    /// may hold the device as well. `guard` decides who may; without it modes alone do.
+    /// may hold the device as well.
     pub(super) fn start(
         device: OwnedFd,
         shared: bool,
         tree: Tree,
-        guard: Option<Arc<Guard>>,
+        callers: Callers,
         args: &ServiceArgs,
     ) -> io::Result<Self> {
         let store = Arc::clone(tree.store());
-        let agents = match guard {
+        let agents = match callers.guard {
             Some(guard) => Agents::guarded(store, guard),
             None => Agents::new(store),
         };
+        let agents = agents.registered(callers.register);
         let options = Options {
             caching: args.tuning.caching(),
             list_times: args.list_times.unwrap_or(if args.sections {

@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use rustix::fs::FlockOperation;
 use rustix::process::Signal;
 
-use crate::store::disk::{Disk, Real};
+use crate::store::disk::{Disk, Real, noted_pid};
 use crate::store::event::Timestamp;
 use crate::store::log::LogReader;
 use crate::store::superblock::{Super, SuperError};
@@ -142,13 +142,19 @@ pub(super) fn open_or_begin(
         output::say(format_args!("--durability async: a power cut loses what fsync has promised"));
     }
     let opening = store.opening();
-    if let Some(cut) = &opening.cut {
-        output::say(format_args!(
+    match &opening.cut {
+        Some(cut) if read_only => output::say(format_args!(
+            "{}: {} bytes behind the last whole event are left out; opened without --read-only they are cut off",
+            path.display(),
+            cut.bytes
+        )),
+        Some(cut) => output::say(format_args!(
             "{}: {} bytes behind the last whole event were cut off and kept in {}/lost",
             path.display(),
             cut.bytes,
             path.display()
-        ));
+        )),
+        None => (),
     }
     if let Some(damage) = &opening.damage {
         output::say(format_args!(
@@ -188,7 +194,7 @@ pub(super) fn holder(path: &Path) -> Option<Option<u32>> {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut text = String::new();
             let read = lock.read_to_string(&mut text);
-            Some(read.ok().and_then(|_| text.trim().parse().ok()))
+            Some(read.ok().and_then(|_| noted_pid(text.as_bytes())))
         }
         _ => None,
     }

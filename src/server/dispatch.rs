@@ -26,7 +26,7 @@ use crate::proto::types::{Caller, Errno, FileHandle, Name, NodeId, RequestId};
 use crate::view::listing::{Listed, Page};
 use crate::view::{
     Asker, Attributes, Bytes, Found, Range, Read, Refusal, Scratch, Stored, TimeTo, TreeRefusal,
-    View,
+    Unregistered, View,
 };
 
 /// What one reader keeps from request to request.
@@ -546,6 +546,13 @@ fn errno(refusal: &Refusal) -> Errno {
         Refusal::OtherTree => Errno::EXDEV,
         Refusal::TooManyViews => Errno::ENFILE,
         Refusal::NothingThere => Errno::ENXIO,
+        Refusal::Unregistered(why) => match why {
+            Unregistered::NoSuchProcess | Unregistered::Another => Errno::ESRCH,
+            Unregistered::Already => Errno::EPERM,
+            Unregistered::NoSession => Errno::EACCES,
+            Unregistered::Malformed => Errno::EINVAL,
+            Unregistered::TooMany => Errno::ENOSPC,
+        },
     }
 }
 

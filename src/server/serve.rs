@@ -467,6 +467,7 @@ impl<'s> Server<'s> {
             if let Some(notice) = notice(&news) {
                 self.tell(&notice);
             }
+            self.view.news().told();
         }
     }
 

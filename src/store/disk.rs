@@ -189,8 +189,13 @@ impl Disk for Real {
     }
 
     fn lock(&self, path: &str) -> io::Result<Lock> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(&self.root, path, flags, Mode::from(0o644))?;
+        let access = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR | OFlags::CREATE };
+        let flags = access | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = match rustix::fs::openat(&self.root, path, flags, Mode::from(0o644)) {
+            // Nobody has written here, and who only reads leaves nothing behind.
+            Err(Errno::NOENT) if self.read_only => return Ok(Lock::Held(Box::new(()))),
+            other => other?,
+        };
         // Whoever only asks who holds it takes it for an instant: that must not turn a server away.
         let mut tries = LOCK_TRIES;
         while let Err(err) = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
@@ -201,16 +206,29 @@ impl Disk for Real {
             if tries == 0 {
                 let mut text = [0; 16];
                 let len = rustix::io::pread(&fd, &mut text, 0)?;
-                let text = std::str::from_utf8(text.get(..len).unwrap_or_default());
-                return Ok(Lock::Busy { pid: text.ok().and_then(|text| text.trim().parse().ok()) });
+                return Ok(Lock::Busy { pid: noted_pid(text.get(..len).unwrap_or_default()) });
             }
             std::thread::sleep(LOCK_AGAIN);
+        }
+        if self.read_only {
+            return Ok(Lock::Held(Box::new(fd)));
         }
         // Who holds it is for messages alone: the lock is the flock, which ends with its process.
         let text = format!("{}\n", std::process::id());
         rustix::fs::ftruncate(&fd, 0)?;
         rustix::io::pwrite(&fd, text.as_bytes(), 0)?;
         Ok(Lock::Held(Box::new(fd)))
+    }
+}
+
+/// The process that a lock file names, if there is one of this number: who only reads does not note down its own.
+#[must_use]
+pub fn noted_pid(text: &[u8]) -> Option<u32> {
+    let pid: u32 = std::str::from_utf8(text).ok()?.trim().parse().ok()?;
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)?;
+    match rustix::process::test_kill_process(process) {
+        Err(Errno::SRCH) => None,
+        _ => Some(pid),
     }
 }
 

@@ -29,6 +29,7 @@ pub mod event;
 pub mod index;
 pub mod journal;
 pub mod log;
+pub mod overlay;
 pub mod record;
 pub mod recover;
 mod relocate;
@@ -57,6 +58,7 @@ use event::{Actor, ActorId, Change, Data, Event, FileId, Fingerprint, Ino, Place
 use index::{Index, IndexError, Stretch, Tables};
 use journal::Journal;
 use log::{Mark, Next};
+use overlay::Overlay;
 use record::Entry;
 use recover::{Cut, Damage, Stop};
 use relocate::Relocator;
@@ -94,7 +96,7 @@ pub struct OpenOptions {
     pub sync_interval: Option<Duration>,
     /// Memory the index may take, in bytes.
     pub memory: usize,
-    /// Refuses every change.
+    /// Refuses every change, and changes nothing on the disk either: what opening brings about stays in memory.
     pub read_only: bool,
     /// Bytes that history may take beside what is live; `None` is twice the live size, and at least 10 GiB.
     pub history: Option<u64>,
@@ -261,21 +263,27 @@ impl Store {
 
     /// Opens the store in `dir`, whatever became of who had it open before.
     pub fn open(dir: &Path, open: &OpenOptions) -> Result<Self, OpenError> {
-        match Real::new(dir) {
-            Ok(disk) => Self::open_on(Arc::new(disk), open),
+        let disk = || -> io::Result<Arc<dyn Disk>> {
+            Ok(match open.read_only {
+                true => Arc::new(Overlay::new(dir)?),
+                false => Arc::new(Real::new(dir)?),
+            })
+        };
+        match disk() {
+            Ok(disk) => Self::open_on(disk, open),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Err(OpenError::Missing),
             Err(err) => Err(err.into()),
         }
     }
 
-    /// Opens the store in `dir`, or makes it if there is none.
+    /// Opens the store in `dir`, or makes it if there is none and it may be changed.
     pub fn open_or_create(
         dir: &Path,
         create: &CreateOptions,
         open: &OpenOptions,
     ) -> Result<Self, OpenError> {
         match Self::open(dir, open) {
-            Err(OpenError::Missing) => Self::create(dir, create, open),
+            Err(OpenError::Missing) if !open.read_only => Self::create(dir, create, open),
             other => other,
         }
     }
@@ -552,9 +560,13 @@ impl Store {
         core.journal.reader(Some(behind))
     }
 
-    /// A file of the store's directory that nobody else sees, and that goes with its last user.
+    /// A file of the store's directory that nobody else sees, and that goes with its last user; none where nothing may be
+    /// changed.
     pub fn scratch(&self) -> io::Result<Arc<dyn disk::File>> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        if self.refusal().is_some() {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
         let disk = self.core.journal.disk();
         let path = format!("scratch.{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let file = disk.open(&path, true)?;

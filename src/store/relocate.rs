@@ -14,7 +14,9 @@
 //!
 //! Invariants: no tree changes; only data is moved, holes stay; at most [`TURN_BYTES`] are moved at a
 //! time, and nothing while the disk has little space left. The index knows no checksum of what it finds,
-//! so the copy's checksum vouches for what was read; `verify` still checks the original.
+//! so the copy's checksum vouches for what was read; `verify` still checks the original. (The checksums are in the records that
+//! wrote the pieces. Which those were is forgotten where pieces were merged, and a record is found by reading the log segment it is
+//! in: up to 64 MiB for each of hundreds of pieces in a window.)
 
 use parking_lot::{Mutex, RwLockUpgradableReadGuard};
 use rustc_hash::FxHashMap;

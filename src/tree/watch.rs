@@ -42,8 +42,10 @@ pub enum Changed<'a> {
 
 /// Somebody who holds copies of parts of the tree.
 pub trait Watcher: Debug + Send + Sync {
-    /// Somebody else changed something. Returns when whoever asks from now on sees it.
+    /// Somebody else changed something.
     fn changed(&self, what: Changed<'_>);
+    /// Returns when whoever asks from now on sees what was changed so far; after a while it returns all the same.
+    fn settle(&self);
     /// `inode` has no name any more. Whether the watcher still uses it, and will end it itself.
     fn keeps(&self, inode: &Inode) -> bool;
     /// Somebody else is about to change the content of `ino`, or what its name leads to: what was written
@@ -227,7 +229,8 @@ impl Tree {
             Operation::Write { ino, .. }
             | Operation::Allocate { ino, .. }
             | Operation::Copy { dst: ino, .. } => changed(Changed::Content(ino)),
-            Operation::Tmpfile { .. } | Operation::End { .. } => (),
+            Operation::Tmpfile { .. } | Operation::End { .. } => return,
         }
+        self.watchers.each(|watcher| watcher.settle());
     }
 }

@@ -14,6 +14,7 @@ use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Seq};
 
 use super::handles::Open;
 use super::history::LABEL_XATTR;
+use super::made::Made;
 use super::news::News;
 use super::nodes::{Place, Tense};
 use super::reading::OUR_XATTRS;
@@ -279,7 +280,7 @@ impl View {
         let ino = match place {
             Place::Root | Place::History => return Err(TreeRefusal::IsADirectory.into()),
             Place::Tree(Tense::Past(_), _) => return self.open_past(node, flags),
-            Place::Made(made) => return self.made_open(made, flags),
+            Place::Made(made) => return self.made_open(asker, made, flags),
             Place::Tree(Tense::Now, ino) => ino,
         };
         let mut wrote = None;
@@ -398,6 +399,11 @@ impl View {
         handle: Option<FileHandle>,
         set: Attributes,
     ) -> Result<(Attr, Duration), Refusal> {
+        if Place::of(node) == Some(Place::Made(Made::Agent))
+            && let Attributes { mode: None, uid: None, gid: None, size: Some(_), .. } = set
+        {
+            return self.made_attr(Made::Agent);
+        }
         let ino = self.changeable(node)?;
         // Through a file that is open for writing it may be cut; that it is, the kernel has seen to.
         if handle.is_none() || set.size.is_none() {
@@ -434,6 +440,9 @@ impl View {
         handle: FileHandle,
         bytes: &Bytes<'_>,
     ) -> Result<u64, Refusal> {
+        if Place::of(node) == Some(Place::Made(Made::Agent)) {
+            return self.agent_write(asker, node, handle, bytes);
+        }
         let ino = self.changeable(node)?;
         if !self.file(handle, node)?.writes() {
             return Err(Refusal::BadHandle);

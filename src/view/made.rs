@@ -5,6 +5,7 @@
 //!         +-- Context   context.rs   packages made for a review
 //!         +-- Shadow    shadows.rs   the present tree, each file as JSON about itself
 //!         +-- Debug     debug.rs     what the server knows of itself
+//!         +-- Agent     agent.rs     whom a process works for
 //!
 //!  node number   0xffff   2 ..         directories and files of which there is one each
 //!                0xfffd   N * 8 + k    `streams/from/@N`, and stream k of it
@@ -13,7 +14,7 @@
 //! ```
 //!
 //! A file has the size of its content and the owner of the tree's root, as the directories above the tree have; who
-//! may not enter that may not read here. Nothing here can be changed ([`Refusal::ReadOnly`]).
+//! may not enter that may not read here. Nothing here can be changed ([`Refusal::ReadOnly`]), but for what `.agent` takes.
 //!
 //! Invariants: what is read through a handle is what there was when it was opened, whole; the only files that
 //! grow are streams, and a byte of one never changes while it is open. The kernel keeps no content of these files and, where
@@ -38,7 +39,7 @@ use super::history::{history_mode, now};
 use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed};
 use super::nodes::{Place, SYNTHETIC};
 use super::streams::{Reader, StreamName};
-use super::{BLOCK_SIZE, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
+use super::{Asker, BLOCK_SIZE, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
 
 /// The view of `streams/from/@N`.
 const FROM: u16 = 0xfffd;
@@ -55,6 +56,7 @@ const STREAMS: u64 = 2;
 const STREAMS_FROM: u64 = 3;
 const CONTEXT: u64 = 4;
 const DEBUG: u64 = 5;
+const AGENT: u64 = 6;
 const FIRST_STREAM: u64 = 16;
 const FIRST_DEBUG: u64 = 32;
 
@@ -85,6 +87,8 @@ pub(crate) enum Made {
     Debug,
     /// A file there.
     DebugFile(DebugFile),
+    /// `.agent`
+    Agent,
 }
 
 impl Made {
@@ -95,6 +99,7 @@ impl Made {
             (SYNTHETIC, STREAMS_FROM) => Some(Self::StreamsFrom),
             (SYNTHETIC, CONTEXT) => Some(Self::Context),
             (SYNTHETIC, DEBUG) => Some(Self::Debug),
+            (SYNTHETIC, AGENT) => Some(Self::Agent),
             (SYNTHETIC, FIRST_DEBUG..) => {
                 DebugFile::ALL.get(index(low - FIRST_DEBUG)?).map(|&file| Self::DebugFile(file))
             }
@@ -140,6 +145,7 @@ impl Made {
             Self::Package(by) => (PACKAGES, by.0 << FROM_BITS),
             Self::PackageFile(by, file) => (PACKAGES, by.0 << FROM_BITS | (file as u64 + 1)),
             Self::Debug => (SYNTHETIC, DEBUG),
+            Self::Agent => (SYNTHETIC, AGENT),
             Self::DebugFile(file) => (SYNTHETIC, FIRST_DEBUG + file as u64),
         }
     }
@@ -160,16 +166,18 @@ impl Made {
             | Self::Context
             | Self::Package(_)
             | Self::Debug => true,
-            Self::Stream(..) | Self::PackageFile(..) | Self::Shadow(_) | Self::DebugFile(_) => {
-                false
-            }
+            Self::Stream(..)
+            | Self::PackageFile(..)
+            | Self::Shadow(_)
+            | Self::DebugFile(_)
+            | Self::Agent => false,
         }
     }
 
     /// The directory it is in; `None` is the mount's root.
     const fn above(self) -> Option<Self> {
         match self {
-            Self::Streams | Self::Context | Self::Shadow(_) | Self::Debug => None,
+            Self::Streams | Self::Context | Self::Shadow(_) | Self::Debug | Self::Agent => None,
             Self::Package(_) => Some(Self::Context),
             Self::PackageFile(by, _) => Some(Self::Package(by)),
             Self::StreamsFrom | Self::Stream(None, _) => Some(Self::Streams),
@@ -291,7 +299,7 @@ impl View {
         }
     }
 
-    fn made_base(&self, top: &Inode, changed: Time) -> Attr {
+    pub(super) fn made_base(&self, top: &Inode, changed: Time) -> Attr {
         Attr {
             ino: 0,
             size: 0,
@@ -328,6 +336,7 @@ impl View {
                 (self.made_directory_attr(made, &top), self.options.caching.attributes)
             }
             Made::Context => (self.made_directory_attr(made, &top), Duration::ZERO),
+            Made::Agent => (self.agent_attr(&top), Duration::ZERO),
             Made::Shadow(ino) => self.shadow_attr(ino)?,
             Made::Package(by) => {
                 let created = time(self.package(by)?.created);
@@ -378,7 +387,7 @@ impl View {
             Made::Shadow(dir) => return self.shadow_lookup(dir, name),
             Made::Package(by) => PackageFile::of(name).map(|file| Made::PackageFile(by, file)),
             Made::Debug => DebugFile::of(name).map(Made::DebugFile),
-            Made::Stream(..) | Made::PackageFile(..) | Made::DebugFile(_) => {
+            Made::Stream(..) | Made::PackageFile(..) | Made::DebugFile(_) | Made::Agent => {
                 return Err(TreeRefusal::NotADirectory.into());
             }
         };
@@ -425,9 +434,11 @@ impl View {
             Made::Debug => DebugFile::ALL.map(|file| (file.text(), Made::DebugFile(file))).to_vec(),
             // Every number is a name there.
             Made::StreamsFrom => Vec::new(),
-            Made::Stream(..) | Made::PackageFile(..) | Made::Shadow(_) | Made::DebugFile(_) => {
-                return Err(TreeRefusal::NotADirectory.into());
-            }
+            Made::Stream(..)
+            | Made::PackageFile(..)
+            | Made::Shadow(_)
+            | Made::DebugFile(_)
+            | Made::Agent => return Err(TreeRefusal::NotADirectory.into()),
         };
         for (next, (name, listed)) in (AFTER_DOTS + 1..).zip(names) {
             if next <= offset {
@@ -443,10 +454,18 @@ impl View {
         Ok(())
     }
 
-    /// Opens a computed file, which can only be read.
-    pub(super) fn made_open(&self, made: Made, flags: OpenFlags) -> Result<Opened, Refusal> {
+    /// Opens a computed file, which can only be read, but for `.agent`.
+    pub(super) fn made_open(
+        &self,
+        asker: &Asker<'_>,
+        made: Made,
+        flags: OpenFlags,
+    ) -> Result<Opened, Refusal> {
         if made.is_directory() {
             return Err(TreeRefusal::IsADirectory.into());
+        }
+        if made == Made::Agent {
+            return self.agent_open(asker, node(made)?, flags);
         }
         if flags.writes() || flags.truncates() {
             return Err(Refusal::ReadOnly);
@@ -473,12 +492,19 @@ impl View {
             | Made::StreamsSince(_)
             | Made::Context
             | Made::Package(_)
-            | Made::Debug => return Err(TreeRefusal::IsADirectory.into()),
+            | Made::Debug
+            | Made::Agent => return Err(TreeRefusal::IsADirectory.into()),
         };
-        let handle = self.handles.open(node, Open::File { flags, wrote: None });
-        self.computed.pinned.lock().insert(handle.0, pinned);
+        let handle = self.made_opened(node, flags, pinned);
         // Past the kernel's cache, which would keep the size it was told of first.
         Ok(Opened { handle, flags: OpenedFlags::DIRECT_IO, backing_id: 0 })
+    }
+
+    /// A handle that reads `pinned`.
+    pub(super) fn made_opened(&self, node: NodeId, flags: OpenFlags, pinned: Pinned) -> FileHandle {
+        let handle = self.handles.open(node, Open::File { flags, wrote: None });
+        self.computed.pinned.lock().insert(handle.0, pinned);
+        handle
     }
 
     pub(super) fn made_close(&self, node: NodeId, handle: FileHandle) {
@@ -543,7 +569,8 @@ mod tests {
     use super::*;
 
     fn all() -> Vec<Made> {
-        let mut all = vec![Made::Streams, Made::StreamsFrom, Made::Context, Made::Debug];
+        let mut all =
+            vec![Made::Streams, Made::StreamsFrom, Made::Context, Made::Debug, Made::Agent];
         all.extend(DebugFile::ALL.map(Made::DebugFile));
         all.extend([2, 3, (1 << 48) - 1].map(|ino| Made::Shadow(Ino(ino))));
         for since in [Seq(0), Seq(2), Seq(77), Seq(FROM_MAX.0 - 1)] {

@@ -11,6 +11,7 @@
 //!                                                context.rs   packages made for a review
 //!                                                shadows.rs   each file as JSON about itself
 //!                                                debug.rs     what the server knows of itself
+//!                                                agent.rs     whom a process works for
 //! ```
 //!
 //! There is one way for now and then: a question about a tree carries the sequence it is asked at, and
@@ -23,6 +24,7 @@
 //! nothing that comes from the kernel is believed: a node or handle that was not given out is refused.
 
 mod again;
+mod agent;
 mod context;
 mod current;
 mod debug;
@@ -62,6 +64,7 @@ use nodes::{Nodes, Place, Tense};
 use streams::Streams;
 use versions::Drafts;
 
+pub use crate::agents::register::Unregistered;
 pub use crate::tree::Refusal as TreeRefusal;
 pub use crate::tree::moment;
 pub use crate::tree::operation::{Attributes, TimeTo};
@@ -89,6 +92,14 @@ pub enum Refusal {
     Executing,
     /// Who asks has no session where one is demanded, or the policy closes it to them (`EACCES`).
     NotAllowed,
+    /// A process does not become an agent's by saying so.
+    Unregistered(Unregistered),
+}
+
+impl From<Unregistered> for Refusal {
+    fn from(why: Unregistered) -> Self {
+        Self::Unregistered(why)
+    }
 }
 
 impl From<TreeRefusal> for Refusal {
@@ -347,7 +358,10 @@ impl View {
     }
 
     fn place(&self, node: NodeId) -> Result<Place, Refusal> {
-        let shown = |place: &Place| self.options.sections || !matches!(place, Place::Made(_));
+        let shown = |place: &Place| {
+            self.options.sections
+                || !matches!(place, Place::Made(made) if *made != made::Made::Agent)
+        };
         Place::of(node).filter(shown).ok_or(Refusal::Tree(TreeRefusal::Stale))
     }
 

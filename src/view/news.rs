@@ -2,7 +2,8 @@
 //!
 //! Whoever changes something that the kernel may have cached adds to the queue; one thread, which
 //! answers no requests, takes from it and tells the kernel. So a handler never waits for the kernel,
-//! which may itself be waiting for that handler's reply.
+//! which may itself be waiting for that handler's reply. Whoever changes something beside the kernel is no handler, and waits
+//! until it has been told ([`NewsQueue::settle`]): who then hears of the change must not find what was there before.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub struct NewsQueue {
     changed: Condvar,
     /// There is room again, or nobody left to be told.
     room: Condvar,
+    /// More was told, or nobody is left to be told.
+    told: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +60,18 @@ struct Queue {
     news: VecDeque<News>,
     stirred: bool,
     closed: bool,
+    /// A kernel listens, and somebody tells it.
+    listening: bool,
+    /// How many came up, and how many of them were told, since this began.
+    pushed: u64,
+    told: u64,
+}
+
+impl Queue {
+    fn push(&mut self, news: News) {
+        self.news.push_back(news);
+        self.pushed += 1;
+    }
 }
 
 impl NewsQueue {
@@ -66,7 +81,7 @@ impl NewsQueue {
         if queue.closed || queue.news.len() >= NEWS_MAX {
             return false;
         }
-        queue.news.push_back(news);
+        queue.push(news);
         self.changed.notify_one();
         true
     }
@@ -90,9 +105,29 @@ impl NewsQueue {
         if queue.closed {
             return false;
         }
-        queue.news.push_back(news);
+        queue.push(news);
         self.changed.notify_one();
         true
+    }
+
+    /// Waits until all that has come up so far was told, at most `patience`. Whether it was, or there is nobody to be
+    /// told. As [`NewsQueue::push_patiently`], not for a thread that answers requests.
+    pub fn settle(&self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        let mut queue = self.queue.lock();
+        let last = queue.pushed;
+        while queue.listening && !queue.closed && queue.told < last {
+            if self.told.wait_until(&mut queue, until).timed_out() {
+                return queue.told >= last;
+            }
+        }
+        true
+    }
+
+    /// What [`NewsQueue::next`] gave was told.
+    pub fn told(&self) {
+        self.queue.lock().told += 1;
+        self.told.notify_all();
     }
 
     /// Waits for the next, at most `patience`.
@@ -120,7 +155,10 @@ impl NewsQueue {
 
     /// A kernel begins to listen: what was for an earlier one is dropped.
     pub fn open(&self) {
-        *self.queue.lock() = Queue::default();
+        let mut queue = self.queue.lock();
+        let pushed = queue.pushed;
+        *queue = Queue { listening: true, pushed, told: pushed, ..Queue::default() };
+        self.told.notify_all();
     }
 
     /// The kernel is gone.
@@ -130,6 +168,7 @@ impl NewsQueue {
         queue.news.clear();
         self.changed.notify_all();
         self.room.notify_all();
+        self.told.notify_all();
     }
 }
 
@@ -151,6 +190,32 @@ mod tests {
         queue.close();
         assert_eq!(queue.next(LONG), Next::Closed);
         assert!(!queue.push(name));
+    }
+
+    #[test]
+    fn who_waits_until_all_was_told_waits_for_all_that_came_before_and_for_no_more() {
+        let queue = NewsQueue::default();
+        queue.push(News::Attributes(NodeId::ROOT));
+        assert!(queue.settle(LONG), "nobody listens yet");
+        queue.open();
+        assert!(queue.settle(LONG), "nothing came up since");
+        queue.push(News::Attributes(NodeId::ROOT));
+        queue.push(News::Content(NodeId::ROOT));
+        std::thread::scope(|scope| {
+            let settled = scope.spawn(|| queue.settle(LONG));
+            for _ in 0..2 {
+                assert!(matches!(queue.next(LONG), Next::News(_)));
+                assert!(!queue.settle(Duration::from_millis(1)), "it was taken, and not told yet");
+                queue.told();
+            }
+            assert!(settled.join().unwrap());
+            queue.push(News::Attributes(NodeId::ROOT));
+            let settled = scope.spawn(|| queue.settle(LONG));
+            std::thread::sleep(Duration::from_millis(20));
+            queue.close();
+            assert!(settled.join().unwrap(), "nobody is left to be told");
+        });
+        assert!(queue.settle(LONG));
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! The mount's own root: `current` and `history`, and what else the options say, and nothing more.
+//! The mount's own root: `current` and `history`, and what else the options say; and `.agent`, which is not listed.
 //!
 //! Owner, mode and times are those of the tree's root, so that who may work in `current/` may enter.
 
 use crate::proto::types::{Attr, Entry, FOREVER};
 use crate::tree::{Ino, Inode, Seq};
 
+use super::agent::AGENT;
 use super::listing::{AFTER_DOT, Filling, Listed};
 use super::made::Made;
 use super::nodes::{Place, Tense};
@@ -47,6 +48,7 @@ impl View {
         let entry = match name {
             CURRENT => self.entry(Tense::Now, &self.top()?)?,
             HISTORY => self.history_entry()?,
+            AGENT => return self.give_out_made(Made::Agent),
             _ => {
                 let made = self.sections().iter().find(|(section, _)| *section == name);
                 return match made {

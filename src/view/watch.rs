@@ -21,6 +21,10 @@ use super::{View, node};
 /// How long an answer may be on its way that was found before a change.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// How long whoever made a change waits until the kernel was told. It takes what it is told at once, unless somebody holds
+/// the directory or the page that it is about.
+const TOLD_WITHIN: Duration = Duration::from_secs(1);
+
 /// What is to be told once more.
 #[derive(Debug, Default)]
 pub(super) struct Told(Mutex<Waiting>);
@@ -51,6 +55,12 @@ impl Watcher for View {
         self.stir();
         if matches!(what, Changed::Attributes(Ino::ROOT) | Changed::Content(Ino::ROOT)) {
             self.top_changed();
+        }
+    }
+
+    fn settle(&self) {
+        if !self.news.settle(TOLD_WITHIN) {
+            tracing::debug!("the kernel has not heard of a change for {TOLD_WITHIN:?}; it will");
         }
     }
 

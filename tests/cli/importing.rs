@@ -13,6 +13,7 @@ use crate::{Outcome, Skipped, Test, tests};
 
 pub(crate) const TESTS: &[Test] = tests![
     everything_a_directory_holds_arrives,
+    an_imported_file_is_told_as_a_version_of_it,
     run_again_it_adds_nothing,
     what_changed_in_the_source_is_brought_up_to_date,
     names_that_were_one_file_come_apart,
@@ -32,8 +33,9 @@ fn fill(place: &Place) {
     symlink("../small", tree.join("dir/link")).unwrap();
     symlink("nowhere", tree.join("dangling")).unwrap();
     let sparse = fs::File::create(tree.join("sparse")).unwrap();
-    sparse.set_len(1 << 30).unwrap();
-    std::os::unix::fs::FileExt::write_at(&sparse, b"island", 500 << 20).unwrap();
+    // All of it is read and hashed, twice: no longer than holes need to show.
+    sparse.set_len(64 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_at(&sparse, b"island", 50 << 20).unwrap();
     place.shell(
         "cd tree; mkfifo fifo; chmod 750 dir; chmod 4711 small; chmod 1777 dir/empty; \
          touch -d '2001-02-03T04:05:06.123456789Z' small; \
@@ -110,6 +112,31 @@ fn everything_a_directory_holds_arrives() -> Outcome {
     place.output(&["import", "--quiet", "store", "tree"]);
     assert_eq!(place.last("store"), last, "a second import adds nothing");
     checked
+}
+
+fn an_imported_file_is_told_as_a_version_of_it() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    fill(&place);
+    place.output(&["import", "--quiet", "store", "tree"]);
+    let told = || {
+        place.output(&["mount", "store", "at", "--sections", "--background"]);
+        let told = place.shell("cat at/streams/from/@2/file_changes");
+        place.output(&["umount", "at"]);
+        let of = |path: &str| {
+            let path = format!("\"{path}\"");
+            let lines = told.lines().filter(|line| line.contains("file_modified"));
+            lines.filter(|line| line.contains(&path)).count()
+        };
+        ["/dir/same", "/dir/large", "/sparse", "/fifo"].map(of)
+    };
+    assert_eq!(told(), [1, 1, 1, 0]);
+    place.output(&["import", "--quiet", "store", "tree"]);
+    assert_eq!(told(), [1, 1, 1, 0], "nothing is new");
+    place.shell("echo more >> tree/dir/large");
+    place.output(&["import", "--quiet", "store", "tree"]);
+    assert_eq!(told(), [1, 2, 1, 0]);
+    Ok(())
 }
 
 fn run_again_it_adds_nothing() -> Outcome {

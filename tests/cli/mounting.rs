@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = tests![
     in_the_background_it_returns_once_it_serves,
     in_the_background_a_refusal_is_the_same_line,
     read_only_lets_nobody_write,
+    read_only_changes_nothing_in_the_store,
     what_cannot_be_mounted_is_refused_and_nothing_changes,
     a_store_is_served_once,
     a_dead_mount_is_taken_away_at_start,
@@ -155,6 +156,71 @@ fn read_only_lets_nobody_write() -> Outcome {
     );
     place.output(&["umount", "at"]);
     assert_eq!(place.last("store"), last);
+    Ok(())
+}
+
+fn read_only_changes_nothing_in_the_store() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let line = place.refusal(&["mount", "store", "at", "--read-only"]);
+    assert!(line.contains("there is no store"), "{line}");
+    let mut server = place.served();
+    place.shell("cd at/current; echo hello > f; seq 50000 > large; mkdir d; mv f d/g");
+    let last = place.last("store");
+    server.signal(Signal::TERM);
+    assert!(server.end().0.success());
+    // Every file as it is, and when it last was anything else.
+    let all = || {
+        place.shell(
+            "find store -printf '%p %y %m %U %G %s %T@ %C@\\n' | sort; \
+             find store -type f | sort | xargs sha256sum",
+        )
+    };
+    let looks = |why: &str| {
+        let before = all();
+        place.output(&["mount", "store", "at", "--read-only", "--sections", "--background"]);
+        let seen = "cat at/current/d/g; sha256sum < at/current/large; ls at/history/@5/; tail -n 1 at/streams/file_changes; \
+                    ! touch at/current/new 2> /dev/null; ! mkdir at/history/label 2> /dev/null; cat at/debug/health.json";
+        let said = place.shell(seen);
+        assert!(said.starts_with("hello\n") && said.contains("file_"), "{why}: {said}");
+        assert_eq!(
+            said.lines().nth(1),
+            place.shell("seq 50000 | sha256sum").lines().next(),
+            "{why}"
+        );
+        // Somebody else who would change the store is kept out meanwhile.
+        let line = place.refusal(&["import", "store", "at/current"]);
+        let kept_out = ["is served by", "Read-only file system"];
+        assert!(kept_out.iter().any(|why| line.contains(why)), "{line}");
+        place.output(&["umount", "at"]);
+        assert_eq!(all(), before, "{why}");
+        assert_eq!(place.last("store"), last);
+    };
+    looks("after a clean stop");
+    place.shell(
+        "mount --bind store store; mount -o remount,bind,ro store; ! touch store/x 2> /dev/null",
+    );
+    looks("on a medium that cannot be written");
+    place.shell(
+        "umount store; rm store/LOCK; mount --bind store store; mount -o remount,bind,ro store",
+    );
+    looks("and nobody has left a lock there");
+    place.shell("umount store");
+    let mut server = place.served();
+    place.shell("echo > at/current/more");
+    server.signal(Signal::KILL);
+    server.end();
+    place.shell("umount -l at");
+    let before = all();
+    place.output(&["mount", "store", "at", "--read-only", "--background"]);
+    assert_eq!(place.shell("cat at/current/d/g at/current/more"), "hello\n\n");
+    place.output(&["umount", "at"]);
+    assert_eq!(all(), before, "after a kill");
+    // Opened for writing, it still finds what there was to mend.
+    let mut server = place.served();
+    assert_eq!(place.shell("cat at/current/d/g at/current/more"), "hello\n\n");
+    server.signal(Signal::TERM);
+    assert!(server.end().0.success());
     Ok(())
 }
 

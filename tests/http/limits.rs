@@ -55,7 +55,8 @@ const CORPUS: &[&str] = &[
 
 #[test]
 fn a_refusal_reaches_a_client_that_is_still_sending() {
-    let server = Server::start(&Place::new(), &[]);
+    let place = Place::new();
+    let server = Server::start(&mut place.command(false));
     // More than the buffers between us hold, and less than is read to no purpose.
     let body = vec![b'x'; 6 << 20];
     for path in ["/files/x", "/dav/x", "/event/store", "/none"] {
@@ -79,7 +80,7 @@ fn a_refusal_reaches_a_client_that_is_still_sending() {
         stream.write_all(head.as_bytes()).unwrap();
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).unwrap();
-        assert_eq!(status(&answer), Some(401));
+        assert!(matches!(status(&answer), Some(400..500)), "{more}{answer:?}");
         assert!(begin.elapsed() < Duration::from_secs(4), "{more}{:?}", begin.elapsed());
     }
 }

@@ -10,6 +10,7 @@ mod life;
 mod limits;
 mod malformed;
 mod mounted;
+mod processes;
 mod replay;
 mod rights;
 mod sessions;

@@ -13,6 +13,7 @@
 //! As with every test program, words on the command line choose tests by name.
 #![allow(clippy::unwrap_used, reason = "these are tests, without the attribute that says so")]
 
+mod agents;
 mod attributes;
 mod content;
 mod directories;
@@ -73,6 +74,7 @@ const ALL: &[&[Test]] = &[
     history::TESTS,
     requests::TESTS,
     rights::TESTS,
+    agents::TESTS,
     sections::TESTS,
     settings::TESTS,
 ];

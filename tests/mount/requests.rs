@@ -3,6 +3,9 @@
 //! Counted in the server's own log at `--log-level trace`, which has a line per request it was asked, written
 //! before the answer. Releases follow a close some time later, so each action is waited for to be quiet.
 //!
+//! What others on this machine ask, who look into every mount there is, does not count: a line says who asked. A release
+//! says nobody (the kernel sends it by itself), so others' are those that follow what they opened.
+//!
 //! What is cached asks nothing; each change asks what the kernel needs for it, and no more. Two requests are
 //! there that look spare, and that nothing tried here has saved (Linux 6.18):
 //!
@@ -13,6 +16,7 @@
 //! - GETATTR of a directory, at the next walk through it after a name in it changed: the kernel takes all its
 //!   attributes for old, its mode too (`fuse_dir_changed`), and replies to changes of names carry none.
 
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -35,11 +39,14 @@ tests![
     walking_a_tree_and_its_attributes_asks_for_listings_alone,
     the_past_is_cached_like_the_present,
     one_mebibyte_is_one_write,
+    what_others_ask_does_not_count,
 ];
 
 /// A mount whose requests are counted.
 struct Counted {
     mount: Mount,
+    /// Processes that ask for us.
+    programs: RefCell<Vec<u32>>,
 }
 
 impl Counted {
@@ -49,16 +56,42 @@ impl Counted {
         fs::write(mount.path("first"), "x").unwrap();
         fs::metadata(mount.path("first")).unwrap();
         fs::metadata(mount.path("")).unwrap();
-        Ok(Self { mount })
+        Ok(Self { mount, programs: RefCell::default() })
     }
 
     fn all(&self) -> Vec<String> {
-        let log = self.mount.log();
-        log.lines()
-            .filter(|line| line.contains("asked"))
-            .filter_map(|line| line.rsplit_once("operation=\"")?.1.split('"').next())
-            .map(str::to_owned)
-            .collect()
+        let field = |line: &str, name: &str| -> Option<String> {
+            let value = line.rsplit_once(name)?.1.trim_start_matches('"');
+            Some(value.split(['"', ' ']).next()?.to_owned())
+        };
+        let mut others_open = 0;
+        let mut all = Vec::new();
+        for line in self.mount.log().lines().filter(|line| line.contains("asked")) {
+            // The last line may be half written.
+            let Some(operation) = field(line, " operation=") else { continue };
+            let pid: u32 = field(line, " pid=").unwrap().parse().unwrap();
+            let by_others = match (pid, operation.as_str()) {
+                (0, "RELEASE" | "RELEASEDIR") if others_open > 0 => {
+                    others_open -= 1;
+                    true
+                }
+                (0, _) => false,
+                (_, "OPEN" | "OPENDIR" | "CREATE") if !self.asks_for_us(pid) => {
+                    others_open += 1;
+                    true
+                }
+                _ => !self.asks_for_us(pid),
+            };
+            if !by_others {
+                all.push(operation);
+            }
+        }
+        all
+    }
+
+    /// Whether a process is this one, or one it started and counts.
+    fn asks_for_us(&self, pid: u32) -> bool {
+        pid == std::process::id() || self.programs.borrow().contains(&pid)
     }
 
     /// All that was asked, once nothing comes any more.
@@ -234,8 +267,12 @@ fn walking_a_tree_and_its_attributes_asks_for_listings_alone() -> Outcome {
     counted.mount.stop();
     counted.mount.start(&["--log-level", "trace"]);
     let asked = counted.of(|mount| {
-        let top = mount.path("tree");
-        crate::fixture::program("find", &[top.as_os_str(), "-printf".as_ref(), "%s".as_ref()]);
+        let mut find = std::process::Command::new("find");
+        let mut find = find.arg(mount.path("tree")).args(["-printf", "%s"]);
+        find = find.stdout(std::process::Stdio::null());
+        let mut find = find.spawn().unwrap();
+        counted.programs.borrow_mut().push(find.id());
+        assert!(find.wait().unwrap().success());
     });
     let lookups =
         asked.iter().filter(|name| matches!(name.as_str(), "LOOKUP" | "GETATTR" | "STATX"));
@@ -267,5 +304,16 @@ fn one_mebibyte_is_one_write() -> Outcome {
     let file = File::create_new(counted.mount.path("large")).unwrap();
     file.write_all_at(b"x", 0).unwrap();
     counted.exactly("1 MiB", &["WRITE"], |_| file.write_all_at(&bytes, 0).unwrap());
+    Ok(())
+}
+
+fn what_others_ask_does_not_count() -> Outcome {
+    let counted = Counted::new()?;
+    counted.exactly("chmod, while others look around and write", &["SETATTR"], |mount| {
+        let line = "ls -l . .. nothing; cat first; echo more >> first";
+        crate::fixture::shell(&mount.path(""), line);
+        chmod(&mount.path("first"), 0o600);
+        crate::fixture::shell(&mount.path(""), line);
+    });
     Ok(())
 }
