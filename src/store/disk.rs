@@ -240,10 +240,11 @@ struct RealFile {
 impl RealFile {
     /// What `fallocate` would do, by writing zeros: for filesystems that do not have it.
     fn write_zeros(&self, mut offset: u64, end: u64) -> io::Result<()> {
-        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        // On the heap: as a constant it would be a part of the program's file.
+        let zeros = vec![0; 64 << 10];
         while offset < end {
-            let len = usize::try_from(end - offset).unwrap_or(usize::MAX).min(ZEROS.len());
-            self.write_at(&ZEROS[..len], offset)?;
+            let len = usize::try_from(end - offset).unwrap_or(usize::MAX).min(zeros.len());
+            self.write_at(&zeros[..len], offset)?;
             offset += len as u64;
         }
         Ok(())

@@ -9,7 +9,8 @@
 //!                                 +-- Made       made.rs      what all that is computed has in common
 //!                                                streams.rs   what happens, as files that grow
 //!                                                context.rs   packages made for a review
-//!                                                shadows.rs   each file as JSON about itself
+//!                                                shadows.rs   each file as JSON about itself, with its
+//!                                                annotations.rs   definitions, and who touched them last
 //!                                                debug.rs     what the server knows of itself
 //!                                                agent.rs     whom a process works for
 //! ```
@@ -25,6 +26,7 @@
 
 mod again;
 mod agent;
+mod annotations;
 mod context;
 mod current;
 mod debug;
@@ -198,6 +200,8 @@ pub struct View {
     packages: Packages,
     /// Sizes of shadows, by path, with the version they are of.
     shadow_sizes: Mutex<shadows::Sizes>,
+    /// Definitions in them.
+    annotated: annotations::Known,
     meter: Meter,
     /// When this began to be shown.
     began: Timestamp,
@@ -249,6 +253,7 @@ impl View {
             computed: Computed::default(),
             streams: Streams::default(),
             shadow_sizes: Mutex::default(),
+            annotated: annotations::Known::default(),
             meter: Meter::default(),
             began: history::now(),
             told: watch::Told::default(),
