@@ -401,8 +401,9 @@ fn relocations(store: &Store) -> usize {
 
 #[test]
 fn every_tree_that_can_be_shown_is_the_models_whatever_was_taken_out() {
-    let (mut taken_out, mut moved) = (0, 0);
+    let (mut runs, mut taken_out, mut moved) = (0, 0, 0);
     for seed in seeds(6) {
+        runs += 1;
         println!("LIGHTHOUSE_SEED={seed}");
         let mut disk = SimDisk::new(1 << 30);
         let mut random = Random(seed);
@@ -456,8 +457,8 @@ fn every_tree_that_can_be_shown_is_the_models_whatever_was_taken_out() {
         assert_eq!(report.findings, [], "seed {seed}");
         assert!(report.gone_bytes > 0, "seed {seed}");
     }
-    assert!(taken_out > 60, "only {taken_out} segments were squeezed");
-    assert!(moved > 10, "only {moved} relocations were met");
+    assert!(taken_out > 20 * runs, "only {taken_out} segments were squeezed");
+    assert!(moved > 5 * runs, "only {moved} relocations were met");
 }
 
 #[test]
@@ -769,31 +770,36 @@ fn a_small_write_on_a_full_disk_takes_its_space_from_history() {
 #[test]
 fn a_clone_keeps_what_its_source_was_moved_away_from_afterwards() {
     // In the log, and in content files.
-    for len in [600, 4096] {
+    for len in [4096, 600] {
         let disk = SimDisk::new(256 << 20);
-        let store = create(&disk, 0);
+        let store = create(&disk, u64::MAX);
         let mut model = Model::default();
         for _ in 0..4 {
             model.make(&store).unwrap();
         }
         // Backwards, so that no two pieces lie side by side.
-        for n in (0..40).rev() {
+        for n in (0..80).rev() {
             model.write_new(&store, 0, n * len, len).unwrap();
         }
-        model.clone_range(&store, (0, 5 * len), (1, 0), len).unwrap();
+        model.clone_range(&store, (0, 70 * len), (1, 0), len).unwrap();
         model.write_new(&store, 1, 0, len).unwrap();
         let last = store.read().last();
         store.label(b"here", Some(last)).unwrap();
         // Only now, and neither the source nor what was cloned first has it at the label any more.
-        model.clone_range(&store, (0, 5 * len), (2, 0), len).unwrap();
+        model.clone_range(&store, (0, 70 * len), (2, 0), len).unwrap();
         model.wait(&store).unwrap();
         assert!(relocations(&store) > 0);
+        store.close().unwrap();
+        drop(store);
+        // No history, but for what the label keeps.
+        let store = open(&disk, 0);
         for _ in 0..30 {
             model.write_new(&store, 3, 0, 3000).unwrap();
             store.tick().unwrap();
         }
         assert_eq!(store.horizon(), last);
         model.compare(&store, &format!("pieces of {len}"));
+        assert_eq!(squeezed(&disk).is_empty(), len > 4000);
         store.unlabel(b"here").unwrap();
         for _ in 0..30 {
             model.write_new(&store, 3, 0, 3000).unwrap();
@@ -801,6 +807,7 @@ fn a_clone_keeps_what_its_source_was_moved_away_from_afterwards() {
         }
         assert!(store.horizon() > last);
         model.compare(&store, &format!("pieces of {len}, without the label"));
+        assert!(!squeezed(&disk).is_empty());
     }
 }
 

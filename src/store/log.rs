@@ -580,7 +580,11 @@ fn into_io(err: AppendError) -> io::Error {
 /// Makes the file of a segment, all zeros, its space and its name safe.
 fn set_aside(disk: &dyn Disk, shape: Shape, number: u32) -> io::Result<Arc<dyn File>> {
     let file = disk.open(&segment_path(number), true)?;
-    file.allocate(0, shape.segment_len.into())?;
+    if let Err(err) = file.allocate(0, shape.segment_len.into()) {
+        // A part of it is no use to the log, and may be all there is for what makes room.
+        let _ = file.set_len(0);
+        return Err(err);
+    }
     disk.sync_dir("log")?;
     Ok(file)
 }

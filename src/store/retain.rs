@@ -9,7 +9,7 @@
 //! The horizon moves over events in their order. What an event superseded (overwrote, cut off,
 //! punched, or ended) was last needed by the tree before it, so once the horizon has reached the
 //! event, nothing needs it: unless a clone refers to it. Content files give it back at once; what small
-//! writes have in the log is [taken out](super::squeeze) segment by segment, once the horizon is past all of
+//! writes have in the log is taken out (`squeeze`) segment by segment, once the horizon is past all of
 //! one. The events stay.
 //!
 //! History is what content files and the small writes in the log take beyond what is live. What the
@@ -45,7 +45,8 @@ use super::squeezed;
 const FREE_MIN: u64 = 1 << 30;
 /// The least that history may take by default.
 const HISTORY_MIN: u64 = 10 << 30;
-/// How much is freed at a time when a write met a full disk.
+/// How much is freed at a time when a write met a full disk, and how much over its budget history may
+/// be, at least, before all else waits for it.
 const ROOM: u64 = 256 << 20;
 /// Ranges that one note holds at most: it must fit any segment.
 const RANGES_MAX: usize = 256;
@@ -122,8 +123,9 @@ impl Retainer {
         Ok(content.saturating_add(small).saturating_sub(live))
     }
 
-    /// Frees what is over the budget, or is wanted for what must be left free.
-    pub(super) fn run(&self, journal: &Journal, index: &Index) -> Result<(), CommitError> {
+    /// Frees what is over the budget, or is wanted for what must be left free. Says whether so much is left
+    /// that it should go on at once.
+    pub(super) fn run(&self, journal: &Journal, index: &Index) -> Result<bool, CommitError> {
         let history = self.history(journal, index).map_err(CommitError::Io)?;
         let totals = index.read().totals();
         let live = totals.allocated.saturating_add(totals.kept);
@@ -132,21 +134,25 @@ impl Retainer {
         let short = FREE_MIN.min(space.total / 4).saturating_sub(space.available).min(history);
         let over = history.saturating_sub(budget);
         if over.max(short) == 0 || journal.check_writable().is_err() {
-            return Ok(());
+            return Ok(false);
         }
         let mut past = self.past.lock();
         // What trees gave up already goes before a tree has to.
-        let until = Some(Instant::now() + TURN);
-        let effort = Effort { wanted: over.max(short), until, full: false };
+        let until = Instant::now() + TURN;
+        let effort = Effort { wanted: over.max(short), until: Some(until), full: false };
         let (gained, done) = self.squeeze(&mut past, journal, index, effort)?;
+        let late = Instant::now() > until;
         let given_up = past.squeezer.given_up();
         // Nobody knows how much that is before all of it was looked at.
-        let over = if done { over.saturating_sub(gained.saturating_add(given_up)) } else { 0 };
-        let wanted = over.max(short.saturating_sub(gained));
+        let left = over.saturating_sub(gained.saturating_add(given_up));
+        let wanted = if done { left } else { 0 }.max(short.saturating_sub(gained));
+        let before = self.horizon();
         if wanted > 0 {
             self.free(&mut past, journal, index, wanted, Some(Instant::now() + TURN))?;
         }
-        Ok(())
+        // Who writes fast must not outrun who frees; and nobody goes on who comes to nothing.
+        let moves = gained > 0 || late || self.horizon() > before;
+        Ok(moves && left > ROOM.max(budget / 4))
     }
 
     /// Frees what it can, up to a good deal, for a write that found the disk full. The caller holds

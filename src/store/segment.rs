@@ -11,7 +11,7 @@
 //! what a reader must know to begin here. The file has its full length from the start and its
 //! space is set aside, so a record never meets a full disk; behind the last record are zeros.
 //!
-//! An old segment may have been [squeezed](super::squeezed): [`open_segment`] hides which of the two
+//! An old segment may have been [squeezed](super::squeezed): `open_segment` hides which of the two
 //! layouts its file has.
 //!
 //! Invariants: segments are numbered from 1 without gaps; a header is written when the first
