@@ -13,7 +13,7 @@ use crate::store::disk::{Disk, Real};
 use crate::store::event::{Seq, Timestamp};
 use crate::store::log::{LogReader, Next};
 use crate::store::record::Entry;
-use crate::store::segment::FORMAT_VERSION;
+use crate::store::squeezed;
 use crate::store::superblock::{State, Super};
 use crate::transport::mount_table;
 
@@ -42,6 +42,8 @@ struct Status {
     log_bytes: u64,
     content_bytes: u64,
     index_bytes: u64,
+    /// Content of small writes that was taken out of the log, because history begins later.
+    gone_bytes: u64,
     /// `closed`, `in service`, `not closed` (its server was killed), `sync failed`.
     state: &'static str,
     /// Process that has it open.
@@ -75,6 +77,10 @@ pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
     let when = status.last_time.as_deref().unwrap_or("never");
     line("last event", format!("@{} at {when}", status.last))?;
     line("history", format!("from @{} to @{}", status.horizon, status.last))?;
+    if status.gone_bytes > 0 {
+        let gone = output::size(status.gone_bytes);
+        line("given back", format!("{gone} of small writes before @{}", status.horizon))?;
+    }
     let total = status.log_bytes + status.content_bytes + status.index_bytes;
     line(
         "size",
@@ -99,13 +105,14 @@ fn look(path: &Path) -> Result<Status, CliError> {
     let holder = store::holder(path);
     Ok(Status {
         store: service::absolute(path)?.display().to_string(),
-        format_version: FORMAT_VERSION,
+        format_version: state.version,
         last: last.0,
         last_time: (last != Seq::ZERO).then(|| output::time(time)),
         horizon: horizon.0.max(Seq::FIRST.0),
         log_bytes: allocated(&*disk, "log").map_err(unread)?,
         content_bytes: allocated(&*disk, "content").map_err(unread)?,
         index_bytes: allocated(&*disk, "index").map_err(unread)?,
+        gone_bytes: squeezed::taken_out(&*disk).map_err(unread)?,
         state: match (state.state, holder) {
             (_, Some(_)) => "in service",
             (State::Closed, None) => "closed",

@@ -36,6 +36,7 @@ struct Checked {
     log_bytes: u64,
     content_bytes: u64,
     freed_bytes: u64,
+    gone_bytes: u64,
     unchecked_bytes: u64,
 }
 
@@ -74,6 +75,7 @@ pub(super) fn run(args: &VerifyArgs, quiet: bool) -> Result<ExitCode, CliError> 
         log_bytes: report.log_bytes,
         content_bytes: report.content_bytes,
         freed_bytes: report.freed_bytes,
+        gone_bytes: report.gone_bytes,
         unchecked_bytes: report.unchecked_bytes,
     };
     match print(args, &result, quiet) {

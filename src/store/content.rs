@@ -7,7 +7,7 @@
 //!
 //! Invariants: space is set aside before it is written; an offset is never used twice, so what a
 //! reader was told stays where it is until it is freed, and reads as zeros after that; nothing is
-//! freed while a [`Pin`] is held.
+//! freed, and no segment of the log replaced, while a [`Pin`] is held.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use rustc_hash::FxHashMap;
 
 use super::disk::{Disk, File, is_full};
 use super::event::{FileId, INLINE_MAX, Location};
-use super::segment::segment_path;
+use super::segment::{open_segment, segment_path};
 use super::superblock::Shape;
 
 /// How many bytes one checksum covers.
@@ -29,8 +29,10 @@ pub(super) const PAGE: u64 = 4096;
 const _: () =
     assert!(INLINE_MAX as u64 >= PAGE, "an extent shorter than a page wastes most of one");
 
-/// Files kept open for reading, of each kind.
+/// Files kept open for reading.
 const OPEN_MAX: usize = 256;
+/// Memory that the maps of squeezed segments among them may take.
+const MEMORY_MAX: usize = 16 << 20;
 
 /// Path of a content file in the store.
 #[must_use]
@@ -194,20 +196,31 @@ impl Content {
 
     /// The open file behind `id`, for reading and splicing.
     pub fn file(&self, id: FileId) -> io::Result<Arc<dyn File>> {
-        if let Some(file) = self.open.lock().get(&id) {
+        // Held while it is opened, so that none that was replaced meanwhile comes to be known.
+        let mut open = self.open.lock();
+        if let Some(file) = open.get(&id) {
             return Ok(Arc::clone(file));
         }
-        let path = match id {
-            FileId::Log(number) => segment_path(number),
-            FileId::Content(number) => content_path(number),
+        let file = match id {
+            FileId::Log(number) => open_segment(&*self.disk, number)?,
+            FileId::Content(number) => self.disk.open(&content_path(number), false)?,
         };
-        let file = self.disk.open(&path, false)?;
-        let mut open = self.open.lock();
-        if open.len() >= OPEN_MAX {
+        let memory = open.values().map(|file| file.memory()).sum::<usize>() + file.memory();
+        if open.len() >= OPEN_MAX || file.memory() > 0 && memory > MEMORY_MAX {
             open.clear();
         }
         open.insert(id, Arc::clone(&file));
         Ok(file)
+    }
+
+    /// Lets `path` take the place of a log segment that says the same to every tree that can be
+    /// shown. Waits until every [`Pin`] that is held now is dropped.
+    pub(super) fn replace_segment(&self, path: &str, number: u32) -> io::Result<()> {
+        let _alone = self.punching.write();
+        let mut open = self.open.lock();
+        self.disk.rename(path, &segment_path(number))?;
+        open.remove(&FileId::Log(number));
+        Ok(())
     }
 
     /// Keeps everything that is there in its place until the pin is dropped. May be taken again

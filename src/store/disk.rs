@@ -83,6 +83,10 @@ pub trait File: Send + Sync {
     fn allocated(&self) -> io::Result<u64> {
         self.len()
     }
+    /// Memory that it takes while it is open, in bytes, where that is worth counting.
+    fn memory(&self) -> usize {
+        0
+    }
     /// Cuts or extends (with zeros) to `len`.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// The descriptor, for splicing; `None` where there is no kernel file behind.

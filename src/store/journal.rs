@@ -27,7 +27,9 @@ use super::event::{Actor, ActorId, Data, Event, INLINE_MAX, Place, Seq, Timestam
 use super::log::{AppendError, Appended, Growth, Log, LogReader, Mark, Next, RESERVE};
 use super::record::Entry;
 use super::recover::{Recovered, recover};
-use super::segment::{Position, read_header, segment_numbers, segment_path};
+use super::segment::{
+    Position, SQUEEZED_VERSION, open_segment, remove_leftovers, segment_numbers, segment_start,
+};
 use super::superblock::{Shape, State, Super, SuperError};
 use super::{CommitError, Placed};
 
@@ -73,7 +75,7 @@ impl fmt::Display for OpenError {
             Self::Version(version) => write!(
                 f,
                 "store has format version {version}, this program knows {}; use a newer program",
-                super::segment::FORMAT_VERSION
+                SQUEEZED_VERSION
             ),
             Self::SuperDamaged => {
                 f.write_str("both copies in `super` are damaged; restore that file from a backup")
@@ -231,6 +233,7 @@ impl Journal {
         let log = Log::create(Arc::clone(&disk), store, shape, reserve)?;
         let mut state = Super {
             generation: 0,
+            version: super::segment::FORMAT_VERSION,
             store,
             key: random()?,
             shape,
@@ -259,6 +262,9 @@ impl Journal {
         let lock = lock(&*disk)?;
         let mut state = Super::read(&*disk)?;
         let boot = disk.boot()?;
+        if !read_only {
+            remove_leftovers(&*disk)?;
+        }
         let mut recovered = recover(&disk, &state, boot, false)?;
         let known = recovered.known;
         let tail = recovered.tail.take();
@@ -365,6 +371,31 @@ impl Journal {
             Some(log) => log.end().horizon,
             None => self.state.lock().checkpoint.horizon,
         }
+    }
+
+    /// Recovery will never look at a segment before this one, whatever happens.
+    pub(super) fn scan_from(&self) -> u32 {
+        self.state.lock().scan_from
+    }
+
+    /// Notes down, once and for good, that there are segments which older programs would misread.
+    pub(super) fn begin_squeezing(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let before = std::mem::replace(&mut state.version, SQUEEZED_VERSION);
+        if before == SQUEEZED_VERSION {
+            return Ok(());
+        }
+        // In both copies: where one is damaged, the other must say it too.
+        let written = state.write(&*self.disk, true).and_then(|()| state.write(&*self.disk, true));
+        if written.is_err() {
+            state.version = before;
+        }
+        written
+    }
+
+    /// Whether segments may have been squeezed.
+    pub(super) fn has_squeezed(&self) -> bool {
+        self.state.lock().version >= SQUEEZED_VERSION
     }
 
     /// Why changes are refused, if they are.
@@ -710,9 +741,11 @@ fn lock(disk: &dyn Disk) -> Result<Box<dyn Any + Send + Sync>, OpenError> {
 
 /// Whether a log without a `super` has anything in it: then it is no place for a new store.
 fn has_records(disk: &dyn Disk) -> io::Result<bool> {
-    let file = match disk.open(&segment_path(1), false) {
+    let file = match open_segment(disk, 1) {
         Ok(file) => file,
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // What is there was written once.
+        Err(err) if err.kind() == io::ErrorKind::InvalidData => return Ok(true),
         Err(err) => return Err(err),
     };
     // A store being made has its first seal behind the header, and no event.
@@ -734,7 +767,7 @@ pub fn actors_near(
     while high - low > 1 {
         let middle = low + (high - low) / 2;
         let Some(&number) = numbers.get(middle) else { break };
-        let start = read_header(&*disk.open(&segment_path(number), false)?, store, number)?;
+        let start = segment_start(&**disk, store, number)?;
         if start.is_some_and(|start| start.next_actor <= id.0) {
             low = middle;
         } else {

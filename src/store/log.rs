@@ -22,8 +22,8 @@ use super::event::{
 };
 use super::record::{self, Fault, HEADER_LEN, Misfit, Outline, Record, Stamp};
 use super::segment::{
-    Checkpoint, Position, SEGMENT_HEADER_LEN, encode_header, read_header, segment_numbers,
-    segment_path,
+    Checkpoint, Position, SEGMENT_HEADER_LEN, encode_header, open_segment, read_header,
+    segment_numbers, segment_path, segment_start,
 };
 use super::superblock::Shape;
 
@@ -205,7 +205,7 @@ impl Log {
         tail: Tail,
         reserve: Seq,
     ) -> io::Result<Self> {
-        let file = disk.open(&segment_path(tail.end.position.segment), false)?;
+        let file = open_segment(&*disk, tail.end.position.segment)?;
         let writer = Writer {
             meant: tail.end.position,
             sealed: tail.sealed,
@@ -580,7 +580,11 @@ fn into_io(err: AppendError) -> io::Error {
 /// Makes the file of a segment, all zeros, its space and its name safe.
 fn set_aside(disk: &dyn Disk, shape: Shape, number: u32) -> io::Result<Arc<dyn File>> {
     let file = disk.open(&segment_path(number), true)?;
-    file.allocate(0, shape.segment_len.into())?;
+    if let Err(err) = file.allocate(0, shape.segment_len.into()) {
+        // A part of it is no use to the log, and may be all there is for what makes room.
+        let _ = file.set_len(0);
+        return Err(err);
+    }
     disk.sync_dir("log")?;
     Ok(file)
 }
@@ -682,7 +686,17 @@ impl LogReader {
     /// Reads from the start of segment `number`. `NotFound` if it was never begun, `InvalidData`
     /// if its header is damaged.
     pub fn at_segment(disk: Arc<dyn Disk>, store: [u8; 16], number: u32) -> io::Result<Self> {
-        let file = disk.open(&segment_path(number), false)?;
+        let file = open_segment(&*disk, number)?;
+        Self::over(disk, store, number, file)
+    }
+
+    /// The same, from a file that may have another name yet.
+    pub(super) fn over(
+        disk: Arc<dyn Disk>,
+        store: [u8; 16],
+        number: u32,
+        file: Arc<dyn File>,
+    ) -> io::Result<Self> {
         let Some(start) = read_header(&*file, store, number)? else {
             let what = format!("{}: damaged header", segment_path(number));
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
@@ -709,9 +723,8 @@ impl LogReader {
         Ok(reader)
     }
 
-    /// Reads from a mark whatever the header of its segment says; for who checks headers himself.
-    pub(super) fn from_mark(disk: Arc<dyn Disk>, mark: Mark) -> io::Result<Self> {
-        let file = disk.open(&segment_path(mark.position.segment), false)?;
+    /// Reads a segment's file from a mark, whatever its header says; for who checks headers himself.
+    pub(super) fn from_mark(disk: Arc<dyn Disk>, file: Arc<dyn File>, mark: Mark) -> Self {
         let start = Checkpoint {
             position: mark.position,
             prev: mark.prev,
@@ -726,15 +739,13 @@ impl LogReader {
             horizon: Seq::ZERO,
         };
         let store = mark.store;
-        Ok(Self { disk, store, file, mark, start, buffer: Vec::new(), filled: 0, buffer_at: 0 })
+        Self { disk, store, file, mark, start, buffer: Vec::new(), filled: 0, buffer_at: 0 }
     }
 
     /// Reads from the segment that holds the event after `seq`, which may begin well before it.
     pub fn before(disk: Arc<dyn Disk>, store: [u8; 16], seq: Seq) -> io::Result<Self> {
         let numbers = segment_numbers(&*disk)?;
-        let header = |number: u32| -> io::Result<Option<Checkpoint>> {
-            read_header(&*disk.open(&segment_path(number), false)?, store, number)
-        };
+        let header = |number: u32| segment_start(&*disk, store, number);
         // The last one whose header says that what is before it ends at `seq` or earlier.
         let (mut low, mut high) = (0, numbers.len());
         while high - low > 1 {
@@ -845,9 +856,14 @@ impl LogReader {
     /// Goes to the next segment if that one goes on from here.
     fn next_segment(&mut self) -> io::Result<bool> {
         let Some(number) = self.mark.position.segment.checked_add(1) else { return Ok(false) };
-        let file = match self.disk.open(&segment_path(number), false) {
+        let file = match open_segment(&*self.disk, number) {
             Ok(file) => file,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(false),
+            // One that cannot be read is as good as none.
+            Err(err)
+                if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) =>
+            {
+                return Ok(false);
+            }
             Err(err) => return Err(err),
         };
         let Some(start) = read_header(&*file, self.store, number)? else { return Ok(false) };

@@ -4,7 +4,7 @@
 //! STORE/
 //!   LOCK                  one server at a time
 //!   super                 format version, store id, key, where the log ended at the last clean stop; two copies
-//!   log/00000001.seg      events: the truth. Append only, 64 MiB each
+//!   log/00000001.seg      events: the truth. Append only, 64 MiB each; less where an old one was squeezed
 //!   content/00000001.dat  bytes of files, append only; extents at known offsets, so they can be spliced
 //!   lost/                 what a power cut tore, kept aside
 //!   index/                derived from the log; may be deleted and is rebuilt
@@ -16,7 +16,8 @@
 //!
 //! [`journal`] holds log and content together; [`mod@index`] answers questions. A thread of
 //! the store syncs once a second, sets segments aside, moves the horizon when history has used
-//! up its budget, and puts files together that lie in many pieces; another commits what the index holds.
+//! up its budget and takes what died behind it out of the log, and puts files together that lie in
+//! many pieces; another commits what the index holds.
 //!
 //! Locks, outermost first: a [`Pin`]; the tables ([`Store::read`], [`Txn`]); what the journal has.
 //! [`Store::place`] and [`Store::begin`] may wait for pins and readers when the disk is full, so
@@ -36,6 +37,8 @@ mod relocate;
 pub mod retain;
 pub mod segment;
 pub mod sim;
+mod squeeze;
+pub mod squeezed;
 pub mod superblock;
 pub mod verify;
 
@@ -345,7 +348,7 @@ impl Store {
         let (index, replayed) = open_index(&journal, &options, opening.damage.is_some())?;
         opening.replayed = replayed;
         let core = Arc::new(Core {
-            retainer: Retainer::new(open.history, journal.horizon()),
+            retainer: Retainer::new(open.history, &journal)?,
             relocator: Relocator::default(),
             journal: Arc::clone(&journal),
             index,
@@ -471,13 +474,13 @@ impl Store {
 
     /// Does once what the store's own thread does every interval.
     pub fn tick(&self) -> Result<(), CommitError> {
-        self.core.tick(now())
+        self.core.tick(now()).map(drop)
     }
 
     /// [`tick`](Self::tick) as if it were `now`: for tests of what waits until a file was left alone.
     #[doc(hidden)]
     pub fn tick_at(&self, now: Timestamp) -> Result<(), CommitError> {
-        self.core.tick(now)
+        self.core.tick(now).map(drop)
     }
 
     /// The number the log has for `actor`, given now if it is new.
@@ -505,13 +508,11 @@ impl Store {
     /// free, for it gives way to whoever needs the space.
     pub fn space(&self) -> io::Result<disk::Space> {
         let space = self.core.journal.disk().space()?;
-        let totals = self.core.index.read().totals();
-        let live = totals.allocated.saturating_add(totals.kept);
         let pinned = Retainer::is_pinned(&self.core.journal, &self.core.index);
         let history = if pinned.map_err(io::Error::other)? {
             0
         } else {
-            self.core.journal.content().allocated()?.saturating_sub(live)
+            self.core.retainer.history(&self.core.journal, &self.core.index)?
         };
         let available = space.available.saturating_add(history).saturating_sub(SET_ASIDE);
         Ok(disk::Space { available: available.min(space.total), ..space })
@@ -714,28 +715,37 @@ impl Core {
         self.journal.settle()
     }
 
-    fn tick(&self, now: Timestamp) -> Result<(), CommitError> {
+    /// Says whether history should go on giving way at once.
+    fn tick(&self, now: Timestamp) -> Result<bool, CommitError> {
         self.journal.tick()?;
-        self.retainer.run(&self.journal, &self.index)?;
-        self.relocator.run(&self.journal, &self.index, now)
+        let behind = self.retainer.run(&self.journal, &self.index)?;
+        self.relocator.run(&self.journal, &self.index, now)?;
+        Ok(behind)
     }
 
     /// The store's own thread.
     fn keep(&self, interval: Duration) {
         let mut ticked = Instant::now();
+        let mut behind = false;
         loop {
-            let ring = self.bell.wait(interval.saturating_sub(ticked.elapsed()));
+            let rest = interval.saturating_sub(ticked.elapsed());
+            let ring = self.bell.wait(if behind { Duration::ZERO } else { rest });
             let done = match ring {
                 Ring::Stop => return,
                 // Asked for in between, as often as every few milliseconds: what cannot wait.
                 Ring::Wanted if ticked.elapsed() < interval => self.journal.tick(),
+                Ring::Quiet if behind && ticked.elapsed() < interval => {
+                    let done = self.retainer.run(&self.journal, &self.index);
+                    done.map(|more| behind = more)
+                }
                 Ring::Wanted | Ring::Quiet => {
                     ticked = Instant::now();
-                    self.tick(now())
+                    self.tick(now()).map(|more| behind = more)
                 }
             };
             // What fails is kept by the journal and said to whoever wants to change something.
             if let Err(err) = done {
+                behind = false;
                 tracing::error!("{err}");
             }
         }

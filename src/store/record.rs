@@ -215,11 +215,12 @@ impl Outline {
         if header.prev.get() != prev {
             return Err(Fault::Stray);
         }
-        let whole = crc32c::crc32c(tail) == header.tail_crc.get();
-        if !whole && tail.iter().any(|&byte| byte != 0) {
+        // Seen at the first byte of the salt, as a rule.
+        let gone = !tail.is_empty() && tail.iter().all(|&byte| byte == 0);
+        if !gone && crc32c::crc32c(tail) != header.tail_crc.get() {
             return Err(Fault::Damaged);
         }
-        Ok(Self { header, covered_len, tail_len, gone: !whole })
+        Ok(Self { header, covered_len, tail_len, gone })
     }
 
     /// Length of the whole record in bytes.

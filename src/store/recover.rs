@@ -32,7 +32,7 @@ use super::disk::{Disk, File};
 use super::event::{Data, FileId, Place, Seq};
 use super::log::{LogReader, Mark, Next, Tail, absorb, content_until};
 use super::record::{Entry, Fault};
-use super::segment::{Checkpoint, Position, segment_numbers, segment_path};
+use super::segment::{Checkpoint, Position, open_segment, segment_numbers, segment_path};
 use super::superblock::{State, Super};
 
 /// How the last one who had the store open left it.
@@ -424,7 +424,7 @@ fn cut_off(disk: &dyn Disk, state: &Super, end: Position) -> io::Result<Option<C
             cut.kept.push(kept);
         }
     }
-    let file = disk.open(&segment_path(end.segment), false)?;
+    let file = open_segment(disk, end.segment)?;
     if let Some(last) = last_written(&*file, end.offset.into())? {
         disk.create_dir("lost")?;
         disk.sync_dir("")?;
@@ -511,7 +511,7 @@ fn settle(disk: &dyn Disk, state: &Super, scan: &Scan) -> io::Result<()> {
         disk.open(&content_path(number), false)?.sync_data()?;
     }
     for number in state.scan_from..=end.segment {
-        let file = disk.open(&segment_path(number), false)?;
+        let file = open_segment(disk, number)?;
         if again {
             let until = if number == end.segment { end.offset } else { state.shape.segment_len };
             let from = if number == scan.synced.segment { scan.synced.offset } else { 0 };

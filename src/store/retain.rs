@@ -8,8 +8,12 @@
 //!
 //! The horizon moves over events in their order. What an event superseded (overwrote, cut off,
 //! punched, or ended) was last needed by the tree before it, so once the horizon has reached the
-//! event, nothing needs it: unless a clone refers to it. The events stay; so do the bytes of small
-//! writes, which are in the log.
+//! event, nothing needs it: unless a clone refers to it. Content files give it back at once; what small
+//! writes have in the log is taken out (`squeeze`) segment by segment, once the horizon is past all of
+//! one. The events stay.
+//!
+//! History is what content files and the small writes in the log take beyond what is live. What the
+//! horizon has passed and the log still has counts as given back: no more of history has to go for it.
 //!
 //! A label pins: the horizon stops at the oldest event that has one, whatever the budget says, for somebody
 //! asked for that tree by name. When the disk is full nothing before the label's removal gives space back;
@@ -18,6 +22,8 @@
 //! Invariants: the new horizon is durable before the first byte is freed; nothing is freed that a
 //! tree at or after the horizon refers to, as a clone or otherwise.
 
+use std::collections::BTreeMap;
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -32,17 +38,22 @@ use super::index::{Index, IndexError, Stretch, Tables};
 use super::journal::Journal;
 use super::log::{LogReader, Next};
 use super::record::Entry;
+use super::squeeze::{Effort, Squeezer};
+use super::squeezed;
 
 /// What is left free for others, if the disk is large enough to speak of it.
 const FREE_MIN: u64 = 1 << 30;
 /// The least that history may take by default.
 const HISTORY_MIN: u64 = 10 << 30;
-/// How much is freed at a time when a write met a full disk.
+/// How much is freed at a time when a write met a full disk, and how much over its budget history may
+/// be, at least, before all else waits for it.
 const ROOM: u64 = 256 << 20;
 /// Ranges that one note holds at most: it must fit any segment.
 const RANGES_MAX: usize = 256;
 /// How long the store's own thread is at it before it sees to its other duties.
 const TURN: Duration = Duration::from_millis(300);
+/// How long a write that met a full disk waits for segments of the log to be looked at.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How much of a file is looked at in one go.
 const WINDOW: u64 = 1 << 30;
 
@@ -50,14 +61,22 @@ const WINDOW: u64 = 1 << 30;
 pub(super) struct Retainer {
     /// Bytes history may take; `None` is the default.
     budget: Option<u64>,
-    walk: Mutex<Walk>,
+    past: Mutex<Past>,
+    /// Bytes of small writes that were taken out of the log.
+    gone: AtomicU64,
     /// The journal's horizon, or what it is about to be: every question about the past asks.
     horizon: AtomicU64,
 }
 
 /// The horizon, standing still.
 pub(super) struct HorizonHeld<'r> {
-    _walk: MutexGuard<'r, Walk>,
+    _past: MutexGuard<'r, Past>,
+}
+
+/// What goes on behind the horizon, one at a time.
+struct Past {
+    walk: Walk,
+    squeezer: Squeezer,
 }
 
 /// How far the horizon has come in the log.
@@ -67,8 +86,16 @@ struct Walk {
 }
 
 impl Retainer {
-    pub(super) fn new(budget: Option<u64>, horizon: Seq) -> Self {
-        Self { budget, walk: Mutex::default(), horizon: AtomicU64::new(horizon.0) }
+    pub(super) fn new(budget: Option<u64>, journal: &Journal) -> io::Result<Self> {
+        let past = Past { walk: Walk::default(), squeezer: Squeezer::new() };
+        let disk = &**journal.disk();
+        let gone = if journal.has_squeezed() { squeezed::taken_out(disk)? } else { 0 };
+        Ok(Self {
+            budget,
+            past: Mutex::new(past),
+            gone: AtomicU64::new(gone),
+            horizon: AtomicU64::new(journal.horizon().0),
+        })
     }
 
     /// The oldest tree that can be shown whole. Costs no lock.
@@ -78,7 +105,7 @@ impl Retainer {
 
     /// While this is held the horizon stays where it is. Taken before the tables.
     pub(super) fn hold(&self) -> HorizonHeld<'_> {
-        HorizonHeld { _walk: self.walk.lock() }
+        HorizonHeld { _past: self.past.lock() }
     }
 
     /// Whether a label keeps the horizon from moving.
@@ -87,43 +114,96 @@ impl Retainer {
         Ok(first.is_some_and(|first| first <= journal.horizon()))
     }
 
-    /// Frees what is over the budget, or is wanted for what must be left free.
-    pub(super) fn run(&self, journal: &Journal, index: &Index) -> Result<(), CommitError> {
-        let content = journal.content().allocated().map_err(CommitError::Io)?;
+    /// Bytes that history takes: of content files and of small writes in the log, all but what is live.
+    pub(super) fn history(&self, journal: &Journal, index: &Index) -> io::Result<u64> {
+        let content = journal.content().allocated()?;
+        let totals = index.read().totals();
+        let small = totals.inline.saturating_sub(self.gone.load(Ordering::Relaxed));
+        let live = totals.allocated.saturating_add(totals.kept);
+        Ok(content.saturating_add(small).saturating_sub(live))
+    }
+
+    /// Frees what is over the budget, or is wanted for what must be left free. Says whether so much is left
+    /// that it should go on at once.
+    pub(super) fn run(&self, journal: &Journal, index: &Index) -> Result<bool, CommitError> {
+        let history = self.history(journal, index).map_err(CommitError::Io)?;
         let totals = index.read().totals();
         let live = totals.allocated.saturating_add(totals.kept);
-        let history = content.saturating_sub(live);
         let budget = self.budget.unwrap_or_else(|| HISTORY_MIN.max(live.saturating_mul(2)));
         let space = journal.disk().space().map_err(CommitError::Io)?;
-        let short = FREE_MIN.min(space.total / 4).saturating_sub(space.available);
-        let wanted = history.saturating_sub(budget).max(short.min(history));
-        if wanted > 0 && journal.check_writable().is_ok() {
-            self.free(journal, index, wanted, Some(Instant::now() + TURN))?;
+        let short = FREE_MIN.min(space.total / 4).saturating_sub(space.available).min(history);
+        let over = history.saturating_sub(budget);
+        if over.max(short) == 0 || journal.check_writable().is_err() {
+            return Ok(false);
         }
-        Ok(())
+        let mut past = self.past.lock();
+        // What trees gave up already goes before a tree has to.
+        let until = Instant::now() + TURN;
+        let effort = Effort { wanted: over.max(short), until: Some(until), full: false };
+        let (gained, done) = self.squeeze(&mut past, journal, index, effort)?;
+        let late = Instant::now() > until;
+        let given_up = past.squeezer.given_up();
+        // Nobody knows how much that is before all of it was looked at.
+        let left = over.saturating_sub(gained.saturating_add(given_up));
+        let wanted = if done { left } else { 0 }.max(short.saturating_sub(gained));
+        let before = self.horizon();
+        if wanted > 0 {
+            self.free(&mut past, journal, index, wanted, Some(Instant::now() + TURN))?;
+        }
+        // Who writes fast must not outrun who frees; and nobody goes on who comes to nothing.
+        let moves = gained > 0 || late || self.horizon() > before;
+        Ok(moves && left > ROOM.max(budget / 4))
     }
 
     /// Frees what it can, up to a good deal, for a write that found the disk full. The caller holds
     /// neither a pin nor the tables.
     pub(super) fn make_room(&self, journal: &Journal, index: &Index) -> Result<(), CommitError> {
-        self.free(journal, index, ROOM, None).map(drop)
+        let mut past = self.past.lock();
+        let freed = self.free(&mut past, journal, index, ROOM, None)?;
+        let wanted = ROOM.saturating_sub(freed);
+        if wanted == 0 {
+            return Ok(());
+        }
+        // So that recovery will not have to look at more segments than it must.
+        journal.tick()?;
+        let until = Some(Instant::now() + PATIENCE);
+        self.squeeze(&mut past, journal, index, Effort { wanted, until, full: true }).map(drop)
     }
 
-    /// Moves the horizon until `wanted` bytes are freed, it has come to the last event, or it is late.
-    /// Returns how many were.
+    /// Takes what is dead out of the log; returns how many bytes, and whether all that can be done was.
+    fn squeeze(
+        &self,
+        past: &mut Past,
+        journal: &Journal,
+        index: &Index,
+        effort: Effort,
+    ) -> Result<(u64, bool), CommitError> {
+        let squeezing = past.squeezer.run(journal, index, effort)?;
+        self.gone.fetch_add(squeezing.gained, Ordering::Relaxed);
+        Ok((squeezing.gained, squeezing.done))
+    }
+
+    /// Moves the horizon until `wanted` bytes are freed, or given up in the log, it has come to the last event,
+    /// or it is late. Returns how many were freed.
     fn free(
         &self,
+        past: &mut Past,
         journal: &Journal,
         index: &Index,
         wanted: u64,
         until: Option<Instant>,
     ) -> Result<u64, CommitError> {
-        let mut walk = self.walk.lock();
-        let result = self.walk(&mut walk, journal, index, wanted, until);
+        let mut dead = Dead::default();
+        let result = self.walk(&mut past.walk, journal, index, &mut dead, wanted, until);
         if result.is_err() {
             // It may have gone past events that the horizon has not.
-            walk.reader = None;
+            past.walk.reader = None;
             self.horizon.store(journal.horizon().0, Ordering::Release);
+        } else {
+            past.squeezer.moved(dead.moved);
+            for (segment, bytes) in dead.small {
+                past.squeezer.died(segment, bytes);
+            }
         }
         result
     }
@@ -133,12 +213,12 @@ impl Retainer {
         walk: &mut Walk,
         journal: &Journal,
         index: &Index,
+        dead: &mut Dead,
         wanted: u64,
         until: Option<Instant>,
     ) -> Result<u64, CommitError> {
         let before = journal.content().freed();
         let freed = || journal.content().freed() - before;
-        let mut ranges = Vec::new();
         let mut pending = 0;
         let mut horizon = journal.horizon();
         // No label comes to be meanwhile: whoever makes one holds the horizon.
@@ -148,19 +228,20 @@ impl Retainer {
             let Some(event_at) = walk.next(journal, horizon).map_err(CommitError::Io)? else {
                 break;
             };
-            let Walked { seq, dead, left } = event_at;
+            let Walked { seq, ranges, left, moved } = event_at;
             if seq > pinned {
                 // The reader is past an event that the horizon is not.
                 walk.reader = None;
                 break;
             }
+            dead.moved += moved;
             for (ino, left) in left {
                 let tables = index.read();
-                abandoned(&tables, ino, left, seq, &mut ranges).map_err(CommitError::Index)?;
+                abandoned(&tables, ino, left, seq, dead).map_err(CommitError::Index)?;
                 drop(tables);
-                self.give_back_full(journal, seq, &mut ranges)?;
+                self.give_back_full(journal, seq, &mut dead.pages)?;
             }
-            for (ino, offset, len) in dead {
+            for (ino, offset, len) in ranges {
                 // Only what the file had can have died; most ranges are open to the end of numbers.
                 let before = Seq(seq.0.saturating_sub(1));
                 let inode = index.read().inode(ino, before).map_err(CommitError::Index)?;
@@ -171,21 +252,21 @@ impl Retainer {
                     let len = (end - offset).min(WINDOW);
                     // Held for as long as one look takes, so that changes go on meanwhile.
                     let tables = index.read();
-                    superseded(&tables, ino, offset, len, seq, &mut ranges)
-                        .map_err(CommitError::Index)?;
+                    superseded(&tables, ino, offset, len, seq, dead).map_err(CommitError::Index)?;
                     drop(tables);
                     offset += len;
-                    self.give_back_full(journal, seq, &mut ranges)?;
+                    self.give_back_full(journal, seq, &mut dead.pages)?;
                 }
             }
             horizon = seq;
-            pending = ranges.iter().map(|range: &Freed| range.len).sum();
+            pending = dead.pages.iter().map(|range| range.len).sum::<u64>() + dead.in_log();
             if until.is_some_and(|until| Instant::now() > until) {
                 break;
             }
         }
-        if horizon > journal.horizon() || !ranges.is_empty() {
-            self.give_back(journal, horizon, ranges)?;
+        let pages = std::mem::take(&mut dead.pages);
+        if horizon > journal.horizon() || !pages.is_empty() {
+            self.give_back(journal, horizon, pages)?;
         }
         Ok(freed())
     }
@@ -217,17 +298,37 @@ impl Retainer {
 }
 
 /// One event, or a relocation after it.
+#[derive(Default)]
 struct Walked {
     seq: Seq,
     /// What of which files may have died with the event.
-    dead: Vec<(Ino, u64, u64)>,
-    /// What the relocation left behind.
+    ranges: Vec<(Ino, u64, u64)>,
+    /// What the relocation left behind in content files.
     left: Vec<(Ino, Left)>,
+    /// How many bytes it left behind in the log.
+    moved: u64,
+}
+
+/// What is found dead on the horizon's way.
+#[derive(Default)]
+struct Dead {
+    /// Pages of content files that are not given back yet.
+    pages: Vec<Freed>,
+    /// Bytes of small writes, by the segment they are in: more than there are where a clone still needs some.
+    small: BTreeMap<u32, u64>,
+    /// Bytes of small writes that were moved away, from segments that nobody noted down.
+    moved: u64,
+}
+
+impl Dead {
+    fn in_log(&self) -> u64 {
+        self.small.values().sum::<u64>().saturating_add(self.moved)
+    }
 }
 
 impl Walk {
     /// The next event behind `horizon`.
-    fn next(&mut self, journal: &Journal, horizon: Seq) -> std::io::Result<Option<Walked>> {
+    fn next(&mut self, journal: &Journal, horizon: Seq) -> io::Result<Option<Walked>> {
         if self.reader.is_none() {
             let disk = std::sync::Arc::clone(journal.disk());
             self.reader = Some(LogReader::before(disk, journal.store_id(), horizon)?);
@@ -244,11 +345,14 @@ impl Walk {
             }
             match record.entry() {
                 Some(Entry::Event(event)) => {
-                    return Ok(Some(Walked { seq, dead: ranges_of(&event), left: Vec::new() }));
+                    let ranges = ranges_of(&event);
+                    return Ok(Some(Walked { seq, ranges, ..Walked::default() }));
                 }
-                Some(Entry::Note(Note::Relocation { ino, left, .. })) => {
+                Some(Entry::Note(Note::Relocation { ino, data, left, .. })) => {
+                    let kept: u64 = left.iter().map(|left| left.len).sum();
+                    let moved = data.len().saturating_sub(kept);
                     let left = left.into_iter().map(|left| (ino, left)).collect();
-                    return Ok(Some(Walked { seq, dead: Vec::new(), left }));
+                    return Ok(Some(Walked { seq, left, moved, ..Walked::default() }));
                 }
                 Some(Entry::Note(_)) => (),
                 None => return Ok(None),
@@ -280,15 +384,15 @@ fn ranges_of(event: &Event<'_>) -> Vec<(Ino, u64, u64)> {
     }
 }
 
-/// Appends the pages that nothing needs any more once the tree before event `seq` is given up, of
-/// those that held `offset..offset + len` of `ino` in it.
+/// Appends what nothing needs any more once the tree before event `seq` is given up, of what held
+/// `offset..offset + len` of `ino` in it.
 fn superseded(
     tables: &Tables,
     ino: Ino,
     offset: u64,
     len: u64,
     seq: Seq,
-    out: &mut Vec<Freed>,
+    out: &mut Dead,
 ) -> Result<(), IndexError> {
     let before = Seq(seq.0.saturating_sub(1));
     let mut old = Vec::new();
@@ -305,12 +409,12 @@ fn abandoned(
     ino: Ino,
     left: Left,
     seq: Seq,
-    out: &mut Vec<Freed>,
+    out: &mut Dead,
 ) -> Result<(), IndexError> {
     let at = Location { file: FileId::Content(left.file), offset: left.at };
     let stretch = Stretch { offset: left.offset, len: left.len, at: Some(at) };
     let end = left.at.saturating_add(left.len);
-    if shows(tables, ino, (left.offset, left.len), (left.file, left.at, end), seq)? {
+    if shows(tables, ino, (left.offset, left.len), (at.file, left.at, end), seq)? {
         return Ok(());
     }
     release(tables, ino, &stretch, seq, out)
@@ -323,60 +427,90 @@ fn release(
     ino: Ino,
     stretch: &Stretch,
     seq: Seq,
-    out: &mut Vec<Freed>,
+    out: &mut Dead,
 ) -> Result<(), IndexError> {
     let Some(location) = stretch.at else { return Ok(()) };
-    let FileId::Content(file) = location.file else { return Ok(()) };
+    let file = match location.file {
+        FileId::Content(file) => file,
+        FileId::Log(segment) => {
+            // Looked at closely when the segment is.
+            *out.small.entry(segment).or_default() += stretch.len;
+            return Ok(());
+        }
+    };
+    let pages = &mut out.pages;
+    let id = location.file;
     let place = (stretch.offset, location.offset);
     let mut start = location.offset / PAGE * PAGE;
     let mut end = location.offset.saturating_add(stretch.len).next_multiple_of(PAGE);
     // The first and the last page may hold bytes of the same extent that live on.
-    if start < location.offset && lives(tables, ino, place, (file, start, start + PAGE), seq)? {
+    if start < location.offset && lives(tables, ino, place, (id, start, start + PAGE), seq)? {
         start += PAGE;
     }
     if end > location.offset + stretch.len
         && start < end
-        && lives(tables, ino, place, (file, end - PAGE, end), seq)?
+        && lives(tables, ino, place, (id, end - PAGE, end), seq)?
     {
         end -= PAGE;
     }
-    if start < end && !cloned(tables, (file, start, end), seq)? {
-        match out.last_mut() {
+    if start < end && !cloned(tables, (id, start, end), seq)? {
+        match pages.last_mut() {
             // Side by side, or two stretches in one page.
             Some(last)
                 if last.file == file && (last.offset..=last.offset + last.len).contains(&start) =>
             {
                 last.len = last.len.max(end - last.offset);
             }
-            _ => out.push(Freed { file, offset: start, len: end - start }),
+            _ => pages.push(Freed { file, offset: start, len: end - start }),
         }
     }
     Ok(())
 }
 
-/// Whether `ino` has bytes in the pages `start..end` of a content file after event `seq`, where the byte
-/// that lies (or lay) at `at` of the content file is at `offset` of it. A page belongs to one extent, so
+/// Whether a tree from event `seq` on needs any of the `len` bytes at `place`, which `ino` got at `offset` by an
+/// event that is not after it. Once this is not so it never is again: what a tree has, it has from the one
+/// before, or from nowhere.
+pub(super) fn is_needed(
+    tables: &Tables,
+    (ino, offset): (Ino, u64),
+    len: u64,
+    place: Location,
+    seq: Seq,
+) -> Result<bool, IndexError> {
+    let bytes = (place.file, place.offset, place.offset.saturating_add(len));
+    Ok(shows(tables, ino, (offset, len), bytes, seq)? || cloned(tables, bytes, seq)?)
+}
+
+/// Whether `ino` has bytes in the pages `start..end` of a file of the store after event `seq`, where the byte
+/// that lies (or lay) at `at` of that file is at `offset` of it. A page belongs to one extent, so
 /// what else it holds of that extent lies in the file at the same distance.
 fn lives(
     tables: &Tables,
     ino: Ino,
-    (offset, at): (u64, u64),
-    (file, start, end): (u32, u64, u64),
+    place: (u64, u64),
+    (file, start, end): (FileId, u64, u64),
     seq: Seq,
 ) -> Result<bool, IndexError> {
-    let shift = |place: u64| offset.saturating_add(place).checked_sub(at);
-    // Where the pages begin before the file does, only what is in the file counts.
-    let first = shift(start).unwrap_or(0);
-    let Some(last) = shift(end).filter(|&last| last > first) else { return Ok(false) };
-    shows(tables, ino, (first, last - first), (file, start, end), seq)
+    let Some(range) = range_at(place, (start, end)) else { return Ok(false) };
+    shows(tables, ino, range, (file, start, end), seq)
 }
 
-/// Whether bytes of `ino` in a range (offset, length) lie in `start..end` of a content file after event `seq`.
+/// The range (offset, length) of a file in which the bytes `start..end` of one of the store's would be, if the
+/// one at `at` is at `offset`.
+fn range_at((offset, at): (u64, u64), (start, end): (u64, u64)) -> Option<(u64, u64)> {
+    let shift = |place: u64| offset.saturating_add(place).checked_sub(at);
+    // Where they begin before the file does, only what is in the file counts.
+    let first = shift(start).unwrap_or(0);
+    let last = shift(end).filter(|&last| last > first)?;
+    Some((first, last - first))
+}
+
+/// Whether bytes of `ino` in a range (offset, length) lie in `start..end` of a file of the store after event `seq`.
 fn shows(
     tables: &Tables,
     ino: Ino,
     (offset, len): (u64, u64),
-    (file, start, end): (u32, u64, u64),
+    (file, start, end): (FileId, u64, u64),
     seq: Seq,
 ) -> Result<bool, IndexError> {
     if tables.inode(ino, seq)?.is_none() {
@@ -386,29 +520,32 @@ fn shows(
     tables.stretches(ino, offset, len, seq, &mut now)?;
     Ok(now.iter().any(|stretch| {
         stretch.at.is_some_and(|at| {
-            at.file == FileId::Content(file)
-                && at.offset < end
-                && at.offset.saturating_add(stretch.len) > start
+            at.file == file && at.offset < end && at.offset.saturating_add(stretch.len) > start
         })
     }))
 }
 
-/// Whether a clone, or what it was made of, still needs pages of a content file after event `seq`.
+/// Whether a clone, or what it was made of, still needs bytes of a file of the store after event `seq`.
 ///
 /// Each clone noted down both files, so whoever has the bytes is known, but for who wrote them if they
-/// were never cloned from there. A file that is not there yet at `seq` gets them from one that is.
+/// were never cloned from there. A file that is not there yet at `seq` gets them from one that is. That one may
+/// be said to have them elsewhere, where a relocation put them after the clone was made: so whatever
+/// was laid since counts too.
 fn cloned(
     tables: &Tables,
-    (file, start, end): (u32, u64, u64),
+    (file, start, end): (FileId, u64, u64),
     seq: Seq,
 ) -> Result<bool, IndexError> {
     let mut references = Vec::new();
-    tables.shared(FileId::Content(file), start, end, &mut |location, _, ino, offset| {
+    tables.shared(file, start, end, &mut |location, _, ino, offset| {
         references.push((ino, (offset, location.offset)));
         ControlFlow::Continue(())
     })?;
     for (ino, place) in references {
-        if lives(tables, ino, place, (file, start, end), seq)? {
+        let Some(range) = range_at(place, (start, end)) else { continue };
+        if shows(tables, ino, range, (file, start, end), seq)?
+            || tables.laid_since(ino, range, (file, start, end), seq)?
+        {
             return Ok(true);
         }
     }

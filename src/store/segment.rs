@@ -11,20 +11,29 @@
 //! what a reader must know to begin here. The file has its full length from the start and its
 //! space is set aside, so a record never meets a full disk; behind the last record are zeros.
 //!
+//! An old segment may have been [squeezed](super::squeezed): `open_segment` hides which of the two
+//! layouts its file has.
+//!
 //! Invariants: segments are numbered from 1 without gaps; a header is written when the first
 //! record is about to be, so a segment that was only set aside has none.
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use zerocopy::byteorder::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::disk::{Disk, File};
 use super::event::{FileId, Location, Seq, Timestamp};
+use super::squeezed::{Fault, Map, Squeezed};
 
-/// The only format there is so far. A store of another one is refused.
+/// Format of a store as it is made, and of the header of a segment.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// Format of a store in which segments were [squeezed](super::squeezed), which a program that knows
+/// only the other would misread. A store of any third one is refused.
+pub const SQUEEZED_VERSION: u32 = 2;
 
 /// Bytes before the first record.
 pub const SEGMENT_HEADER_LEN: u32 = 512;
@@ -71,6 +80,70 @@ impl fmt::Display for Position {
 #[must_use]
 pub fn segment_path(number: u32) -> String {
     format!("log/{number:08}.seg")
+}
+
+/// Path of what is to take a segment's place, until it is whole.
+pub(super) fn new_segment_path(number: u32) -> String {
+    format!("log/{number:08}.{NEW}")
+}
+
+/// What the name of such a file ends with.
+const NEW: &str = "new";
+
+/// Removes what was to take a segment's place and did not come to.
+pub(super) fn remove_leftovers(disk: &dyn Disk) -> io::Result<()> {
+    for name in disk.list("log")? {
+        if name.strip_suffix(NEW).is_some_and(|name| name.ends_with('.')) {
+            disk.remove(&format!("log/{name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A segment's file, whichever layout it has.
+pub(super) struct Opened {
+    /// As it was written: what was taken out reads as zeros.
+    pub(super) file: Arc<dyn File>,
+    /// What is kept, if anything was taken out.
+    pub(super) map: Option<Arc<Map>>,
+}
+
+/// Opens a segment; the inner error is that its map is damaged, so that nothing of it can be read.
+pub(super) fn open_layout(disk: &dyn Disk, number: u32) -> io::Result<Result<Opened, Fault>> {
+    let file = disk.open(&segment_path(number), false)?;
+    Ok(match Squeezed::open(&file)? {
+        None => Ok(Opened { file, map: None }),
+        Some(Ok(squeezed)) => {
+            let map = Some(Arc::clone(squeezed.map()));
+            Ok(Opened { file: Arc::new(squeezed), map })
+        }
+        Some(Err(fault)) => Err(fault),
+    })
+}
+
+/// Opens a segment: the only way to one, for reading and for going on with it. `NotFound` if there is
+/// none, `InvalidData` if something is there that cannot be read.
+pub(super) fn open_segment(disk: &dyn Disk, number: u32) -> io::Result<Arc<dyn File>> {
+    match open_layout(disk, number)? {
+        Ok(opened) => Ok(opened.file),
+        Err(fault) => {
+            let what = format!("{}, {fault}", segment_path(number));
+            Err(io::Error::new(io::ErrorKind::InvalidData, what))
+        }
+    }
+}
+
+/// The checkpoint in the header of segment `number`; `None` if there is no such header, or it cannot
+/// be read. `NotFound` if there is no such file.
+pub(super) fn segment_start(
+    disk: &dyn Disk,
+    store: [u8; 16],
+    number: u32,
+) -> io::Result<Option<Checkpoint>> {
+    match open_layout(disk, number)? {
+        Ok(opened) => read_header(&*opened.file, store, number),
+        Err(_) => Ok(None),
+    }
 }
 
 /// Numbers of all segment files, sorted.

@@ -375,8 +375,13 @@ impl State {
         Ok(())
     }
 
+    /// What files with a name take; others are not there any more, but for who has them open.
     fn used(&self) -> u64 {
-        self.files.values().map(Content::allocated).sum()
+        let named = self.names.values().filter_map(|node| match node {
+            Node::File(id) => self.files.get(id),
+            Node::Directory => None,
+        });
+        named.map(Content::allocated).sum()
     }
 
     /// Refuses what does not fit any more: `more` is how many bytes a file grows.

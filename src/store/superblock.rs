@@ -22,7 +22,7 @@ use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::disk::{Disk, File};
-use super::segment::{Checkpoint, CheckpointBytes, FORMAT_VERSION};
+use super::segment::{Checkpoint, CheckpointBytes, FORMAT_VERSION, SQUEEZED_VERSION};
 
 const MAGIC: [u8; 8] = *b"LhFuseSt";
 const COPY_LEN: usize = 512;
@@ -64,6 +64,8 @@ pub enum State {
 pub struct Super {
     /// Which copy is newer.
     pub generation: u64,
+    /// Format of the store: [`FORMAT_VERSION`] as it is made, [`SQUEEZED_VERSION`] once a segment was squeezed.
+    pub version: u32,
     /// Random; every segment repeats it.
     pub store: [u8; 16],
     /// Random; keys the hashes of names.
@@ -117,7 +119,7 @@ impl Super {
     fn encode(&self) -> Bytes {
         let mut bytes = Bytes {
             magic: MAGIC,
-            version: FORMAT_VERSION.into(),
+            version: self.version.into(),
             state: match self.state {
                 State::InService => 0_u32,
                 State::Closed => 1,
@@ -145,8 +147,9 @@ impl Super {
         if bytes.magic != MAGIC || bytes.crc.get() != checksum(bytes) {
             return None;
         }
-        if bytes.version.get() != FORMAT_VERSION {
-            return Some(Err(SuperError::Version(bytes.version.get())));
+        let version = bytes.version.get();
+        if !(FORMAT_VERSION..=SQUEEZED_VERSION).contains(&version) {
+            return Some(Err(SuperError::Version(version)));
         }
         let state = match bytes.state.get() {
             0 => State::InService,
@@ -156,6 +159,7 @@ impl Super {
         };
         Some(Ok(Self {
             generation: bytes.generation.get(),
+            version,
             store: bytes.store,
             key: bytes.key,
             shape: Shape {
@@ -251,6 +255,7 @@ mod tests {
     fn example() -> Super {
         Super {
             generation: 0,
+            version: FORMAT_VERSION,
             store: [1; 16],
             key: [2; 16],
             shape: Shape::default(),
@@ -299,10 +304,10 @@ mod tests {
     fn a_store_of_another_version_is_refused() {
         let disk = SimDisk::new(1 << 20);
         let mut bytes = example().encode();
-        bytes.version = 2.into();
+        bytes.version = 3.into();
         bytes.crc = checksum(&bytes).into();
         disk.open("super", true).unwrap().write_at(bytes.as_bytes(), 0).unwrap();
-        assert!(matches!(Super::read(&disk), Err(SuperError::Version(2))));
+        assert!(matches!(Super::read(&disk), Err(SuperError::Version(3))));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! Every checksum there is: of records, of content, of the hash chain.
 //!
+//! What was [taken out](super::squeezed) of the log is counted; what is left of such a segment is checked like any
+//! other, and its map too.
+//!
 //! Works on a store at rest and, without its lock, on one in service: what is appended meanwhile is
 //! not looked at. Changes nothing.
 //!
@@ -21,7 +24,10 @@ use super::journal::{OpenError, content_hash, content_hasher};
 use super::log::{LogReader, Mark, Next};
 use super::record::{Entry, Fault, Record};
 use super::recover::last_written;
-use super::segment::{Position, read_header, segment_numbers, segment_path};
+use super::segment::{
+    Position, open_layout, read_header, segment_numbers, segment_path, segment_start,
+};
+use super::squeezed::Map;
 use super::superblock::{State, Super};
 
 /// One damaged place.
@@ -58,6 +64,8 @@ pub struct Report {
     pub content_bytes: u64,
     /// Bytes of content that were given back with history.
     pub freed_bytes: u64,
+    /// Bytes of small writes that were taken out of the log with history.
+    pub gone_bytes: u64,
     /// Bytes of content in pieces of which a part was given back, and which cannot be checked.
     pub unchecked_bytes: u64,
 }
@@ -74,6 +82,7 @@ pub fn verify(disk: &Arc<dyn Disk>, progress: &mut Progress<'_>) -> Result<Repor
         suspects: Vec::new(),
         freed: BTreeMap::new(),
         open: FxHashMap::default(),
+        map: None,
         hasher: blake3::Hasher::new(),
         seal: [0; 32],
         chained: true,
@@ -107,6 +116,8 @@ struct Check {
     /// What was given back: (file, offset) to end.
     freed: BTreeMap<(u32, u64), u64>,
     open: FxHashMap<u32, Option<Arc<dyn File>>>,
+    /// What is kept of the segment that is read, if something was taken out.
+    map: Option<Arc<Map>>,
     hasher: blake3::Hasher,
     seal: [u8; 32],
     /// Whether all since the last seal was read.
@@ -128,8 +139,18 @@ impl Check {
         self.report.findings.push(Finding { file, offset, what });
     }
 
+    /// A finding in the segment that is read.
     fn found_at(&mut self, at: Position, what: &'static str) {
-        self.found(segment_path(at.segment), at.offset.into(), what);
+        self.found_in(at.segment, at.offset.into(), what);
+    }
+
+    /// The same, at an offset of the segment, which need not be the one of its file.
+    fn found_in(&mut self, segment: u32, offset: u64, what: &'static str) {
+        let offset = match &self.map {
+            Some(map) => map.place_of(offset).unwrap_or_else(|| map.file_len()),
+            None => offset,
+        };
+        self.found(segment_path(segment), offset, what);
     }
 
     fn log(&mut self, state: &Super, progress: &mut Progress<'_>) -> io::Result<()> {
@@ -149,8 +170,16 @@ impl Check {
         // In service, what is begun from here on is left for the next time.
         let begun = self.last_begun(store, &numbers)?;
         for number in 1..=last {
-            let file = match self.disk.open(&segment_path(number), false) {
-                Ok(file) => file,
+            let file = match open_layout(&*self.disk, number) {
+                Ok(Ok(opened)) => {
+                    self.map = opened.map;
+                    opened.file
+                }
+                Ok(Err(fault)) => {
+                    self.found(segment_path(number), fault.offset, fault.what);
+                    self.chained = false;
+                    continue;
+                }
                 Err(err) if err.kind() == io::ErrorKind::NotFound => {
                     self.found(segment_path(number), 0, "this segment is missing");
                     self.chained = false;
@@ -162,10 +191,10 @@ impl Check {
             let Some(start) = read_header(&*file, store, number)? else {
                 // One that was only set aside is all zeros.
                 if written.is_some() || number < last {
-                    self.found(segment_path(number), 0, "the header is damaged");
+                    self.found_in(number, 0, "the header is damaged");
                     if written.is_some() {
                         mark.position = Position::start_of(number);
-                        self.segment(mark, &*file, progress)?;
+                        self.segment(mark, &file, progress)?;
                     }
                 }
                 continue;
@@ -175,11 +204,7 @@ impl Check {
             }
             let continues = start.prev == mark.prev && start.seq == mark.seq;
             if number > 1 && self.chained && (!continues || start.seal != self.seal) {
-                self.found(
-                    segment_path(number),
-                    0,
-                    "does not go on from where the segment before it ends",
-                );
+                self.found_in(number, 0, "does not go on from where the segment before it ends");
                 self.chained = false;
             }
             if !self.chained {
@@ -189,7 +214,7 @@ impl Check {
                 self.chained = true;
             }
             let from = Mark { store, position: start.position, prev: start.prev, seq: start.seq };
-            mark = self.segment(from, &*file, progress)?;
+            mark = self.segment(from, &file, progress)?;
         }
         if state.state == State::Closed {
             let end = state.checkpoint;
@@ -206,8 +231,7 @@ impl Check {
     /// The last segment that had a header when it was looked for.
     fn last_begun(&self, store: [u8; 16], numbers: &[u32]) -> io::Result<u32> {
         for &number in numbers.iter().rev() {
-            let file = self.disk.open(&segment_path(number), false)?;
-            if read_header(&*file, store, number)?.is_some() {
+            if segment_start(&*self.disk, store, number)?.is_some() {
                 return Ok(number);
             }
         }
@@ -218,10 +242,11 @@ impl Check {
     fn segment(
         &mut self,
         from: Mark,
-        file: &dyn File,
+        file: &Arc<dyn File>,
         progress: &mut Progress<'_>,
     ) -> io::Result<Mark> {
-        let mut reader = LogReader::from_mark(Arc::clone(&self.disk), from)?;
+        // The file that was opened, for another may take its place meanwhile.
+        let mut reader = LogReader::from_mark(Arc::clone(&self.disk), Arc::clone(file), from);
         loop {
             match reader.read_here()? {
                 Next::Record(position, record) => {
@@ -237,22 +262,23 @@ impl Check {
                     let at = reader.mark();
                     // Behind the last record there is nothing; but in service one may be on its way,
                     // or have come since.
-                    let blank = last_written(file, at.position.offset.into())?.is_none();
+                    let blank = last_written(&**file, at.position.offset.into())?.is_none();
                     if !blank && arrives(&mut reader)? {
-                        reader = LogReader::from_mark(Arc::clone(&self.disk), at)?;
+                        let disk = Arc::clone(&self.disk);
+                        reader = LogReader::from_mark(disk, Arc::clone(file), at);
                         continue;
                     }
-                    if !blank && let Some(end) = last_written(file, at.position.offset.into())? {
+                    if !blank && let Some(end) = last_written(&**file, at.position.offset.into())? {
                         let what = match fault {
                             Fault::Blank => "not zeros, behind the last record",
                             Fault::Stray => "this record does not follow the one before it",
                             Fault::Damaged | Fault::Short(_) => "this record is damaged",
                         };
                         let offset = match fault {
-                            Fault::Blank => first_written(file, at.position.offset.into(), end)?,
+                            Fault::Blank => first_written(&**file, at.position.offset.into(), end)?,
                             _ => at.position.offset.into(),
                         };
-                        self.found(segment_path(at.position.segment), offset, what);
+                        self.found_in(at.position.segment, offset, what);
                         self.chained = false;
                     }
                     return Ok(at);
@@ -269,6 +295,11 @@ impl Check {
             Entry::Event(event) => {
                 self.report.events += 1;
                 if let Some(data) = event.change.data() {
+                    let tail = position.advance(record.covered.len());
+                    if record.gone && !self.is_out(tail) {
+                        // Only a segment that was squeezed may say so.
+                        self.found_at(tail, "zeros are in the place of content");
+                    }
                     self.data(position, data, record.gone)?;
                 }
             }
@@ -307,9 +338,17 @@ impl Check {
         Ok(true)
     }
 
+    /// Whether the content at a place of the segment that is read was taken out.
+    fn is_out(&self, at: Position) -> bool {
+        self.map.as_ref().is_some_and(|map| map.place_of(at.offset.into()).is_none())
+    }
+
     fn data(&mut self, position: Position, data: &Data<'_>, gone: bool) -> io::Result<()> {
         match data.place {
-            Place::Inline(_) if gone => Ok(()),
+            Place::Inline(bytes) if gone => {
+                self.report.gone_bytes += bytes.len() as u64;
+                Ok(())
+            }
             Place::Inline(bytes) => {
                 if content_hash(&data.salt, bytes) != data.hash {
                     self.found_at(position, "the bytes in this record do not match their hash");

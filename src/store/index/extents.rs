@@ -23,7 +23,7 @@ use std::ops::ControlFlow;
 
 use smallvec::SmallVec;
 
-use super::super::event::{Ino, Location, Seq};
+use super::super::event::{FileId, Ino, Location, Seq};
 use super::codec::{self, ChunkHead, Node};
 use super::key::{self, LAST};
 use super::{IndexError, Stretch, Tables};
@@ -38,6 +38,8 @@ pub(super) const ROWS_MIN: u64 = 16;
 pub(super) const SMALL_CHUNKS: u64 = 16;
 /// Most cuts of one file; the cheapest of more is carried out, chunk by chunk.
 pub(super) const CUTS_MAX: usize = 16;
+/// Most rows of a chunk that are looked at to tell what was laid there.
+const LOOK_MAX: u32 = 1000;
 /// Most chunks that are looked at to count what a range holds.
 const COUNT_MAX: u64 = 4096;
 
@@ -235,6 +237,40 @@ impl Tables {
             Ok(ControlFlow::Break(()))
         })?;
         Ok(newest)
+    }
+
+    /// Whether an event after `since` laid bytes that lie in `start..end` of a file of the store into a range (offset,
+    /// length) of `ino`: also if another has laid something over them since, and, where too much happened
+    /// to look at, if none has.
+    pub(in super::super) fn laid_since(
+        &self,
+        ino: Ino,
+        (offset, len): (u64, u64),
+        (file, start, end): (FileId, u64, u64),
+        since: Seq,
+    ) -> Result<bool, IndexError> {
+        let mut found = false;
+        for (chunk, ..) in chunks_of(offset, offset.saturating_add(len)) {
+            let mut rows = 0;
+            self.walk_chunk(ino, chunk, Seq(LAST), |seq, value| {
+                rows += 1;
+                if seq <= since {
+                    return Ok(ControlFlow::Break(()));
+                }
+                found |= rows > LOOK_MAX;
+                let (_, mut parts) = codec::decode_chunk(value)?;
+                while let Some(part) = parts.next()?.filter(|_| !found) {
+                    let What::At(at) = part.what else { continue };
+                    let until = at.offset.saturating_add(part.len.into());
+                    found = at.file == file && at.offset < end && until > start;
+                }
+                Ok(if found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+            if found {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// What a chunk is after event `at`, where `cuts` are the file's at that event; `None` if no row says.

@@ -57,6 +57,8 @@ struct Fold<'t> {
     pages: Vec<Page>,
     /// Bytes of content files that no file refers to.
     kept: u64,
+    /// Bytes written that are in the log.
+    inline: u64,
 }
 
 /// An inode's version before the event, and after.
@@ -86,11 +88,13 @@ impl Tables {
             carried_out: Vec::new(),
             pages: Vec::new(),
             kept: 0,
+            inline: 0,
         };
         let mut totals = self.totals;
         let done = fold.change(&event.change, payload);
         fold.finish(&mut totals.inodes, &mut totals.allocated);
         totals.kept = totals.kept.saturating_add(fold.kept);
+        totals.inline = totals.inline.saturating_add(fold.inline);
         let mut batch = fold.batch;
         if done.is_ok() {
             self.last = event.seq;
@@ -677,7 +681,10 @@ impl<'t> Fold<'t> {
         payload: Option<Location>,
     ) -> Result<(), IndexError> {
         let location = match data.place {
-            Place::Inline(_) => payload,
+            Place::Inline(bytes) => {
+                self.inline += bytes.len() as u64;
+                payload
+            }
             Place::Extent { location, .. } => Some(location),
         };
         let location = location.ok_or_else(|| self.damaged("has bytes, but no place for them"))?;

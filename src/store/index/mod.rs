@@ -581,4 +581,7 @@ pub struct Totals {
     pub allocated: u64,
     /// Bytes of content files that foreign events take: no file's, and never given back.
     pub kept: u64,
+    /// Bytes of all writes that travelled in their events, since the store was made: some are live, some
+    /// are history, and some were taken out of the log again.
+    pub inline: u64,
 }
