@@ -277,7 +277,7 @@ impl Edits<'_> {
         if was_there && let Some(named) = self.tree.named(ino, before)? {
             return Ok((Some(Place { ino, at: before, named: Some(named) }), false));
         }
-        if let Some(removed) = self.removed(parent, name, before)? {
+        if let Some(removed) = self.removed(parent, &name, before)? {
             return Ok((Some(removed), true));
         }
         let nameless = Place { ino, at: before, named: None };
@@ -294,7 +294,7 @@ impl Edits<'_> {
     }
 
     /// The file whose name was taken away before event `at`, if that is not long ago.
-    fn removed(&mut self, parent: Ino, name: Vec<u8>, at: Seq) -> Result<Option<Place>, Refusal> {
+    fn removed(&mut self, parent: Ino, name: &[u8], at: Seq) -> Result<Option<Place>, Refusal> {
         let horizon = self.tree.store.horizon();
         let mut at = at;
         for _ in 0..REMOVALS_MAX {
@@ -309,7 +309,7 @@ impl Edits<'_> {
             if at < horizon {
                 return Ok(None);
             }
-            if let Some(place) = self.led_to(parent, &name, at)? {
+            if let Some(place) = self.led_to(parent, name, at)? {
                 return Ok(place);
             }
         }

@@ -70,20 +70,24 @@ impl From<&Change> for Touched {
     }
 }
 
+/// A version of a file.
+type Version = (Ino, Seq);
+
 /// What was found in versions of files.
 #[derive(Debug, Default)]
 pub(super) struct Known(Mutex<Remembered>);
 
 #[derive(Debug, Default)]
 struct Remembered {
-    versions: FxHashMap<(Ino, Seq), (u64, Arc<[Annotation]>)>,
+    /// What was found, and when it was used last.
+    versions: FxHashMap<Version, (u64, Arc<[Annotation]>)>,
     bytes: usize,
     /// Grows with each use.
     clock: u64,
 }
 
 impl Known {
-    fn of(&self, version: (Ino, Seq)) -> Option<Arc<[Annotation]>> {
+    fn of(&self, version: Version) -> Option<Arc<[Annotation]>> {
         let known = &mut *self.0.lock();
         let (used, found) = known.versions.get_mut(&version)?;
         known.clock += 1;
@@ -91,7 +95,7 @@ impl Known {
         Some(Arc::clone(found))
     }
 
-    fn remember(&self, version: (Ino, Seq), found: &Arc<[Annotation]>) {
+    fn remember(&self, version: Version, found: &Arc<[Annotation]>) {
         let known = &mut *self.0.lock();
         known.bytes += size(found);
         if known.bytes > KNOWN_MAX {
