@@ -19,6 +19,7 @@
 //! | [`proto`] | the wire, up to ABI 7.45; negotiation | files, threads, time |
 //! | [`server`] | which question a message is, which errno a refusal | how it is answered |
 //! | [`view`] | node numbers, handles, lifetimes; one file for each directory of the mount | what a change means |
+//! | [`syntax`] | definitions in source text | where the text is from |
 //! | [`meter`] | how long requests took, and which came last | what they asked |
 //! | [`tree`] | POSIX: which event an operation causes, or why none does | node numbers, the wire |
 //! | [`agents`] | who is behind a request | what they ask |
@@ -57,6 +58,8 @@ pub mod transport;
 pub mod proto;
 
 pub mod server;
+
+pub mod syntax;
 
 pub mod meter;
 

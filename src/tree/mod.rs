@@ -9,6 +9,7 @@
 
 pub mod acl;
 pub mod decide;
+pub mod edits;
 pub mod moment;
 pub mod operation;
 pub mod watch;
@@ -311,6 +312,11 @@ impl Tree {
                 Err(Refusal::NotFound)
             }
         }
+    }
+
+    /// What `name` in `parent` stood for after event `at`, since when, and without its attributes; `None` for nothing.
+    pub fn entry(&self, parent: Ino, name: &[u8], at: Seq) -> Result<Option<Entry>, Refusal> {
+        Ok(self.store.read().entry(parent, name, at)?)
     }
 
     /// The directory that holds `dir` after event `at` (`..`); the root's is the root.

@@ -9,7 +9,8 @@
 //!                                 +-- Made       made.rs      what all that is computed has in common
 //!                                                streams.rs   what happens, as files that grow
 //!                                                context.rs   packages made for a review
-//!                                                shadows.rs   each file as JSON about itself
+//!                                                shadows.rs   each file as JSON about itself, with its
+//!                                                annotations.rs   definitions, and who touched them last
 //!                                                debug.rs     what the server knows of itself
 //! ```
 //!
@@ -23,6 +24,7 @@
 //! nothing that comes from the kernel is believed: a node or handle that was not given out is refused.
 
 mod again;
+mod annotations;
 mod context;
 mod current;
 mod debug;
@@ -167,6 +169,8 @@ pub struct View {
     packages: Packages,
     /// Sizes of shadows, by path, with the version they are of.
     shadow_sizes: Mutex<shadows::Sizes>,
+    /// Definitions in them.
+    annotated: annotations::Known,
     meter: Meter,
     /// When this began to be shown.
     began: Timestamp,
@@ -218,6 +222,7 @@ impl View {
             computed: Computed::default(),
             streams: Streams::default(),
             shadow_sizes: Mutex::default(),
+            annotated: annotations::Known::default(),
             meter: Meter::default(),
             began: history::now(),
             told: watch::Told::default(),

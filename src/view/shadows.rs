@@ -3,15 +3,19 @@
 //! | key | is |
 //! |---|---|
 //! | `original_content` | the file as text (what is not UTF-8 as U+FFFD); null for a file of more than [`CONTENT_MAX`] bytes |
-//! | `ast_annotations` | definitions found in it: an empty list, for none are looked for yet |
+//! | `ast_annotations` | definitions in it, each with who touched it last: see `annotations.rs`; none where [`crate::syntax`] finds none |
 //! | `file_path` | its path in the project, with a leading `/`; of a file with several names, one of them |
 //! | `generated_at` | when the file last changed, for the rest follows from that; UTC without an offset |
 //!
 //! Directories and symbolic links are as in `current/`; sockets, FIFOs and devices are left out. Owners and modes are the
 //! files' own, so that who may not read one may not read of it here.
 //!
-//! Invariants: what a file shows is a function of its version and path, so sizes hold as long as those; nothing here is
-//! kept by the kernel, which is not told of what changes.
+//! A size is that of the JSON, so looking at one computes all of it: in a listing nobody waits for that, and it comes
+//! when the name is looked up.
+//!
+//! Invariants: what a file shows is a function of its version and path and, for [`YOUNG`] after a change, of what
+//! has become known of who made it; so sizes hold as long as those. Nothing here is kept by the kernel, which is not
+//! told of what changes.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -20,9 +24,11 @@ use rustc_hash::FxHashMap;
 use serde_json::json;
 
 use crate::proto::types::{Attr, Entry};
+use crate::syntax::Language;
 use crate::tree::operation::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
+use super::history::now;
 use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed};
 use super::made::{Made, node};
 use super::nodes::Tense;
@@ -34,12 +40,19 @@ const CONTENT_MAX: u64 = 16 << 20;
 const BATCH: usize = 64;
 /// Sizes that are remembered.
 const SIZES_MAX: usize = 1 << 16;
+/// A process is asked who it is when it changed something, and answers later: in half a second, or never.
+const YOUNG: i64 = 2_000_000_000;
 
 /// By path: the version a size is of, and the size.
 pub(super) type Sizes = FxHashMap<String, (Version, u64)>;
 
 /// What the content of a shadow follows from, beside its path.
 pub(super) type Version = (Ino, Seq, Timestamp);
+
+/// A rename changes the path, and leaves the inode as it was but for its time.
+const fn version(inode: &Inode) -> Version {
+    (inode.ino, inode.changed, inode.ctime)
+}
 
 /// What is shown here at all.
 fn is_shown(mode: u32) -> bool {
@@ -63,21 +76,27 @@ impl View {
     }
 
     fn shadow_size(&self, inode: &Inode) -> Result<u64, Refusal> {
-        // A rename changes the path, and leaves the inode as it was but for its time.
-        let version = (inode.ino, inode.changed, inode.ctime);
         let path = self.shadow_path(inode.ino)?;
-        if let Some((of, size)) = self.shadow_sizes.lock().get(&path)
-            && *of == version
-        {
-            return Ok(*size);
+        if let Some(size) = self.known_size(inode, &path) {
+            return Ok(size);
         }
         let size = self.shadow_json(inode, &path)?.len() as u64;
+        if now().0.saturating_sub(inode.ctime.0) < YOUNG {
+            return Ok(size);
+        }
+        let version = version(inode);
         let mut sizes = self.shadow_sizes.lock();
         if sizes.len() >= SIZES_MAX {
             sizes.clear();
         }
         sizes.insert(path, (version, size));
         Ok(size)
+    }
+
+    fn known_size(&self, inode: &Inode, path: &str) -> Option<u64> {
+        let sizes = self.shadow_sizes.lock();
+        let (_, size) = sizes.get(path).filter(|(of, _)| *of == version(inode))?;
+        Some(*size)
     }
 
     /// Content of the shadow of `ino`.
@@ -92,13 +111,22 @@ impl View {
         } else {
             // At most `CONTENT_MAX`.
             let mut bytes = vec![0; usize::try_from(inode.size).unwrap_or(0)];
-            let len = self.tree.read(inode.ino, 0, &mut bytes, Seq::NOW)?;
+            // As it was in this version, though it may be changing; the tree does not answer from before the horizon.
+            let at = inode.changed.max(self.tree.store().horizon());
+            let len = self.tree.read(inode.ino, 0, &mut bytes, at)?;
             bytes.truncate(len);
-            Some(String::from_utf8_lossy(&bytes).into_owned())
+            Some(String::from_utf8(bytes))
         };
+        let annotations = match (&content, Language::of(path.as_bytes())) {
+            (Some(Ok(text)), Some(language)) => self.annotations(inode, path, language, text)?,
+            _ => Vec::new(),
+        };
+        let content = content.map(|content| {
+            content.unwrap_or_else(|err| String::from_utf8_lossy(err.as_bytes()).into_owned())
+        });
         let json = json!({
             "original_content": content,
-            "ast_annotations": [],
+            "ast_annotations": annotations,
             "file_path": path,
             "generated_at": naive(inode.ctime),
         });
@@ -131,6 +159,15 @@ impl View {
             entry_valid: Duration::ZERO,
             attr_valid: Duration::ZERO,
         })
+    }
+
+    /// As [`View::shadow_entry`], if nothing must be computed for it: a listing may have thousands.
+    fn cheap_entry(&self, inode: &Inode) -> Result<Option<Entry>, Refusal> {
+        let file = inode.mode & S_IFMT == S_IFREG;
+        if file && self.known_size(inode, &self.shadow_path(inode.ino)?).is_none() {
+            return Ok(None);
+        }
+        self.shadow_entry(inode).map(Some)
     }
 
     pub(super) fn shadow_lookup(&self, dir: Ino, name: &[u8]) -> Result<Found, Refusal> {
@@ -182,7 +219,7 @@ impl View {
                 if !is_shown(inode.mode) {
                     continue;
                 }
-                let entry = if plus { Some(self.shadow_entry(&inode)?) } else { None };
+                let entry = if plus { self.cheap_entry(&inode)? } else { None };
                 let listed = Listed {
                     name: &name,
                     ino: Made::Shadow(inode.ino).ino(),
@@ -199,7 +236,7 @@ impl View {
 }
 
 /// `time` in UTC, to the microsecond, without an offset.
-fn naive(time: Timestamp) -> String {
+pub(super) fn naive(time: Timestamp) -> String {
     let stamp = super::moment::stamp(time);
     let second = stamp.split_last().map_or(&b""[..], |(_, second)| second);
     let micros = time.0.rem_euclid(1_000_000_000) / 1000;
