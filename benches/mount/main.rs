@@ -39,10 +39,11 @@
 //! kernel sent for one, where its tracing is there (tracefs): these are counted in a round of their own. CPU time comes in
 //! the clock's ticks of mostly 10 ms, summed over the rounds: in few rounds of short ones it says little.
 //!
-//! Two kinds of rows compare different work, to our disadvantage. The memory servers of [`peers`] have nothing to make
-//! durable, and after one refusal the kernel asks them for no FSYNC. polyfuse and fuser refuse OPEN as well, for a tree in
-//! memory has no use for it, and so an open file costs no request; ours is asked, since who opened a file and when it was
-//! closed ends a version.
+//! Three kinds of rows compare different work, to our disadvantage. A birth time is a request (STATX) for each inode, for
+//! no listing brings it; the others do not tell any, so their walks go without (ours do with `--no-birth-times`). The memory
+//! servers of [`peers`] have nothing to make durable, and after one refusal the kernel asks them for no FSYNC. polyfuse and
+//! fuser refuse OPEN as well, for a tree in memory has no use for it, and so an open file costs no request; ours is asked,
+//! since who opened a file and when it was closed ends a version.
 //!
 //! # The settings
 //!

@@ -131,6 +131,13 @@ pub(crate) const QUESTIONS: &[Question] = &[
         ..prepared(acts::make_tree, question("walk and stat, forgotten", Stores, Files, acts::walk))
     },
     prepared(acts::make_tree, question("walk and stat again", Stores, Files, acts::walk)),
+    Question {
+        names_forgotten: true,
+        ..prepared(
+            acts::make_tree,
+            question("walk and statx, forgotten", Stores, Files, acts::walk_for_birth_times),
+        )
+    },
     question("write, no fsync", Stores, Large, acts::write_unsynced),
     question("write, fsync", Stores, Large, acts::write_large),
     prepared(acts::make_large, question("read, cold", Stores, Large, acts::read_cold)),

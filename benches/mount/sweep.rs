@@ -59,6 +59,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         questions: &["list 10,000 names", "walk and stat, forgotten"],
     },
     Setting {
+        name: "birth times",
+        default: "",
+        values: &["--no-birth-times"],
+        questions: &["walk and stat, forgotten", "walk and statx, forgotten"],
+    },
+    Setting {
         name: "operations side by side in one directory",
         default: "",
         values: &["--no-parallel-dirops"],

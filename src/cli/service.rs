@@ -327,6 +327,7 @@ impl Service {
             }),
             sections: args.sections,
             no_open: args.no_open,
+            no_birth_times: args.tuning.no_birth_times,
         };
         let view = Arc::new(View::new(tree, agents, options));
         let shared_view = Arc::downgrade(&view);

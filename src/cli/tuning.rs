@@ -46,6 +46,10 @@ pub(super) struct TuningArgs {
     /// When listings bring attributes, which saves a request for each name that is looked at
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Plus::Auto, env = "LIGHTHOUSE_FUSE_READDIRPLUS")]
     readdirplus: Plus,
+    /// Do not tell birth times. They come with no listing and no lookup, so each is a request; programs written in Rust ask
+    /// for them wherever they look at a file, most others do not
+    #[arg(long, env = "LIGHTHOUSE_FUSE_NO_BIRTH_TIMES", value_parser = super::flag())]
+    pub(super) no_birth_times: bool,
     /// Let lookups and listings in one directory wait for each other
     #[arg(long, env = "LIGHTHOUSE_FUSE_NO_PARALLEL_DIROPS", value_parser = super::flag())]
     no_parallel_dirops: bool,

@@ -148,6 +148,7 @@ fn attempt<'w>(
             let (attr, valid) = view.attributes(op.node)?;
             Reply::attr(id, &attr, valid)
         }
+        Op::Statx(_) if !view.tells_birth_times() => return Err(Errno::ENOSYS),
         Op::Statx(op) => {
             let (attr, valid) = view.attributes(op.node)?;
             Reply::statx(id, &attr, valid)

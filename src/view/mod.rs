@@ -157,6 +157,9 @@ pub struct Options {
     /// Files are read without having been opened: OPEN is refused, and the kernel asks for it no more. Only where
     /// nothing can be written, for it would lose O_TRUNC, and nothing asks for flags of its own, as the sections do.
     pub no_open: bool,
+    /// Birth times are not told: STATX is refused, and the kernel asks for it no more. What else statx(2) gives is what
+    /// the kernel knows anyway; a birth time comes with no listing and no lookup, so it is a request for each inode.
+    pub no_birth_times: bool,
 }
 
 /// What the kernel may keep, and for how long without asking again. Every change comes through the kernel itself or

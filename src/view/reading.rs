@@ -129,6 +129,12 @@ impl View {
         }
     }
 
+    /// Whether STATX is answered.
+    #[must_use]
+    pub const fn tells_birth_times(&self) -> bool {
+        !self.options.no_birth_times
+    }
+
     /// Where the symbolic link `node` points.
     pub fn target(&self, node: NodeId) -> Result<Vec<u8>, Refusal> {
         match self.place(node)? {

@@ -26,6 +26,7 @@ const SETTINGS: &[&[&str]] = &[
     &["--no-cache-dir"],
     &["--readdirplus", "always"],
     &["--readdirplus", "never"],
+    &["--no-birth-times"],
     &["--no-parallel-dirops"],
     &["--max-write", "4"],
     &["--max-write", "64"],
