@@ -35,9 +35,14 @@ def promised(command: str) -> list[str]:
 
 
 def from_anywhere(words: list[str]) -> list[str]:
-    """`cargo run` of this repository from another current directory."""
+    """`cargo run` of this repository from another current directory.
+
+    Cargo looks for its configuration from there too, so it is told: with another one it would build anew.
+    """
     if words[:2] == ["cargo", "run"]:
-        return [*words[:2], "--quiet", f"--manifest-path={REPOSITORY / 'Cargo.toml'}", *words[2:]]
+        config = f"--config={REPOSITORY / '.cargo' / 'config.toml'}"
+        manifest = f"--manifest-path={REPOSITORY / 'Cargo.toml'}"
+        return [*words[:2], "--quiet", config, manifest, *words[2:]]
     return words
 
 
