@@ -30,6 +30,9 @@ use super::superblock::Shape;
 /// How many numbers a seal reserves ahead. A power cut skips at most so many.
 pub const RESERVE: u64 = 1 << 20;
 
+/// So many bytes of zeros are written behind the end at once ([`Log::zero_ahead`]).
+const ZEROS: u32 = 256 << 10;
+
 /// What a seal takes, which is kept free at the end of every segment.
 const SEAL_ROOM: usize = HEADER_LEN + SEAL_LEN;
 
@@ -126,6 +129,8 @@ struct Writer {
     sealed: Position,
     /// A failed append may have left something up to here in the current segment.
     garbage_until: u32,
+    /// Up to here the current segment was written to, with records or zeros.
+    zeroed_until: u32,
     /// Behind the last record that is not a seal: what a `sync` would be for.
     meant: Position,
     /// All before this is on the disk.
@@ -210,6 +215,7 @@ impl Log {
             meant: tail.end.position,
             sealed: tail.sealed,
             garbage_until: 0,
+            zeroed_until: 0,
             hasher: tail.hasher,
             dirty: vec![Arc::clone(&file)],
             file,
@@ -392,6 +398,7 @@ impl Log {
         writer.dirty.push(Arc::clone(&file));
         writer.file = file;
         writer.next = None;
+        writer.zeroed_until = 0;
         writer.end = start;
         writer.sealed = start.position;
         Ok(())
@@ -471,11 +478,35 @@ impl Log {
     /// refer to must be synced between this and [`finish_sync`](Self::finish_sync).
     pub fn begin_sync(&self) -> SyncPoint {
         let mut writer = self.writer.lock();
+        self.zero_ahead(&mut writer);
         let files = writer.dirty.clone();
         // The others take no more records; this one does, whatever this sync finds in it.
         let last = writer.dirty.len().saturating_sub(1);
         writer.dirty.drain(..last);
         SyncPoint { files, end: writer.end.position, reserve: writer.end.reserve }
+    }
+
+    /// Writes zeros where the next records go, if little was appended since the last sync: then somebody
+    /// syncs often, and waits for it.
+    ///
+    /// Space that was only set aside must be marked as written when it is, and a sync waits for the filesystem's
+    /// journal to say so; space that was written before needs no more than the bytes themselves. On ext4 an
+    /// `fdatasync` of 4 KiB takes 200 us instead of 400.
+    fn zero_ahead(&self, writer: &mut Writer) {
+        let end = writer.end.position;
+        let appended = match writer.synced {
+            synced if synced.segment == end.segment => end.offset.saturating_sub(synced.offset),
+            _ => end.offset,
+        };
+        let from = writer.zeroed_until.max(end.offset);
+        let until = end.offset.saturating_add(ZEROS).min(self.shape.segment_len);
+        if appended > ZEROS / 4 || from - end.offset >= ZEROS / 4 || from >= until {
+            return;
+        }
+        // Zeros are there already for whoever reads; if they cannot be written, nothing is lost.
+        if writer.file.write_at(&vec![0; (until - from) as usize], from.into()).is_ok() {
+            writer.zeroed_until = until;
+        }
     }
 
     /// Waits until all before `point` is on the disk, then says so in a seal. After an error nothing
@@ -890,5 +921,50 @@ pub(super) fn payload_of(
             Some(position.location().advance(record.payload_offset() as u64))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::disk::Real;
+    use rustix::fs::{SeekFrom, seek};
+
+    /// Behind the last record, something was written there once: no hole, and no space that was only set aside.
+    fn written_behind_the_end(log: &Log) -> bool {
+        let writer = log.writer.lock();
+        let file = writer.file.as_fd().unwrap();
+        let end = u64::from(writer.end.position.offset).next_multiple_of(4096);
+        seek(file, SeekFrom::Data(end)).is_ok_and(|data| data == end)
+    }
+
+    #[test]
+    fn who_syncs_often_appends_where_zeros_were_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Real::new(dir.path()).unwrap();
+        disk.create_dir("log").unwrap();
+        let shape = Shape::default();
+        let log = Log::create(Arc::new(disk), [7; 16], shape, Seq(1 << 20)).unwrap();
+        let append = |bytes: usize| {
+            let until = log.end().position.advance(bytes);
+            while log.end().position < until {
+                log.append_note(&Note::Connection { id: [1; 16] }).unwrap();
+            }
+        };
+        append(1 << 20);
+        log.finish_sync(&log.begin_sync()).unwrap();
+        assert!(!written_behind_the_end(&log), "who syncs seldom writes everything once");
+        for _ in 0..200 {
+            append(4096);
+            log.finish_sync(&log.begin_sync()).unwrap();
+            assert!(written_behind_the_end(&log));
+        }
+        let mut reader = LogReader::at_segment(Arc::clone(&log.disk), [7; 16], 1).unwrap();
+        let mut notes = 0;
+        while let Next::Record(..) = reader.read().unwrap() {
+            notes += 1;
+        }
+        assert!(notes > 10_000, "all of them are read, {notes}");
+        assert_eq!(reader.mark().position, log.end().position);
     }
 }
