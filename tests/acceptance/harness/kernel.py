@@ -16,6 +16,9 @@ CONNECTIONS = Path("/sys/fs/fuse/connections")
 MNT_DETACH = 2
 PR_SET_CHILD_SUBREAPER = 36
 
+# Children that somebody waits for: as long as they are not collected, nobody else is given their number.
+awaited: set[int] = set()
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -74,17 +77,22 @@ def adopt_orphans() -> None:
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+def _fields(process: Path) -> list[str]:
+    """What `/proc/PID/stat` says behind the command: state, parent, group, session, and so on."""
+    try:
+        # The command's name may hold spaces and brackets, so count from its closing one.
+        return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 def session_members(session: int) -> list[int]:
     """The processes of `session`: all that a step started and did not give a session of its own."""
     members = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            # The command's name may hold spaces and brackets, so count from its closing one.
-            fields = status.read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session:
-            members.append(int(status.parent.name))
+    for process in Path("/proc").glob("[0-9]*"):
+        fields = _fields(process)
+        if fields and int(fields[3]) == session and fields[0] not in "ZX":
+            members.append(int(process.name))
     return members
 
 
@@ -103,9 +111,12 @@ def kill_session(session: int) -> None:
 
 
 def reap() -> None:
-    """Collects children that have ended, so that none stays behind as a zombie."""
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
+    """Collects children that have ended and that nobody waits for, so that none stays behind as a zombie."""
+    for process in Path("/proc").glob("[0-9]*"):
+        fields = _fields(process)
+        pid = int(process.name)
+        if fields and fields[0] == "Z" and int(fields[1]) == os.getpid() and pid not in awaited:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                pass

@@ -4,7 +4,10 @@ A step runs in a forked child, because a system call on a mount that hangs can b
 whoever aborts the connection. When a step is over its budget, the runner aborts every FUSE connection
 below the scratch directory, kills the step's session, and goes on with the next step.
 
-Invariants: the scratch directory and every mount in it are gone at the end, also after ^C, unless
+A step that runs `beside` the others has a world of its own, so that nothing done to theirs, a kill or an abort, is done
+to it. It is waited for at the end.
+
+Invariants: the scratch directories and every mount in them are gone at the end, also after ^C, unless
 `--keep`; the last line is `N passed, N failed, N skipped`; the exit code is 1 exactly if a step failed
 or the run was broken off, 2 for wrong usage.
 """
@@ -26,7 +29,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -69,19 +73,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         against=against,
         tools=options.tools.resolve(),
         seed=options.seed,
+        transport=options.transport,
     )
     tally = {verdict: 0 for verdict in Verdict}
     broken_off = False
+    beside: list[_Asked] = []
     try:
-        _say(f"acceptance, size {world.size.value}, seed {world.seed}, in {scratch}")
+        over = f", transport {world.transport}" if world.transport else ""
+        _say(f"acceptance, size {world.size.value}, seed {world.seed}{over}, in {scratch}")
         until = time.monotonic() + TOTAL[world.size]
-        for step in chosen:
-            outcome = _perform(world, step, until)
-            tally[outcome.verdict] += 1
+        with _ring(wanted=world.transport == "uring"):
+            for step in chosen:
+                # Against a plain directory there is no server to have one's own of.
+                if step.beside and world.served and step is not chosen[-1]:
+                    own = replace(world, scratch=_scratch(options.scratch))
+                    beside.append(_ask_in_child(own, step, until))
+                    continue
+                outcome = _finish(_ask_in_child(world, step, until))
+                tally[outcome.verdict] += 1
+            for asked in beside:
+                outcome = _finish(asked)
+                tally[outcome.verdict] += 1
     except KeyboardInterrupt:
         print("broken off", flush=True)
         broken_off = True
     finally:
+        for asked in beside:
+            _break_off(asked)
+            _clean_up(asked.world, keep=options.keep)
         _clean_up(world, keep=options.keep)
     print(
         f"{tally[Verdict.PASSED]} passed, {tally[Verdict.FAILED]} failed, "
@@ -132,6 +151,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--no-install", dest="install", action="store_false", help="do not call .ci/tools first"
+    )
+    parser.add_argument(
+        "--transport",
+        choices=["dev", "uring"],
+        help="what the servers are told; io_uring is switched on in the kernel for so long",
     )
     parser.add_argument(
         "--seed",
@@ -192,25 +216,82 @@ def _tree_in(against: Path | None) -> Path | None:
     return tree
 
 
-def _perform(world: World, step: Step, until: float) -> Outcome:
-    """Runs one step and prints its line, and the end of its log if it failed."""
+@dataclass
+class _Asked:
+    """A step that is being asked, or that could not be."""
+
+    world: World
+    step: Step
+    log: Path
+    started: float
+    # What is known without asking it.
+    outcome: Outcome | None = None
+    # The child, a descriptor that tells when it has ended, and the pipe with its verdict.
+    child: int = 0
+    descriptor: int = -1
+    pipe: int = -1
+
+
+def _ask_in_child(world: World, step: Step, until: float) -> _Asked:
+    """Starts a step in a process of its own, unless it is known how it ends."""
     budget = step.budget.get(world.size, step.budget[Size.FULL])
     started = time.monotonic()
     world.deadline = min(started + budget, until)
-    log = world.scratch / "logs" / f"{step.name}.log"
+    asked = _Asked(world, step, world.scratch / "logs" / f"{step.name}.log", started)
     if world.deadline <= started:
-        outcome = Outcome(Verdict.FAILED, f"no time is left of the {TOTAL[world.size]:.0f} s")
-    elif (reason := _obstacle(world, step)) is not None:
-        outcome = Outcome(Verdict.SKIPPED, reason)
+        reason = f"no time is left of the {TOTAL[world.size]:.0f} s"
+        asked.outcome = Outcome(Verdict.FAILED, reason)
+    elif (obstacle := _obstacle(world, step)) is not None:
+        asked.outcome = Outcome(Verdict.SKIPPED, obstacle)
     else:
-        outcome = _in_child(world, step, log)
-    seconds = time.monotonic() - started
+        sys.stdout.flush()
+        asked.pipe, writer = os.pipe()
+        asked.child = os.fork()
+        if asked.child == 0:
+            os.close(asked.pipe)
+            _child(world, step, asked.log, writer)
+        os.close(writer)
+        kernel.awaited.add(asked.child)
+        asked.descriptor = os.pidfd_open(asked.child)
+    return asked
+
+
+def _finish(asked: _Asked) -> Outcome:
+    """Waits for a step, and prints its line, and the end of its log if it failed."""
+    outcome = asked.outcome or _wait_for(asked)
+    seconds = time.monotonic() - asked.started
     remark = f": {outcome.reason}" if outcome.reason else ""
-    _say(f"{outcome.verdict.value:<5} {step.name:<22} {seconds:7.1f} s{remark}")
-    if outcome.verdict is Verdict.FAILED and log.exists():
-        for line in log.read_text(errors="replace").splitlines()[-LOG_TAIL:]:
+    _say(f"{outcome.verdict.value:<5} {asked.step.name:<22} {seconds:7.1f} s{remark}")
+    if outcome.verdict is Verdict.FAILED and asked.log.exists():
+        for line in asked.log.read_text(errors="replace").splitlines()[-LOG_TAIL:]:
             _say(f"      | {line[:300]}")
     return outcome
+
+
+def _break_off(asked: _Asked) -> None:
+    """Ends a step that nobody waits for any more."""
+    if asked.descriptor >= 0:
+        kernel.abort_connections(asked.world.scratch)
+        kernel.kill_session(asked.child)
+        kernel.awaited.discard(asked.child)
+        os.close(asked.descriptor)
+        os.close(asked.pipe)
+        asked.descriptor = -1
+
+
+@contextlib.contextmanager
+def _ring(*, wanted: bool) -> Iterator[None]:
+    """FUSE over io_uring, switched on where it is wanted, and put back."""
+    switch = Path("/sys/module/fuse/parameters/enable_uring")
+    if not wanted:
+        yield
+        return
+    was = switch.read_text()
+    switch.write_text("Y")
+    try:
+        yield
+    finally:
+        switch.write_text(was)
 
 
 def _obstacle(world: World, step: Step) -> str | None:
@@ -229,34 +310,27 @@ def _obstacle(world: World, step: Step) -> str | None:
     return None
 
 
-def _in_child(world: World, step: Step, log: Path) -> Outcome:
-    """Forks, lets the child run the step, and stops it at its deadline."""
-    sys.stdout.flush()
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _child(world, step, log, writer)
-    os.close(writer)
-    descriptor = os.pidfd_open(child)
+def _wait_for(asked: _Asked) -> Outcome:
+    """Lets the child run the step, and stops it at its deadline."""
+    world = asked.world
+    left = max(0.0, world.deadline - time.monotonic())
     try:
-        left = max(0.0, world.deadline - time.monotonic())
-        ended = bool(select.select([descriptor], [], [], left)[0])
+        ended = bool(select.select([asked.descriptor], [], [], left)[0])
     except KeyboardInterrupt:
-        kernel.abort_connections(world.scratch)
-        kernel.kill_session(child)
+        _break_off(asked)
         raise
-    finally:
-        os.close(descriptor)
+    os.close(asked.descriptor)
+    asked.descriptor = -1
     if not ended:
         # The connection is lost with that, so the next step needs a new server.
         kernel.abort_connections(world.scratch)
         with _quiet():
             world.main.kill()
-    kernel.kill_session(child)
+    kernel.kill_session(asked.child)
+    kernel.awaited.discard(asked.child)
     kernel.reap()
     _stop_servers(world, but=world.main)
-    with os.fdopen(reader, "rb") as pipe:
+    with os.fdopen(asked.pipe, "rb") as pipe:
         told = pipe.read() if ended else b""
     if not ended:
         return Outcome(Verdict.FAILED, "over its budget; mounts aborted")

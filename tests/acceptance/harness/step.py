@@ -24,6 +24,8 @@ class Step:
     root: bool = False
     # A listing of the live tree is kept afterwards and compared with history at the end.
     moment: bool = True
+    # Runs while the steps behind it do, in a scratch directory and on a main server of its own.
+    beside: bool = False
 
 
 def step(
@@ -36,11 +38,12 @@ def step(
     main: bool = True,
     root: bool = False,
     moment: bool | None = None,
+    beside: bool = False,
 ) -> Callable[[Callable[[World], str | None]], Step]:
     """Makes a step of a function; its docstring's first line is the question it asks.
 
     The function may return a remark that is printed after its `ok`. `moment` is by default kept after
-    every step that works in the main tree.
+    every step that works in the main tree; never after one that runs `beside` the others, for its tree is another.
     """
 
     def make(ask: Callable[[World], str | None]) -> Step:
@@ -56,7 +59,8 @@ def step(
             served=served,
             main=main,
             root=root,
-            moment=main if moment is None else moment,
+            moment=(main if moment is None else moment) and not beside,
+            beside=beside,
         )
 
     return make

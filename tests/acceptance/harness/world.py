@@ -47,6 +47,8 @@ class World:
     against: Path | None
     tools: Path
     seed: int
+    # `dev` or `uring`: what `mount --transport` is told; `None` leaves it to the server.
+    transport: str | None = None
     deadline: float = field(default=0.0)
 
     def pick(self, *, smoke: T, full: T) -> T:
@@ -62,8 +64,12 @@ class World:
             self.scratch / "main.store",
             self.scratch / "main",
             self.scratch,
-            ("--history", "1T"),
+            ("--history", "1T", *self._options),
         )
+
+    @property
+    def _options(self) -> tuple[str, ...]:
+        return () if self.transport is None else ("--transport", self.transport)
 
     @property
     def served(self) -> bool:
@@ -78,7 +84,7 @@ class World:
     def server(self, name: str, parent: Path | None = None) -> Server:
         """A server of a step's own, not started yet; its store is `NAME.store` in `parent`."""
         store = (parent or self.scratch) / f"{name}.store"
-        return Server(self.binary, store, self.scratch / f"{name}.mnt", self.scratch)
+        return Server(self.binary, store, self.scratch / f"{name}.mnt", self.scratch, self._options)
 
     def work(self, name: str) -> Path:
         """A fresh directory in the live tree under test, open to everyone as `/tmp` is."""

@@ -131,7 +131,8 @@ def _configured(suite: Path, folder: Path) -> Path:
     return tests
 
 
-@step("fsx", smoke=40, full=780, tools=("fsx",))
+# Ten minutes of one process that waits for the server in turn with it: the other steps need not wait for them.
+@step("fsx", smoke=40, full=780, tools=("fsx",), beside=True)
 def fsx(world: World) -> str:
     """Does a file survive random operations, mapped ones included, for ten minutes?"""
     seconds = world.pick(smoke=15.0, full=600.0)
