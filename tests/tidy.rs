@@ -17,7 +17,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("server", &["proto", "view", "transport", "meter"]),
     ("view", &["tree", "agents", "legacy", "syntax", "meter", "proto::types", "proto::op::name"]),
-    ("syntax", &[]),
+    // The grammars, which are C.
+    ("syntax", &["sys::grammar"]),
     ("meter", &[]),
     ("tree", &["store"]),
     ("agents", &["store"]),

@@ -3,6 +3,8 @@
 use tree_sitter::Node;
 
 use super::{Kind, Language, within};
+#[allow(unused_imports, reason = "where none is built in")]
+use crate::sys::grammar;
 
 /// A node that defines something, or gives what is inside a name to stand behind.
 pub(super) struct Found<'t> {
@@ -17,20 +19,19 @@ pub(super) struct Found<'t> {
     pub(super) body: Option<Node<'t>>,
 }
 
-/// The grammar of a language, if it was built in. That of TypeScript is the one with JSX: it reads all but `<T>value` for
-/// `value as T`, and a second one would be as large again.
+/// The grammar of a language, if it was built in. That of TypeScript is the one with JSX.
 pub(super) fn of(language: Language) -> Option<tree_sitter::Language> {
     match language {
-        #[cfg(any(test, feature = "python"))]
-        Language::Python => Some(tree_sitter_python::LANGUAGE.into()),
-        #[cfg(any(test, feature = "javascript"))]
-        Language::JavaScript => Some(tree_sitter_javascript::LANGUAGE.into()),
-        #[cfg(any(test, feature = "typescript"))]
-        Language::TypeScript => Some(tree_sitter_typescript::LANGUAGE_TSX.into()),
-        #[cfg(any(test, feature = "rust"))]
-        Language::Rust => Some(tree_sitter_rust::LANGUAGE.into()),
-        #[cfg(any(test, feature = "go"))]
-        Language::Go => Some(tree_sitter_go::LANGUAGE.into()),
+        #[cfg(feature = "python")]
+        Language::Python => grammar::PYTHON.language(),
+        #[cfg(feature = "javascript")]
+        Language::JavaScript => grammar::JAVASCRIPT.language(),
+        #[cfg(feature = "typescript")]
+        Language::TypeScript => grammar::TYPESCRIPT.language(),
+        #[cfg(feature = "rust")]
+        Language::Rust => grammar::RUST.language(),
+        #[cfg(feature = "go")]
+        Language::Go => grammar::GO.language(),
         #[allow(unreachable_patterns, reason = "where all are built in")]
         _ => None,
     }
@@ -177,4 +178,72 @@ fn receiver_type(receiver: &str) -> Option<String> {
     let named = named.split('[').next().unwrap_or_default();
     let last = named.split([' ', '\t', '*']).rfind(|word| !word.is_empty())?;
     Some(super::cut(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tree_sitter::Parser;
+
+    /// As the grammar's own crate builds it.
+    fn original(language: Language) -> tree_sitter::Language {
+        match language {
+            Language::Python => tree_sitter_python::LANGUAGE.into(),
+            Language::JavaScript => tree_sitter_javascript::LANGUAGE.into(),
+            Language::TypeScript => tree_sitter_typescript::LANGUAGE_TSX.into(),
+            Language::Rust => tree_sitter_rust::LANGUAGE.into(),
+            Language::Go => tree_sitter_go::LANGUAGE.into(),
+        }
+    }
+
+    #[test]
+    fn an_unpacked_grammar_has_the_tables_of_its_crate() {
+        for language in Language::ALL {
+            let Some(ours) = of(language) else { continue };
+            let original = original(language);
+            assert_ne!(ours, original, "two of them, not one under two names");
+            let (states, symbols) = (original.parse_state_count(), original.node_kind_count());
+            assert_eq!((ours.parse_state_count(), ours.node_kind_count()), (states, symbols));
+            assert!(states > 1000 && symbols > 100, "{language:?}: {states} and {symbols}");
+            for symbol in 0..u16::try_from(symbols).unwrap() {
+                assert_eq!(ours.node_kind_for_id(symbol), original.node_kind_for_id(symbol));
+                assert_eq!(ours.node_kind_is_named(symbol), original.node_kind_is_named(symbol));
+                for state in 0..u16::try_from(states).unwrap() {
+                    let next = original.next_state(state, symbol);
+                    let ours = ours.next_state(state, symbol);
+                    assert_eq!(ours, next, "{language:?}: state {state}, symbol {symbol}");
+                }
+            }
+            for field in 0..=u16::try_from(original.field_count()).unwrap() {
+                assert_eq!(ours.field_name_for_id(field), original.field_name_for_id(field));
+            }
+        }
+    }
+
+    #[test]
+    fn an_unpacked_grammar_reads_as_its_crate_does() {
+        let texts = [
+            include_str!("grammar.rs"),
+            include_str!("../../build.rs"),
+            "def f(a, *b, c=1):\n    '''text'''\n    return f'{a!r:>{c}}' if b else lambda: \\\n a\n",
+            "class C(D):\n  @e\n  async def g(self): ...\n  match x:\n    case [1, *y]: pass\n",
+            "export default class A extends B { static #x = `a${1}b`; get y() { return <p q=\"r\">s</p>; } }\n",
+            "const f = async (x) => x ?? /a[/]b/g;\nlabel: for (;;) { break label }\n<!-- html -->\n",
+            "interface I<T extends keyof U> { readonly a?: T[]; (x: number): asserts x is 1 }\n",
+            "enum E { A = 1 }\nfunction g(this: E): x is string { return y! as any }\n",
+            "package p\n\nimport (\n\t\"fmt\"\n)\n\ntype S[T any] struct{ n int `json:\"n\"` }\n",
+            "func (s *S[T]) M(a, b int) (err error) { go func() { x <- 'a' }(); return }\n",
+        ];
+        for language in Language::ALL {
+            let Some(ours) = of(language) else { continue };
+            let mut parsers = [Parser::new(), Parser::new()];
+            parsers[0].set_language(&ours).unwrap();
+            parsers[1].set_language(&original(language)).unwrap();
+            for text in texts {
+                let read = parsers.each_mut().map(|parser| parser.parse(text, None).unwrap());
+                let [ours, original] = read.map(|tree| tree.root_node().to_sexp());
+                assert_eq!(ours, original, "{language:?}: {text}");
+            }
+        }
+    }
 }

@@ -12,7 +12,7 @@
 //! | Rust | `.rs` | `fn`, `macro_rules!` | `fn` in an `impl` or `trait` | `struct`, `enum`, `union`, `trait`, `type`, `impl` |
 //! | Go | `.go` | `func` | `func` with a receiver | `type` |
 //!
-//! Each grammar is a feature of this crate (`python`, `javascript`, `typescript`, `rust`, `go`), for some are large.
+//! Each grammar is a feature of this crate (`python`, `javascript`, `typescript`, `rust`, `go`), all of them by default.
 //! Nothing is found in text that is no UTF-8, longer than [`TEXT_MAX`], or not parsed in time; nor in other languages. Text
 //! that is wrong in places is parsed around them.
 //!

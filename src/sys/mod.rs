@@ -10,12 +10,14 @@
 //! | [`fuse_ring`] | one queue of FUSE over io_uring, and its memory |
 //! | [`descriptor`] | descriptors taken over by number, or sent over a unix socket |
 //! | [`signals`] | signals as values that are read, not as handlers that interrupt |
+//! | [`grammar`] | grammars of tree-sitter, which are C |
 //! | [`process`] | children that start with a clean signal mask, namespaces, capabilities, CPUs |
 #![allow(unsafe_code, reason = "this is the layer that holds it, one argued block at a time")]
 
 pub mod descriptor;
 pub mod fuse_device;
 pub mod fuse_ring;
+pub mod grammar;
 pub mod pages;
 pub mod process;
 pub mod signals;
