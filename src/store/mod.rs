@@ -546,7 +546,7 @@ impl Store {
         let disk = || Arc::clone(core.journal.disk());
         let mut reader = match mark.as_deref().and_then(Mark::from_bytes) {
             Some(mark) => core.journal.reader(Some(mark))?,
-            None => log::LogReader::before(disk(), self.id(), Seq(seq.0.saturating_sub(1)))?,
+            None => log::LogReader::before(disk(), self.id(), seq.before())?,
         };
         let mut behind = reader.mark();
         while let Next::Record(_, record) = reader.read()? {

@@ -243,8 +243,7 @@ impl Retainer {
             }
             for (ino, offset, len) in ranges {
                 // Only what the file had can have died; most ranges are open to the end of numbers.
-                let before = Seq(seq.0.saturating_sub(1));
-                let inode = index.read().inode(ino, before).map_err(CommitError::Index)?;
+                let inode = index.read().inode(ino, seq.before()).map_err(CommitError::Index)?;
                 let size = inode.map_or(0, |inode| inode.size);
                 let mut offset = offset;
                 let end = offset.saturating_add(len).min(size);
@@ -394,9 +393,8 @@ fn superseded(
     seq: Seq,
     out: &mut Dead,
 ) -> Result<(), IndexError> {
-    let before = Seq(seq.0.saturating_sub(1));
     let mut old = Vec::new();
-    tables.stretches(ino, offset, len, before, &mut old)?;
+    tables.stretches(ino, offset, len, seq.before(), &mut old)?;
     for stretch in old {
         release(tables, ino, &stretch, seq, out)?;
     }
