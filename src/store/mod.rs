@@ -25,6 +25,7 @@
 
 pub mod codec;
 pub mod content;
+mod dead;
 pub mod disk;
 pub mod event;
 pub mod index;
