@@ -2,7 +2,8 @@
 
 use tree_sitter::Node;
 
-use super::{Kind, Language, within};
+use super::names::{cut, within};
+use super::{Kind, Language};
 
 /// A node that defines something, or gives what is inside a name to stand behind.
 pub(super) struct Found<'t> {
@@ -176,5 +177,5 @@ fn receiver_type(receiver: &str) -> Option<String> {
     let named = receiver.trim_matches(['(', ')', ' ', ',', '\n', '\t']);
     let named = named.split('[').next().unwrap_or_default();
     let last = named.split([' ', '\t', '*']).rfind(|word| !word.is_empty())?;
-    Some(super::cut(last))
+    Some(cut(last))
 }
