@@ -17,7 +17,7 @@
 //!
 //! [`Agents::identity`]: crate::agents::Agents
 
-use crate::proto::types::{Attr, FileHandle, NodeId, OpenFlags, Opened, OpenedFlags};
+use crate::proto::types::{Attr, Caller, FileHandle, NodeId, OpenFlags, Opened, OpenedFlags};
 use crate::tree::Inode;
 use crate::tree::operation::S_IFREG;
 
@@ -49,7 +49,7 @@ impl View {
     ) -> Result<Opened, Refusal> {
         let mut line = Vec::new();
         if flags.reads() {
-            let crate::proto::types::Caller { uid, gid, pid } = asker.caller;
+            let Caller { uid, gid, pid } = asker.caller;
             let (agent, session) = self.agents.recorded(uid, gid, pid);
             line = [agent, session].join(&b' ').trim_ascii_end().to_vec();
             line.extend(line.first().map(|_| b'\n'));

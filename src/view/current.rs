@@ -52,8 +52,8 @@ pub struct Range {
 
 impl View {
     fn actor(&self, asker: &Asker<'_>, from_cache: bool) -> ActorId {
-        let crate::proto::types::Caller { uid, gid, pid } = asker.caller;
-        self.agents.actor(uid, gid, pid, from_cache)
+        let who = asker.caller;
+        self.agents.actor(who.uid, who.gid, who.pid, from_cache)
     }
 
     fn perform(

@@ -6,6 +6,7 @@
 
 use crate::agents::guard::{Attempt, Guard};
 use crate::agents::policy::{Access, Section};
+use crate::proto::types::Caller;
 use crate::tree::{Ino, Seq};
 
 use super::made::Made;
@@ -111,7 +112,7 @@ fn ask(
     doing: &str,
     attempts: &[Attempt<'_>],
 ) -> Result<(), Refusal> {
-    let crate::proto::types::Caller { uid, gid, pid } = asker.caller;
+    let Caller { uid, gid, pid } = asker.caller;
     let who = guard.believe(&view.agents.identity(uid, gid, pid));
     let Some(why) = guard.refuses(&who, attempts) else { return Ok(()) };
     let path = attempts.first().map(|attempt| shown(attempt.path)).unwrap_or_default();
