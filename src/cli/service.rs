@@ -65,6 +65,10 @@ enum Over {
     Uring,
 }
 
+/// Where `--help` shows what the mount shows, and who may.
+const SHOWN: &str = "What is shown";
+const WHO: &str = "Who may";
+
 /// How the kernel is served.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Serving")]
@@ -87,30 +91,30 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 20, env = "LIGHTHOUSE_FUSE_SPIN",
           value_parser = clap::value_parser!(u32).range(0..=1000))]
     spin: u32,
-    /// How many full hours of the past `history/` lists, beside labels; `serve` lists 24 without it, others none
-    #[arg(long, value_name = "N", env = "LIGHTHOUSE_FUSE_LIST_TIMES",
-          value_parser = clap::value_parser!(u32).range(0..=8784))]
-    list_times: Option<u32>,
-    /// Show streams/, context/, shadows/ and debug/ too, and list the last 24 full hours below history/, as the Python bridge did
-    #[arg(long, env = "LIGHTHOUSE_FUSE_SECTIONS", value_parser = flag())]
-    sections: bool,
     /// Answer reads of so many bytes and more by splice, which copies them once instead of twice; 0: none
     #[arg(long, value_name = "BYTES", default_value_t = SPLICE_FROM, env = "LIGHTHOUSE_FUSE_SPLICE_FROM")]
     splice_from: usize,
+    /// How many full hours of the past `history/` lists, beside labels; `serve` lists 24 without it, others none
+    #[arg(long, value_name = "N", env = "LIGHTHOUSE_FUSE_LIST_TIMES", help_heading = SHOWN,
+          value_parser = clap::value_parser!(u32).range(0..=8784))]
+    list_times: Option<u32>,
+    /// Show streams/, context/, shadows/ and debug/ too, and list the last 24 full hours below history/, as the Python bridge did
+    #[arg(long, env = "LIGHTHOUSE_FUSE_SECTIONS", help_heading = SHOWN, value_parser = flag())]
+    sections: bool,
     /// Keep a copy of all that goes to the kernel and back in a new FILE, for `replay`; over /dev/fuse. It holds what
     /// people write
-    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_RECORD")]
+    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_RECORD", help_heading = "Recording")]
     record: Option<PathBuf>,
     /// Refuse whoever opens, makes or changes something without a session: one that it, or an ancestor, is registered in
     /// (`.agent` of the mount; /session/processes of HTTP), LIGHTHOUSE_SESSION in its environment (under `serve` the token
     /// of a session made over HTTP), or a cgroup that the policy names
-    #[arg(long, env = "LIGHTHOUSE_FUSE_REQUIRE_SESSION", value_parser = flag())]
+    #[arg(long, env = "LIGHTHOUSE_FUSE_REQUIRE_SESSION", help_heading = WHO, value_parser = flag())]
     require_session: bool,
     /// What agents may do where. A line is WHO PATH WORD...: an agent, the beginning of a name and `*`, `*` or `-` (no
     /// agent); a path in the mount, such as /current/src; filesystem_read, filesystem_write, ast_access,
     /// context_access, stream_access, debug_access, or none. The longest path decides. A line `cgroup PATH AGENT` says
     /// who runs there
-    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_POLICY")]
+    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_POLICY", help_heading = WHO)]
     policy: Option<PathBuf>,
     #[command(flatten)]
     pub(super) tuning: TuningArgs,
