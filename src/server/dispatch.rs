@@ -6,6 +6,8 @@
 //! |---|---|---|
 //! | FLUSH | ENOSYS | closes without asking, after writing mapped pages back |
 //! | ACCESS | ENOSYS | nothing changes: it checks modes itself |
+//! | OPEN | ENOSYS where the view's options say so | takes every file for open, and reads it through handle 0 |
+//! | STATX | the same | tells of an inode what GETATTR says, which has no birth time |
 //! | GETLK, SETLK, SETLKW | ENOSYS | keeps locks itself; it never asks unless we offered |
 //! | POLL | ENOSYS where there are no streams | says that files are always ready |
 //! | BMAP | ENOSYS | says that there are no blocks |
@@ -211,6 +213,7 @@ fn attempt<'w>(
             done(id, view.rename(&asker, (op.parent, op.name), to, op.flags))?
         }
         Op::Link(op) => Reply::entry(id, &view.link(&asker, op.node, op.new_parent, op.new_name)?),
+        Op::Open(_) if !view.opens_files() => return Err(Errno::ENOSYS),
         Op::Open(op) => Reply::opened(id, &view.open(&asker, op.node, op.flags, op.kill_suidgid)?),
         Op::Write(op) => {
             let bytes = Bytes {
@@ -366,7 +369,7 @@ fn again(view: &View, id: RequestId, op: &Op<'_>) -> Option<Result<Reply<'static
     };
     match op {
         // Cutting a file again would take away what was written since; so it is opened as it is.
-        Op::Open(open) => Some(
+        Op::Open(open) if view.opens_files() => Some(
             view.open(&Asker::default(), open.node, open.flags.without_truncation(), false)
                 .map(|opened| Reply::opened(id, &opened))
                 .map_err(Errno::from),
@@ -543,7 +546,6 @@ fn errno(refusal: &Refusal) -> Errno {
         Refusal::BadHandle => Errno::EBADF,
         Refusal::Executing => Errno::ETXTBSY,
         Refusal::NotAllowed => Errno::EACCES,
-        Refusal::NotServed => Errno::ENOSYS,
         Refusal::OtherTree => Errno::EXDEV,
         Refusal::TooManyViews => Errno::ENFILE,
         Refusal::NothingThere => Errno::ENXIO,

@@ -17,11 +17,11 @@
 //!
 //! [`Agents::identity`]: crate::agents::Agents
 
-use crate::proto::types::{Attr, Caller, FileHandle, NodeId, OpenFlags, Opened, OpenedFlags};
+use crate::proto::types::{Attr, Caller};
 use crate::tree::Inode;
 use crate::tree::operation::S_IFREG;
 
-use super::made::{Made, Pinned};
+use super::made::Made;
 use super::{Asker, Bytes, Refusal, Unregistered, View, time};
 
 /// Its name.
@@ -40,36 +40,18 @@ impl View {
         }
     }
 
-    /// Cutting it to nothing, as a shell does before it writes, changes nothing.
-    pub(super) fn agent_open(
-        &self,
-        asker: &Asker<'_>,
-        node: NodeId,
-        flags: OpenFlags,
-    ) -> Result<Opened, Refusal> {
-        let mut line = Vec::new();
-        if flags.reads() {
-            let Caller { uid, gid, pid } = asker.caller;
-            let (agent, session) = self.agents.recorded(uid, gid, pid);
-            line = [agent, session].join(&b' ').trim_ascii_end().to_vec();
-            line.extend(line.first().map(|_| b'\n'));
-        }
-        let handle = self.made_opened(node, flags, Pinned::Bytes(line.into()));
-        Ok(Opened { handle, flags: OpenedFlags::DIRECT_IO, backing_id: 0 })
+    /// What it says to whoever asks.
+    pub(super) fn agent_line(&self, asker: &Asker<'_>) -> Vec<u8> {
+        let Caller { uid, gid, pid } = asker.caller;
+        let (agent, session) = self.agents.recorded(uid, gid, pid);
+        let mut line = [agent, session].join(&b' ').trim_ascii_end().to_vec();
+        line.extend(line.first().map(|_| b'\n'));
+        line
     }
 
-    /// Each write says it anew, wherever in the file it goes.
-    pub(super) fn agent_write(
-        &self,
-        asker: &Asker<'_>,
-        node: NodeId,
-        handle: FileHandle,
-        bytes: &Bytes<'_>,
-    ) -> Result<u64, Refusal> {
+    /// Takes what is written to it: each write says it anew, wherever in the file it goes.
+    pub(super) fn agent_claim(&self, asker: &Asker<'_>, bytes: &Bytes<'_>) -> Result<u64, Refusal> {
         let text = bytes.data;
-        if !self.file(handle, node)?.writes() {
-            return Err(Refusal::BadHandle);
-        }
         if text.len() > LINE_MAX {
             return Err(Refusal::Unregistered(Unregistered::Malformed));
         }

@@ -29,7 +29,7 @@ use rustc_hash::FxHashMap;
 use crate::proto::types::{
     Attr, Entry, FileHandle, NodeId, OpenFlags, Opened, OpenedFlags, Timestamp as Time,
 };
-use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG};
+use crate::tree::operation::{Attributes, S_IFDIR, S_IFMT, S_IFREG};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
 use super::context::PackageFile;
@@ -39,7 +39,7 @@ use super::history::{history_mode, now};
 use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed};
 use super::nodes::{Place, SYNTHETIC};
 use super::streams::{Reader, StreamName};
-use super::{Asker, BLOCK_SIZE, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
+use super::{Asker, BLOCK_SIZE, Bytes, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
 
 /// The view of `streams/from/@N`.
 const FROM: u16 = 0xfffd;
@@ -464,10 +464,8 @@ impl View {
         if made.is_directory() {
             return Err(TreeRefusal::IsADirectory.into());
         }
-        if made == Made::Agent {
-            return self.agent_open(asker, node(made)?, flags);
-        }
-        if flags.writes() || flags.truncates() {
+        // `.agent` is cut to nothing by a shell before it writes, which changes nothing.
+        if (flags.writes() || flags.truncates()) && made != Made::Agent {
             return Err(Refusal::ReadOnly);
         }
         let node = node(made)?;
@@ -487,24 +485,50 @@ impl View {
                 S_IFREG => Pinned::Bytes(self.shadow_content(ino)?.into()),
                 _ => return Err(TreeRefusal::Invalid.into()),
             },
+            Made::Agent if flags.reads() => Pinned::Bytes(self.agent_line(asker).into()),
+            Made::Agent => Pinned::Bytes(Arc::default()),
             Made::Streams
             | Made::StreamsFrom
             | Made::StreamsSince(_)
             | Made::Context
             | Made::Package(_)
-            | Made::Debug
-            | Made::Agent => return Err(TreeRefusal::IsADirectory.into()),
+            | Made::Debug => return Err(TreeRefusal::IsADirectory.into()),
         };
-        let handle = self.made_opened(node, flags, pinned);
+        let handle = self.handles.open(node, Open::File { flags, wrote: None });
+        self.computed.pinned.lock().insert(handle.0, pinned);
         // Past the kernel's cache, which would keep the size it was told of first.
         Ok(Opened { handle, flags: OpenedFlags::DIRECT_IO, backing_id: 0 })
     }
 
-    /// A handle that reads `pinned`.
-    pub(super) fn made_opened(&self, node: NodeId, flags: OpenFlags, pinned: Pinned) -> FileHandle {
-        let handle = self.handles.open(node, Open::File { flags, wrote: None });
-        self.computed.pinned.lock().insert(handle.0, pinned);
-        handle
+    /// Writes through an open computed file; `.agent` alone takes anything.
+    pub(super) fn made_write(
+        &self,
+        asker: &Asker<'_>,
+        made: Made,
+        handle: FileHandle,
+        bytes: &Bytes<'_>,
+    ) -> Result<u64, Refusal> {
+        if made != Made::Agent {
+            return Err(Refusal::ReadOnly);
+        }
+        if !self.file(handle, node(made)?)?.writes() {
+            return Err(Refusal::BadHandle);
+        }
+        self.agent_claim(asker, bytes)
+    }
+
+    /// Sets attributes of a computed file: `.agent` alone can be cut.
+    pub(super) fn made_set_attributes(
+        &self,
+        made: Made,
+        set: &Attributes,
+    ) -> Result<(Attr, Duration), Refusal> {
+        match (made, set) {
+            (Made::Agent, Attributes { mode: None, uid: None, gid: None, size: Some(_), .. }) => {
+                self.made_attr(made)
+            }
+            _ => Err(Refusal::ReadOnly),
+        }
     }
 
     pub(super) fn made_close(&self, node: NodeId, handle: FileHandle) {

@@ -88,8 +88,6 @@ pub enum Refusal {
     TooManyViews,
     /// No data, or no hole, at or after an offset (`ENXIO`).
     NothingThere,
-    /// The kernel is not to ask this again (`ENOSYS`).
-    NotServed,
     /// A program that runs is to be cut to nothing (`ETXTBSY`).
     Executing,
     /// Who asks has no session where one is demanded, or the policy closes it to them (`EACCES`).
@@ -154,8 +152,8 @@ pub struct Options {
     pub list_times: u32,
     /// Whether there is more than `current/` and `history/`: `streams/`, `context/`, `shadows/` and `debug/`.
     pub sections: bool,
-    /// Files are read without having been opened: OPEN is refused, and the kernel asks for it no more. Only where
-    /// nothing can be written, for it would lose O_TRUNC, and nothing asks for flags of its own, as the sections do.
+    /// Files are read without having been opened: whoever serves this refuses OPEN, and the kernel asks for it no more.
+    /// Only where nothing can be written, for it would lose O_TRUNC, and nothing asks for flags of its own, as the sections do.
     pub no_open: bool,
     /// Birth times are not told: STATX is refused, and the kernel asks for it no more. What else statx(2) gives is what
     /// the kernel knows anyway; a birth time comes with no listing and no lookup, so it is a request for each inode.

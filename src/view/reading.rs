@@ -129,6 +129,12 @@ impl View {
         }
     }
 
+    /// Whether OPEN is answered.
+    #[must_use]
+    pub const fn opens_files(&self) -> bool {
+        !self.options.no_open
+    }
+
     /// Whether STATX is answered.
     #[must_use]
     pub const fn tells_birth_times(&self) -> bool {
