@@ -142,7 +142,7 @@ fn attempt<'w>(
 ) -> Result<Reply<'w>, Errno> {
     let asker = Asker { caller, unique: id.masked(), ..Asker::default() };
     Ok(match *op {
-        Op::Lookup(op) => match view.lookup(op.parent, op.name)? {
+        Op::Lookup(op) => match view.lookup(&asker, op.parent, op.name)? {
             Found::Entry(entry) => Reply::entry(id, &entry),
             Found::Absent(valid) => Reply::negative_entry(id, valid),
         },
@@ -310,13 +310,13 @@ fn again(view: &View, id: RequestId, op: &Op<'_>) -> Option<Result<Reply<'static
     // Names were free, or taken, when the kernel asked, and it lets nobody else in meanwhile.
     match *op {
         Op::MkDir(op) if view.is_history(op.parent) => {
-            return match view.lookup(op.parent, op.name) {
+            return match view.lookup(&Asker::default(), op.parent, op.name) {
                 Ok(Found::Entry(entry)) => Some(Ok(Reply::entry(id, &entry))),
                 Ok(Found::Absent(_)) | Err(_) => None,
             };
         }
         Op::RmDir(op) if view.is_history(op.parent) => {
-            let gone = view.lookup(op.parent, op.name);
+            let gone = view.lookup(&Asker::default(), op.parent, op.name);
             let gone = matches!(gone, Err(Refusal::Tree(TreeRefusal::NotFound)));
             return gone.then(|| Ok(Reply::empty(id)));
         }

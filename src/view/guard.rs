@@ -32,7 +32,7 @@ impl View {
         match place {
             Place::Root => (),
             // Where a session is shown.
-            Place::Made(Made::Agent) => return Ok(()),
+            Place::Made(Made::Agent | Made::AgentLine(_)) => return Ok(()),
             Place::History => paths.push((Section::History, Vec::new())),
             Place::Tree(Tense::Now, ino) => paths = in_tree(ino, Tense::Now)?,
             Place::Tree(tense @ Tense::Past(_), ino) => {
@@ -101,7 +101,7 @@ fn section(made: Made) -> Section {
         }
         Made::Context | Made::Package(_) | Made::PackageFile(..) => Section::Context,
         Made::Shadow(_) => Section::Shadows,
-        Made::Debug | Made::DebugFile(_) | Made::Agent => Section::Debug,
+        Made::Debug | Made::DebugFile(_) | Made::Agent | Made::AgentLine(_) => Section::Debug,
     }
 }
 

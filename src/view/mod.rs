@@ -60,7 +60,7 @@ use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use crate::tree::{Ino, Inode, Seq, Timestamp, Tree};
 
 use handles::{Handles, Open};
-use made::Computed;
+use made::{Computed, Made};
 use news::NewsQueue;
 use nodes::{Nodes, Place, Tense};
 use streams::Streams;
@@ -197,6 +197,7 @@ pub struct View {
     horizon: Mutex<SeenHorizon>,
     drafts: Drafts,
     computed: Computed,
+    lines: agent::Lines,
     streams: Streams,
     packages: Packages,
     /// Sizes of shadows, by path, with the version they are of.
@@ -252,6 +253,7 @@ impl View {
             horizon: Mutex::default(),
             drafts: Drafts::default(),
             computed: Computed::default(),
+            lines: agent::Lines::default(),
             streams: Streams::default(),
             shadow_sizes: Mutex::default(),
             annotated: annotations::Known::default(),
@@ -287,6 +289,7 @@ impl View {
         self.nodes.clear();
         self.handles.clear();
         self.computed.clear();
+        self.lines.clear();
         self.streams.clear();
         self.nameless.lock().clear();
         self.mark_all(self.drafts.take_every());
@@ -334,6 +337,7 @@ impl View {
         self.see_horizon();
         self.tell_again(Instant::now());
         self.mark_all(self.drafts.take_silent(Instant::now()));
+        self.tick_lines(Instant::now());
         if self.options.sections {
             self.computed.tick(Instant::now());
             self.streams.tick();
@@ -364,9 +368,11 @@ impl View {
     }
 
     fn place(&self, node: NodeId) -> Result<Place, Refusal> {
-        let shown = |place: &Place| {
-            self.options.sections
-                || !matches!(place, Place::Made(made) if *made != made::Made::Agent)
+        let shown = |place: &Place| match place {
+            Place::Made(Made::Agent) => self.opens_files(),
+            Place::Made(Made::AgentLine(_)) => !self.opens_files(),
+            Place::Made(_) => self.options.sections,
+            Place::Root | Place::History | Place::Tree(..) => true,
         };
         Place::of(node).filter(shown).ok_or(Refusal::Tree(TreeRefusal::Stale))
     }
