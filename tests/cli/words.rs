@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use crate::fixture::{Place, finished, line_of, program};
-use crate::{Outcome, Skipped, Test, tests};
+use crate::{Outcome, Skipped, tests};
 
-pub(crate) const TESTS: &[Test] = tests![
+tests![
     every_command_has_help_and_a_version,
     every_option_is_also_a_variable,
     the_readme_names_every_variable_that_serve_reads,
