@@ -25,8 +25,12 @@ use serde_json::{Map, Value};
 
 #[path = "common/bridge.rs"]
 mod bridge;
+#[path = "common/corpus.rs"]
+mod corpus;
 #[path = "../fuzz/legacy_decoders.rs"]
 mod decoders;
+#[path = "common/seeds.rs"]
+mod seeds;
 
 use bridge::Project;
 
@@ -582,45 +586,8 @@ fn what_a_source_is_is_recognised() {
 
 #[test]
 fn no_reader_panics_whatever_becomes_of_the_corpus() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    let manifest = corpus.parent().unwrap().join("Cargo.toml");
-    let manifest = std::fs::read_to_string(manifest).unwrap();
-    let mut random = 0x2545_f491_4f6c_dd1d_u64;
-    let mut roll = move |sides: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        usize::try_from(random >> 11).unwrap() % sides.max(1)
-    };
-    for (target, _) in decoders::TARGETS {
-        assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} is missing");
-        let mut files: Vec<PathBuf> = std::fs::read_dir(corpus.join(target))
-            .unwrap()
-            .map(|file| file.unwrap().path())
-            .collect();
-        files.sort();
-        assert!(!files.is_empty(), "{target}");
-        for file in files {
-            let good = std::fs::read(file).unwrap();
-            decoders::run(target, &good);
-            for _ in 0..12 {
-                let mut bytes = good.clone();
-                for _ in 0..=roll(6) {
-                    let at = roll(bytes.len());
-                    match roll(4) {
-                        0 => bytes.truncate(at),
-                        1 => bytes.insert(at.min(bytes.len()), roll(256) as u8),
-                        _ => {
-                            if let Some(byte) = bytes.get_mut(at) {
-                                *byte = roll(256) as u8;
-                            }
-                        }
-                    }
-                }
-                decoders::run(target, &bytes);
-            }
-        }
-    }
+    let targets = decoders::TARGETS.map(|(target, _)| target);
+    corpus::run(targets, 1, 12, decoders::run);
 }
 
 #[test]

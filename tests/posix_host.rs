@@ -6,6 +6,8 @@
 #[allow(dead_code, reason = "a host has no birth times to compare, and no flags of the kernel's")]
 #[path = "common/posix.rs"]
 mod posix;
+#[path = "common/seeds.rs"]
+mod seeds;
 #[path = "common/steps.rs"]
 mod steps;
 
@@ -345,10 +347,7 @@ fn the_model_and_this_machines_filesystem_come_to_the_same() {
         println!("left out: {} is not on ext4", base.path().display());
         return;
     }
-    let one = std::env::var("LIGHTHOUSE_FUSE_SEED").ok().map(|seed| seed.parse().unwrap());
-    let seeds: Vec<u64> = one.map_or_else(|| (0..4).collect(), |seed| vec![seed]);
-    for seed in seeds {
-        println!("seed {seed}");
+    for seed in seeds::of(0..4) {
         let dir = tempfile::tempdir().unwrap();
         run(seed, 400, dir.path());
     }

@@ -5,6 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+#[path = "common/seeds.rs"]
+mod seeds;
+
 use std::sync::Arc;
 
 use lighthouse_fuse::store::CommitError;
@@ -210,16 +213,9 @@ fn run(disk: &SimDisk, seed: u64, steps: u64, count: usize) -> Told {
     told
 }
 
-fn seeds(count: u64) -> impl Iterator<Item = u64> {
-    // A run can be repeated: LIGHTHOUSE_SEED=N takes that one alone.
-    let one = std::env::var("LIGHTHOUSE_SEED").ok().and_then(|text| text.parse().ok());
-    let first = one.unwrap_or(1);
-    first..first + if one.is_some() { 1 } else { count }
-}
-
 #[test]
 fn what_was_synced_survives_a_power_cut_at_every_step() {
-    for seed in seeds(4) {
+    for seed in seeds::of(1..=4) {
         let whole = disk();
         run(&whole, seed, u64::MAX, 150);
         for steps in 0..=whole.steps() {
@@ -233,7 +229,7 @@ fn what_was_synced_survives_a_power_cut_at_every_step() {
 
 #[test]
 fn a_power_cut_during_recovery_changes_nothing() {
-    for seed in seeds(6) {
+    for seed in seeds::of(1..=6) {
         let disk = disk();
         let told = run(&disk, seed, 60 + seed * 17, 200);
         for steps in 0..40 {
@@ -248,7 +244,7 @@ fn a_power_cut_during_recovery_changes_nothing() {
 
 #[test]
 fn a_kill_loses_nothing_and_leaves_no_gap() {
-    for seed in seeds(10) {
+    for seed in seeds::of(1..=10) {
         let disk = disk();
         let told = run(&disk, seed, u64::MAX, 20 + usize::try_from(seed).unwrap() * 30);
         let killed = disk.after_kill();
@@ -264,7 +260,7 @@ fn a_kill_loses_nothing_and_leaves_no_gap() {
 
 #[test]
 fn after_a_failed_sync_waiters_hear_of_it_and_nothing_more_is_taken() {
-    for seed in seeds(8) {
+    for seed in seeds::of(1..=8) {
         for nth in 0..12 {
             let disk = disk();
             let journal = create(&disk).unwrap();
@@ -291,7 +287,7 @@ fn after_a_failed_sync_waiters_hear_of_it_and_nothing_more_is_taken() {
 
 #[test]
 fn a_failed_or_short_write_applies_nothing_and_uses_no_number() {
-    for seed in seeds(4) {
+    for seed in seeds::of(1..=4) {
         for nth in 0..80 {
             let disk = disk();
             let journal = create(&disk).unwrap();

@@ -5,372 +5,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
-#[path = "../fuzz/store_decoders.rs"]
-mod decoders;
+#[path = "common/byte_model.rs"]
+mod byte_model;
+#[path = "common/changes.rs"]
+mod changes;
+#[path = "common/seeds.rs"]
+mod seeds;
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lighthouse_fuse::store::codec::Note;
 use lighthouse_fuse::store::disk::Disk;
-use lighthouse_fuse::store::event::{
-    Allocation, Change, FileId, Foreign, Format, Ino, Place, Seq, SetAttr, Timestamp,
-};
+use lighthouse_fuse::store::event::{Change, FileId, Place, Seq};
 use lighthouse_fuse::store::log::{LogReader, Next};
 use lighthouse_fuse::store::record::Entry;
 use lighthouse_fuse::store::sim::{Random, SimDisk};
 use lighthouse_fuse::store::superblock::{Shape, Super};
-use lighthouse_fuse::store::verify::{Report, verify};
-use lighthouse_fuse::store::{CommitError, CreateOptions, OpenOptions, Origin, Placed, Store};
+use lighthouse_fuse::store::{CommitError, CreateOptions, Store};
 
-const SHAPE: Shape = Shape { segment_len: 16 << 10, content_len: 1 << 20, content_step: 32 << 10 };
-
-/// What a foreign event of every run says.
-const TOLD: &[u8] = br#"{"told": "and kept, whatever becomes of history"}"#;
-
-fn options(history: u64) -> OpenOptions {
-    let history = Some(history);
-    OpenOptions { sync_interval: None, memory: 8 << 20, history, ..OpenOptions::default() }
-}
-
-fn create(disk: &SimDisk, history: u64) -> Store {
-    let create = CreateOptions { shape: SHAPE, ..CreateOptions::default() };
-    Store::create_on(Arc::new(disk.clone()), &create, &options(history)).unwrap()
-}
-
-fn open(disk: &SimDisk, history: u64) -> Store {
-    Store::open_on(Arc::new(disk.clone()), &options(history)).unwrap()
-}
-
-fn check_all(disk: &SimDisk) -> Report {
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    verify(&disk, &mut |done, all| assert!(done <= all)).unwrap()
-}
-
-/// Segments out of which something was taken, and their files.
-fn squeezed(disk: &SimDisk) -> Vec<(String, Vec<u8>)> {
-    let names = disk.list("log").unwrap().into_iter().map(|name| format!("log/{name}"));
-    let files = names.map(|path| (path.clone(), disk.bytes(&path).unwrap()));
-    files.filter(|(_, bytes)| bytes.starts_with(b"LhFuseSq")).collect()
-}
-
-fn write(ino: Ino, offset: u64, data: lighthouse_fuse::store::event::Data<'_>) -> Change<'_> {
-    Change::Write { ino, offset, data, mode: None, drop_capability: false }
-}
-
-type Names = BTreeMap<Vec<u8>, Vec<u8>>;
-
-/// The first name whose bytes are not the same, and from where on.
-fn difference(one: &Names, other: &Names) -> Option<(String, usize)> {
-    let names = one.keys().chain(other.keys());
-    let mut differ = names.filter(|name| one.get(*name) != other.get(*name));
-    let name = differ.next()?;
-    let bytes = |names: &Names| names.get(name).cloned().unwrap_or_default();
-    let (one, other) = (bytes(one), bytes(other));
-    let at = one.iter().zip(&other).take_while(|(one, other)| one == other).count();
-    Some((String::from_utf8_lossy(name).into_owned(), at))
-}
-
-/// What the store says the tree after event `at` is; `None` if the disk does not answer.
-fn look(store: &Store, at: Seq) -> Option<Names> {
-    let _pin = store.pin();
-    let tables = store.read();
-    let mut found = Vec::new();
-    let mut visit = |_, name: &[u8], entry: lighthouse_fuse::store::index::Entry| {
-        found.push((name.to_vec(), entry.ino));
-        ControlFlow::Continue(())
-    };
-    tables.entries(Ino::ROOT, 0, at, &mut visit).ok()?;
-    let mut names = Names::new();
-    for (name, ino) in found {
-        let size = tables.inode(ino, at).ok()?.expect("what has a name is there").size;
-        let mut stretches = Vec::new();
-        tables.stretches(ino, 0, size, at, &mut stretches).ok()?;
-        let mut bytes = vec![0; usize::try_from(size).unwrap()];
-        store.read_content(&stretches, &mut bytes).ok()?;
-        names.insert(name, bytes);
-    }
-    Some(names)
-}
-
-/// A file of the model: it may have lost its name.
-#[derive(Clone)]
-struct File {
-    name: Option<Vec<u8>>,
-    ino: Ino,
-    bytes: Vec<u8>,
-}
-
-/// A user, and what the tree was after each event.
-#[derive(Clone, Default)]
-struct Model {
-    files: Vec<File>,
-    trees: BTreeMap<Seq, Names>,
-    labels: BTreeMap<Vec<u8>, Seq>,
-    count: u64,
-    /// Nanoseconds that the store was told have passed.
-    waited: i64,
-}
-
-impl Model {
-    fn new(store: &Store) -> Self {
-        let mut model = Self::default();
-        model.trees.insert(Seq::FIRST, Names::new());
-        let mut placed = Placed::default();
-        let body = store.place(TOLD, &mut placed).unwrap();
-        let (id, kind, agent, aggregate) = (&b"1"[..], &b"custom"[..], &b""[..], &b""[..]);
-        let (time, format, source) = (Timestamp(0), Format::Json, None);
-        let fingerprint = store.fingerprint(TOLD);
-        let foreign =
-            Foreign { id, kind, agent, aggregate, time, format, source, fingerprint, body };
-        model.commit(store, Change::Foreign(foreign)).unwrap();
-        model
-    }
-
-    fn names(&self) -> Names {
-        let named = self.files.iter().filter_map(|file| Some((file.name.clone()?, file)));
-        named.map(|(name, file)| (name, file.bytes.clone())).collect()
-    }
-
-    fn commit(&mut self, store: &Store, change: Change<'_>) -> Result<Seq, CommitError> {
-        let seq = store.begin()?.commit(Origin::default(), change)?;
-        self.trees.insert(seq, self.names());
-        Ok(seq)
-    }
-
-    /// The event has happened; now the model knows what it did.
-    fn saw(&mut self) {
-        let tree = self.names();
-        *self.trees.last_entry().unwrap().get_mut() = tree;
-    }
-
-    fn make(&mut self, store: &Store) -> Result<(), CommitError> {
-        self.count += 1;
-        let name = format!("file {}", self.count).into_bytes();
-        let change = Change::Create {
-            parent: Ino::ROOT,
-            name: &name,
-            mode: 0o100_644,
-            uid: 1,
-            gid: 2,
-            rdev: 0,
-            target: b"",
-            xattrs: Vec::new(),
-        };
-        let ino = Ino(self.commit(store, change)?.0);
-        self.files.push(File { name: Some(name), ino, bytes: Vec::new() });
-        self.saw();
-        Ok(())
-    }
-
-    fn write(
-        &mut self,
-        store: &Store,
-        at: usize,
-        offset: usize,
-        bytes: &[u8],
-    ) -> Result<(), CommitError> {
-        let mut placed = Placed::default();
-        let data = store.place(bytes, &mut placed)?;
-        self.commit(store, write(self.files[at].ino, offset as u64, data))?;
-        if !bytes.is_empty() {
-            let content = &mut self.files[at].bytes;
-            let end = offset + bytes.len();
-            content.resize(content.len().max(end), 0);
-            content[offset..end].copy_from_slice(bytes);
-        }
-        self.saw();
-        Ok(())
-    }
-
-    /// Writes something that is nowhere else.
-    fn write_new(
-        &mut self,
-        store: &Store,
-        at: usize,
-        offset: usize,
-        len: usize,
-    ) -> Result<(), CommitError> {
-        self.count += 1;
-        let text = format!("{} ", self.count);
-        let bytes: Vec<u8> = text.bytes().cycle().take(len).collect();
-        self.write(store, at, offset, &bytes)
-    }
-
-    fn clone_range(
-        &mut self,
-        store: &Store,
-        (from, src_offset): (usize, usize),
-        (to, dst_offset): (usize, usize),
-        len: usize,
-    ) -> Result<(), CommitError> {
-        let (src, dst) = (self.files[from].ino, self.files[to].ino);
-        self.commit(
-            store,
-            Change::Clone {
-                src,
-                src_offset: src_offset as u64,
-                dst,
-                dst_offset: dst_offset as u64,
-                len: len as u64,
-                mode: None,
-            },
-        )?;
-        let bytes = self.files[from].bytes[src_offset..src_offset + len].to_vec();
-        let content = &mut self.files[to].bytes;
-        content.resize(content.len().max(dst_offset + len), 0);
-        content[dst_offset..dst_offset + len].copy_from_slice(&bytes);
-        self.saw();
-        Ok(())
-    }
-
-    /// Something random; mostly small writes.
-    fn step(&mut self, store: &Store, random: &mut Random) -> Result<(), CommitError> {
-        if self.files.len() < 3 {
-            return self.make(store);
-        }
-        let at = random.below(self.files.len());
-        let File { name, ino, bytes } = self.files[at].clone();
-        match random.below(24) {
-            0 if self.files.len() < 8 => self.make(store),
-            0..=7 => self.write_new(store, at, 0, 2000 + random.below(2000)),
-            8..=11 => {
-                let (offset, len) = (random.below(9000), random.below(1500));
-                self.write_new(store, at, offset, len)
-            }
-            // Again and again beside the last: files lie in pieces, and are put together.
-            12 | 13 => {
-                for _ in 0..10 {
-                    let end = self.files[at].bytes.len();
-                    self.write_new(store, at, end.min(20_000), 1 + random.below(200))?;
-                }
-                Ok(())
-            }
-            14 => self.write_new(store, at, 0, 4096 + random.below(20_000)),
-            15 | 16 if bytes.len() > 10 => {
-                let to = random.below(self.files.len());
-                let src_offset = random.below(bytes.len() - 1);
-                let len = 1 + random.below((bytes.len() - src_offset).min(6000));
-                let dst_offset = random.below(9000);
-                let apart = src_offset + len <= dst_offset || dst_offset + len <= src_offset;
-                if to != at || apart {
-                    self.clone_range(store, (at, src_offset), (to, dst_offset), len)?;
-                }
-                Ok(())
-            }
-            17 if let Some(name) = &name => {
-                self.count += 1;
-                let new_name = format!("renamed {}", self.count).into_bytes();
-                let change = Change::Rename {
-                    parent: Ino::ROOT,
-                    name,
-                    new_parent: Ino::ROOT,
-                    new_name: &new_name,
-                    ino,
-                    replaced: None,
-                };
-                self.commit(store, change)?;
-                self.files[at].name = Some(new_name);
-                self.saw();
-                Ok(())
-            }
-            18 => {
-                let size = random.below(6000);
-                let set = SetAttr { size: Some(size as u64), ..SetAttr::default() };
-                let change = Change::SetAttr { ino, set, acl: None, drop_capability: false };
-                self.commit(store, change)?;
-                self.files[at].bytes.resize(size, 0);
-                self.saw();
-                Ok(())
-            }
-            19 => {
-                let (offset, len) = (random.below(6000), 1 + random.below(3000));
-                let how = Allocation::Punch;
-                let (from, mode) = (offset as u64, None);
-                let len_bytes = len as u64;
-                let change = Change::Fallocate { ino, how, offset: from, len: len_bytes, mode };
-                self.commit(store, change)?;
-                let end = (offset + len).min(bytes.len());
-                self.files[at].bytes[offset.min(end)..end].fill(0);
-                self.saw();
-                Ok(())
-            }
-            // Unlinked, and for a while still open.
-            20 if let Some(name) = &name => {
-                self.commit(store, Change::Unlink { parent: Ino::ROOT, name, ino })?;
-                self.files[at].name = None;
-                self.saw();
-                Ok(())
-            }
-            21 if name.is_none() => {
-                self.commit(store, Change::End { ino })?;
-                self.files.remove(at);
-                Ok(())
-            }
-            22 => {
-                let last = store.read().last();
-                let name = format!("label {last}").into_bytes();
-                if self.labels.len() < 2 && store.label(&name, None).is_ok() {
-                    self.labels.insert(name, last);
-                }
-                Ok(())
-            }
-            _ => {
-                if let Some((name, _)) = self.labels.pop_first() {
-                    store.unlabel(&name).unwrap();
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Leaves everything alone for long enough that what lies in pieces is put together.
-    fn wait(&mut self, store: &Store) -> Result<(), CommitError> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        for _ in 0..3 {
-            self.waited += 20_000_000_000;
-            store.tick_at(Timestamp(i64::try_from(now.as_nanos()).unwrap() + self.waited))?;
-        }
-        Ok(())
-    }
-
-    /// Every tree that can still be shown is the model's.
-    fn compare(&self, store: &Store, what: &str) {
-        let (horizon, last) = (store.horizon(), store.read().last());
-        assert!(self.trees.contains_key(&last), "{what}: nobody made event {last}");
-        for (seq, tree) in self.trees.range(horizon..) {
-            let now = look(store, *seq);
-            let names = now.unwrap_or_else(|| panic!("{what}: tree {seq} cannot be read"));
-            let differ = difference(tree, &names);
-            assert_eq!(differ, None, "{what}: tree {seq} of {horizon}..={last}");
-        }
-        for (name, at) in &self.labels {
-            assert!(*at >= horizon, "{what}: {name:?} keeps {at}, but history begins at {horizon}");
-        }
-    }
-
-    /// Forgets what the power took.
-    fn forget_after(&mut self, store: &Store) {
-        self.trees.split_off(&store.read().last().next());
-        // What the model says of files may be of the lost future: go on with others.
-        self.files.clear();
-        let labels = store.labels().unwrap();
-        self.labels = labels.into_iter().collect();
-        for (name, bytes) in look(store, Seq::NOW).unwrap() {
-            let ino = store.read().entry(Ino::ROOT, &name, Seq::NOW).unwrap().unwrap().ino;
-            self.files.push(File { name: Some(name), ino, bytes });
-        }
-    }
-}
-
-fn seeds(count: u64) -> impl Iterator<Item = u64> {
-    // A run can be repeated: LIGHTHOUSE_SEED=N takes that one alone.
-    let one = std::env::var("LIGHTHOUSE_SEED").ok().and_then(|text| text.parse().ok());
-    let first = one.unwrap_or(1);
-    first..first + if one.is_some() { 1 } else { count }
-}
+use byte_model::{Model, SHAPE, TOLD, create, look, open, options, squeezed, worn};
+use changes::{check_all, relocations};
 
 /// Every event of the log: its number, and the bytes of a small write, `None` if they are gone.
 fn events(reader: &mut LogReader) -> Vec<(Seq, Option<Vec<u8>>)> {
@@ -390,21 +43,11 @@ fn events(reader: &mut LogReader) -> Vec<(Seq, Option<Vec<u8>>)> {
     found
 }
 
-fn relocations(store: &Store) -> usize {
-    let mut reader = store.log(None).unwrap();
-    let mut count = 0;
-    while let Next::Record(_, record) = reader.read().unwrap() {
-        count += usize::from(matches!(record.entry(), Some(Entry::Note(Note::Relocation { .. }))));
-    }
-    count
-}
-
 #[test]
 fn every_tree_that_can_be_shown_is_the_models_whatever_was_taken_out() {
     let (mut runs, mut taken_out, mut moved) = (0, 0, 0);
-    for seed in seeds(6) {
+    for seed in seeds::of(1..=6) {
         runs += 1;
-        println!("LIGHTHOUSE_SEED={seed}");
         let mut disk = SimDisk::new(1 << 30);
         let mut random = Random(seed);
         let budget = [0, 10_000, 50_000][random.below(3)];
@@ -501,27 +144,6 @@ fn rewriting_a_small_file_for_ever_keeps_the_store_small() {
     let (largest, kept) = run(true);
     assert!(largest > written, "{largest} bytes of log");
     assert!(kept > ROUNDS - 10);
-}
-
-/// A store with a few segments of dead writes, and room in its budget for none of them once it was ticked.
-fn worn(disk: &SimDisk) -> (Store, Model) {
-    let store = create(disk, 0);
-    let mut model = Model::new(&store);
-    for _ in 0..3 {
-        model.make(&store).unwrap();
-    }
-    for n in 0..10 {
-        model.write_new(&store, 0, 0, 3000).unwrap();
-        model.write_new(&store, 1, n * 200, 200).unwrap();
-        if n == 2 {
-            model.clone_range(&store, (0, 100), (2, 0), 2000).unwrap();
-        }
-    }
-    for _ in 0..12 {
-        model.write_new(&store, 0, 0, 3000).unwrap();
-    }
-    store.sync().unwrap();
-    (store, model)
 }
 
 #[test]
@@ -842,51 +464,4 @@ fn what_died_before_a_start_is_taken_out_after_it() {
     store.tick().unwrap();
     store.tick().unwrap();
     assert_eq!(store.horizon(), horizon);
-}
-
-/// `LIGHTHOUSE_FUSE_WRITE_SEEDS=1` makes the corpus anew.
-#[test]
-fn whatever_a_squeezed_segment_has_become_is_refused_or_read() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
-    let manifest = std::fs::read_to_string(corpus.parent().unwrap().join("Cargo.toml")).unwrap();
-    if std::env::var_os("LIGHTHOUSE_FUSE_WRITE_SEEDS").is_some() {
-        let disk = SimDisk::new(64 << 20);
-        let (store, mut model) = worn(&disk);
-        for _ in 0..4 {
-            store.tick().unwrap();
-            model.write_new(&store, 1, 0, 50).unwrap();
-        }
-        let directory = corpus.join("store_squeezed");
-        std::fs::create_dir_all(&directory).unwrap();
-        for (number, (_, bytes)) in squeezed(&disk).into_iter().enumerate() {
-            std::fs::write(directory.join(format!("seed-{number}")), bytes).unwrap();
-        }
-    }
-    let mut random = Random(5);
-    for (target, _) in decoders::TARGETS {
-        assert!(manifest.contains(&format!("name = \"{target}\"")), "{target} is not built");
-        let files = std::fs::read_dir(corpus.join(target)).unwrap();
-        let mut files: Vec<PathBuf> = files.map(|entry| entry.unwrap().path()).collect();
-        files.sort();
-        assert!(files.len() >= 4, "{target} has only {} files to begin with", files.len());
-        for file in files {
-            let good = std::fs::read(&file).unwrap();
-            decoders::run(target, &good);
-            for _ in 0..400 {
-                let mut bytes = good.clone();
-                for _ in 0..=random.below(4) {
-                    // Mostly where header and map are.
-                    let reach = if random.below(4) > 0 { 120 } else { bytes.len() };
-                    let at = random.below(reach.min(bytes.len()).max(1));
-                    match random.below(5) {
-                        0 => bytes.truncate(at),
-                        1 => bytes.insert(at, 0),
-                        _ if bytes.len() > at => bytes[at] ^= 1 << random.below(8),
-                        _ => (),
-                    }
-                }
-                decoders::run(target, &bytes);
-            }
-        }
-    }
 }

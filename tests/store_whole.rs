@@ -5,25 +5,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+#[path = "common/changes.rs"]
+mod changes;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lighthouse_fuse::store::codec::Note;
-use lighthouse_fuse::store::disk::Disk;
-use lighthouse_fuse::store::event::{
-    Allocation, Change, FileId, Ino, Place, Seq, SetAttr, Timestamp,
-};
+use lighthouse_fuse::store::disk::{Disk, Real};
+use lighthouse_fuse::store::event::{Change, FileId, Ino, Place, Seq};
 use lighthouse_fuse::store::log::Next;
 use lighthouse_fuse::store::record::Entry;
 use lighthouse_fuse::store::recover::Stop;
 use lighthouse_fuse::store::sim::{Random, SimDisk};
 use lighthouse_fuse::store::superblock::Shape;
-use lighthouse_fuse::store::verify::{Report, verify};
-use lighthouse_fuse::store::{
-    CommitError, CreateOptions, OpenError, OpenOptions, Origin, Placed, Store,
-};
+use lighthouse_fuse::store::verify::verify;
+use lighthouse_fuse::store::{CommitError, CreateOptions, OpenError, OpenOptions, Placed, Store};
+
+use changes::{Clock, check_all, relocations};
 
 const SHAPE: Shape =
     Shape { segment_len: 16 << 10, content_len: 256 << 10, content_step: 32 << 10 };
@@ -50,11 +50,6 @@ fn open(disk: &SimDisk) -> Result<Store, OpenError> {
     Store::open_on(Arc::new(disk.clone()), &options())
 }
 
-fn check_all(disk: &SimDisk) -> Report {
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    verify(&disk, &mut |done, all| assert!(done <= all)).unwrap()
-}
-
 /// A hash of all that can be asked about the tree after event `at`; `None` if the disk does not answer.
 fn look(store: &Store, at: Seq) -> Option<[u8; 32]> {
     let _pin = store.pin();
@@ -74,11 +69,7 @@ fn look(store: &Store, at: Seq) -> Option<[u8; 32]> {
         hasher.update(format!("{hash} {name:?} {entry:?} {inode:?}").as_bytes());
         let xattr = tables.xattr(entry.ino, b"user.a", at).ok()?;
         hasher.update(format!("{xattr:?}").as_bytes());
-        let mut stretches = Vec::new();
-        tables.stretches(entry.ino, 0, inode.size, at, &mut stretches).ok()?;
-        let mut bytes = vec![0; usize::try_from(inode.size).unwrap()];
-        store.read_content(&stretches, &mut bytes).ok()?;
-        hasher.update(&bytes);
+        hasher.update(&changes::content(store, &tables, entry.ino, at)?);
     }
     Some(*hasher.finalize().as_bytes())
 }
@@ -91,8 +82,7 @@ struct User {
     files: Vec<(Vec<u8>, Ino, u64)>,
     count: u64,
     synced: Seq,
-    /// Nanoseconds that the store was told have passed.
-    waited: i64,
+    clock: Clock,
 }
 
 impl User {
@@ -100,10 +90,10 @@ impl User {
         self.trees.insert(seq, look(store, Seq::NOW));
     }
 
-    fn change(&mut self, store: &Store, change: Change<'_>) -> Result<Seq, CommitError> {
-        let seq = store.begin()?.commit(Origin::default(), change)?;
+    fn change(&mut self, store: &Store, change: Change<'_>) -> Result<(), CommitError> {
+        let seq = changes::commit(store, change)?;
         self.saw(store, seq);
-        Ok(seq)
+        Ok(())
     }
 
     fn write(
@@ -113,33 +103,42 @@ impl User {
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), CommitError> {
-        let mut placed = Placed::default();
-        let data = store.place(bytes, &mut placed)?;
-        let ino = self.files[file].1;
-        let end = offset + bytes.len() as u64;
-        self.change(
-            store,
-            Change::Write { ino, offset, data, mode: None, drop_capability: false },
-        )?;
-        self.files[file].2 = self.files[file].2.max(end);
+        let seq = changes::write(store, self.files[file].1, offset, bytes)?;
+        self.saw(store, seq);
+        self.files[file].2 = self.files[file].2.max(offset + bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Takes away a file's name, and with it the file.
+    fn unlink(&mut self, store: &Store, file: usize) -> Result<(), CommitError> {
+        let (name, ino, _) = self.files[file].clone();
+        let seq = changes::unlink(store, ino, &name)?;
+        self.saw(store, seq);
+        self.files.remove(file);
+        self.change(store, Change::End { ino })
+    }
+
+    /// Makes a range of one file a reference to one of another.
+    fn clone_range(
+        &mut self,
+        store: &Store,
+        (from, src_offset): (usize, u64),
+        (to, dst_offset): (usize, u64),
+        len: u64,
+    ) -> Result<(), CommitError> {
+        let (src, dst) = (self.files[from].1, self.files[to].1);
+        let seq = changes::clone_range(store, (src, src_offset), (dst, dst_offset), len)?;
+        self.saw(store, seq);
+        self.files[to].2 = self.files[to].2.max(dst_offset + len);
         Ok(())
     }
 
     fn make(&mut self, store: &Store) -> Result<(), CommitError> {
         self.count += 1;
         let name = format!("file {}", self.count).into_bytes();
-        let change = Change::Create {
-            parent: Ino::ROOT,
-            name: &name,
-            mode: 0o100_644,
-            uid: 1,
-            gid: 2,
-            rdev: 0,
-            target: b"",
-            xattrs: Vec::new(),
-        };
-        let seq = self.change(store, change)?;
-        self.files.push((name, Ino(seq.0), 0));
+        let ino = changes::make(store, &name)?;
+        self.saw(store, Seq(ino.0));
+        self.files.push((name, ino, 0));
         Ok(())
     }
 
@@ -170,31 +169,18 @@ impl User {
                     let offset = random.below(60_000) as u64 / 4096 * 4096;
                     self.write(store, at, offset, &vec![fill; 4096 + random.below(30_000)])?;
                 }
-                6 => {
-                    let unlink = Change::Unlink { parent: Ino::ROOT, name: &name, ino };
-                    self.change(store, unlink)?;
-                    self.files.remove(at);
-                    self.change(store, Change::End { ino })?;
-                }
+                6 => self.unlink(store, at)?,
                 7 => {
                     self.count += 1;
                     let new_name = format!("renamed {}", self.count).into_bytes();
-                    let change = Change::Rename {
-                        parent: Ino::ROOT,
-                        name: &name,
-                        new_parent: Ino::ROOT,
-                        new_name: &new_name,
-                        ino,
-                        replaced: None,
-                    };
-                    self.change(store, change)?;
+                    let seq = changes::rename(store, ino, &name, &new_name)?;
+                    self.saw(store, seq);
                     self.files[at].0 = new_name;
                 }
                 8 => {
                     let size = random.below(50_000) as u64;
-                    let set = SetAttr { size: Some(size), ..SetAttr::default() };
-                    let change = Change::SetAttr { ino, set, acl: None, drop_capability: false };
-                    self.change(store, change)?;
+                    let seq = changes::resize(store, ino, size)?;
+                    self.saw(store, seq);
                     self.files[at].2 = size;
                 }
                 9 => {
@@ -205,31 +191,16 @@ impl User {
                 }
                 10 if size > 100 => {
                     let to = random.below(self.files.len());
-                    let (_, dst, dst_size) = self.files[to].clone();
-                    if dst != ino {
+                    if to != at {
                         let len = 1 + random.below(usize::try_from(size).unwrap() - 1) as u64;
-                        let change = Change::Clone {
-                            src: ino,
-                            src_offset: 0,
-                            dst,
-                            dst_offset: 0,
-                            len,
-                            mode: None,
-                        };
-                        self.change(store, change)?;
-                        self.files[to].2 = dst_size.max(len);
+                        self.clone_range(store, (at, 0), (to, 0), len)?;
                     }
                 }
                 10 => (),
                 _ => {
-                    let change = Change::Fallocate {
-                        ino,
-                        how: Allocation::Punch,
-                        offset: random.below(20_000) as u64,
-                        len: 1 + random.below(20_000) as u64,
-                        mode: None,
-                    };
-                    self.change(store, change)?;
+                    let (offset, len) = (random.below(20_000), 1 + random.below(20_000));
+                    let seq = changes::punch(store, ino, offset as u64, len as u64)?;
+                    self.saw(store, seq);
                 }
             }
             if random.below(6) == 0 {
@@ -246,13 +217,8 @@ impl User {
 
     /// Leaves everything alone for long enough, and sees that no tree changes by what is done meanwhile.
     fn wait(&mut self, store: &Store) -> Result<(), CommitError> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let last = store.read().last();
-        for _ in 0..3 {
-            self.waited += 20_000_000_000;
-            let now = i64::try_from(now.as_nanos()).unwrap() + self.waited;
-            store.tick_at(Timestamp(now))?;
-        }
+        self.clock.pass(store)?;
         self.synced = last;
         if let (Some(Some(tree)), Some(now)) = (self.trees.get(&last), look(store, Seq::NOW)) {
             assert_eq!(*tree, now, "after event {last}, and left alone");
@@ -333,16 +299,6 @@ fn every_tree_looks_the_same_after_any_crash() {
     assert!(moved > 10, "only {moved} relocations were met");
 }
 
-/// How many relocations the log has.
-fn relocations(store: &Store) -> usize {
-    let mut reader = store.log(None).unwrap();
-    let mut count = 0;
-    while let Next::Record(_, record) = reader.read().unwrap() {
-        count += usize::from(matches!(record.entry(), Some(Entry::Note(Note::Relocation { .. }))));
-    }
-    count
-}
-
 #[test]
 fn a_log_written_in_small_pieces_is_put_together_once_it_is_left_alone() {
     let disk = SimDisk::new(1 << 30);
@@ -355,11 +311,7 @@ fn a_log_written_in_small_pieces_is_put_together_once_it_is_left_alone() {
     let mut middle = None;
     for n in 0..10_000_u64 {
         let bytes: Vec<u8> = (0..100).map(|at| (n * 7 + at) as u8).collect();
-        let mut placed = Placed::default();
-        let data = store.place(&bytes, &mut placed).unwrap();
-        let offset = n * 100;
-        let change = Change::Write { ino, offset, data, mode: None, drop_capability: false };
-        let seq = store.begin().unwrap().commit(Origin::default(), change).unwrap();
+        let seq = changes::write(&store, ino, n * 100, &bytes).unwrap();
         expected.extend_from_slice(&bytes);
         if n == 5000 {
             middle = Some((seq, expected.len()));
@@ -403,10 +355,7 @@ fn a_crash_at_any_step_of_a_relocation_changes_no_tree() {
             user.write(&store, 0, n * 3000, &[n as u8 + 1; 5000]).unwrap();
             user.write(&store, 1, n * 600, &[n as u8 + 1; 600]).unwrap();
         }
-        let (src, dst) = (user.files[0].1, user.files[1].1);
-        let clone =
-            Change::Clone { src, src_offset: 9000, dst, dst_offset: 90_000, len: 9000, mode: None };
-        user.change(&store, clone).unwrap();
+        user.clone_range(&store, (0, 9000), (1, 90_000), 9000).unwrap();
         store.sync().unwrap();
         user.synced = store.read().last();
         store
@@ -486,12 +435,8 @@ fn a_shorter_clone_of_a_clone_takes_nothing_away() {
         user.make(&store).unwrap();
     }
     user.write(&store, 0, 0, &[7; 65_536]).unwrap();
-    let inos: Vec<Ino> = user.files.iter().map(|file| file.1).collect();
-    for (src, dst, len) in [(0, 1, 65_536), (1, 2, 4096)] {
-        let (src, dst) = (inos[src], inos[dst]);
-        let clone = Change::Clone { src, src_offset: 0, dst, dst_offset: 0, len, mode: None };
-        user.change(&store, clone).unwrap();
-    }
+    user.clone_range(&store, (0, 0), (1, 0), 65_536).unwrap();
+    user.clone_range(&store, (1, 0), (2, 0), 4096).unwrap();
     user.write(&store, 0, 8192, &[8; 57_344]).unwrap();
     // Clones count as live twice, so some more must be history.
     for fill in 0..4 {
@@ -514,20 +459,16 @@ fn a_clone_gives_its_space_back_whichever_of_the_two_goes_first() {
             user.make(&store).unwrap();
             user.make(&store).unwrap();
             user.write(&store, 0, 0, &vec![7; 5 << 20]).unwrap();
-            let (src, dst) = (user.files[0].1, user.files[1].1);
-            let clone =
-                Change::Clone { src, src_offset: 0, dst, dst_offset: 0, len: 5 << 20, mode: None };
-            user.change(&store, clone).unwrap();
+            user.clone_range(&store, (0, 0), (1, 0), 5 << 20).unwrap();
+            let inos = [user.files[0].1, user.files[1].1];
             let order = if original_first { [0, 1] } else { [1, 0] };
             let mut left = 2;
             for at in order {
                 if rewrite {
                     user.write(&store, at, 0, &vec![8; 5 << 20]).unwrap();
                 } else {
-                    let (name, ino, _) = user.files[at].clone();
-                    let parent = Ino::ROOT;
-                    user.change(&store, Change::Unlink { parent, name: &name, ino }).unwrap();
-                    user.change(&store, Change::End { ino }).unwrap();
+                    let at = user.files.iter().position(|file| file.1 == inos[at]).unwrap();
+                    user.unlink(&store, at).unwrap();
                     left -= 1;
                 }
                 user.make(&store).unwrap();
@@ -605,9 +546,8 @@ fn what_is_live_fills_the_disk_and_removing_it_gives_space_back() {
     };
     assert!(matches!(err, CommitError::NoSpace), "{err:?}");
     user.compare(&store, "on a full disk");
-    for (name, ino, _) in std::mem::take(&mut user.files) {
-        user.change(&store, Change::Unlink { parent: Ino::ROOT, name: &name, ino }).unwrap();
-        user.change(&store, Change::End { ino }).unwrap();
+    while !user.files.is_empty() {
+        user.unlink(&store, 0).unwrap();
         store.sync().unwrap();
     }
     user.make(&store).unwrap();
@@ -729,8 +669,7 @@ fn a_store_of_this_machine_is_made_opened_and_closed() {
     user.compare(&store, "after a clean stop");
     assert!(matches!(store.begin().err(), Some(CommitError::ReadOnly(_))));
     drop(store);
-    let disk: Arc<dyn Disk> =
-        Arc::new(lighthouse_fuse::store::disk::Real::read_only(&path).unwrap());
+    let disk: Arc<dyn Disk> = Arc::new(Real::read_only(&path).unwrap());
     assert_eq!(verify(&disk, &mut |_, _| ()).unwrap().findings, []);
 }
 
@@ -743,26 +682,11 @@ fn many_threads_change_sync_and_read_at_once() {
         for thread in 0..4_u8 {
             let store = &store;
             scope.spawn(move || {
-                let mut placed = Placed::default();
-                let create = Change::Create {
-                    parent: Ino::ROOT,
-                    name: &[b'a' + thread],
-                    mode: 0o100_644,
-                    uid: 0,
-                    gid: 0,
-                    rdev: 0,
-                    target: b"",
-                    xattrs: Vec::new(),
-                };
-                let made = store.begin().unwrap().commit(Origin::default(), create).unwrap();
-                let ino = Ino(made.0);
+                let ino = changes::make(store, &[b'a' + thread]).unwrap();
                 for round in 0..50_u64 {
                     let fill = thread * 50 + u8::try_from(round).unwrap();
                     let bytes = vec![fill; 10_000];
-                    let data = store.place(&bytes, &mut placed).unwrap();
-                    let change =
-                        Change::Write { ino, offset: 0, data, mode: None, drop_capability: false };
-                    let seq = store.begin().unwrap().commit(Origin::default(), change).unwrap();
+                    let seq = changes::write(store, ino, 0, &bytes).unwrap();
                     if round % 10 == 0 {
                         store.sync().unwrap();
                     }
@@ -840,25 +764,12 @@ fn child_that_writes_until_it_is_killed() {
     let store =
         Store::open_or_create(path.as_ref(), &CreateOptions::default(), &OpenOptions::default())
             .unwrap();
-    let mut placed = Placed::default();
     loop {
         let name = store.read().last().to_string();
-        let create = Change::Create {
-            parent: Ino::ROOT,
-            name: name.as_bytes(),
-            mode: 0o100_644,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            target: b"",
-            xattrs: Vec::new(),
-        };
-        let ino = Ino(store.begin().unwrap().commit(Origin::default(), create).unwrap().0);
+        let ino = changes::make(&store, name.as_bytes()).unwrap();
         let len = usize::try_from(ino.0 % 7 * 3000).unwrap();
         let bytes = vec![u8::try_from(ino.0 % 251).unwrap(); len];
-        let data = store.place(&bytes, &mut placed).unwrap();
-        let write = Change::Write { ino, offset: 0, data, mode: None, drop_capability: false };
-        let seq = store.begin().unwrap().commit(Origin::default(), write).unwrap();
+        let seq = changes::write(&store, ino, 0, &bytes).unwrap();
         let mut out = std::io::stderr().lock();
         writeln!(out, "told {seq}").unwrap();
     }
@@ -954,8 +865,7 @@ fn verify_finds_nothing_wrong_with_a_store_in_service() {
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let disk: Arc<dyn Disk> =
-                Arc::new(lighthouse_fuse::store::disk::Real::read_only(dir.path()).unwrap());
+            let disk: Arc<dyn Disk> = Arc::new(Real::read_only(dir.path()).unwrap());
             let mut rounds = 0;
             while !done.load(std::sync::atomic::Ordering::Relaxed) || rounds < 3 {
                 assert_eq!(verify(&disk, &mut |_, _| ()).unwrap().findings, [], "round {rounds}");
@@ -979,13 +889,9 @@ fn a_large_file_goes_to_the_disk_before_anybody_asks() {
     let mut user = User::default();
     user.make(&store).unwrap();
     let ino = user.files[0].1;
-    let mut placed = Placed::default();
     for mib in 0..17_u64 {
         let bytes = vec![u8::try_from(mib).unwrap() + 1; 1 << 20];
-        let data = store.place(&bytes, &mut placed).unwrap();
-        let offset = mib << 20;
-        let write = Change::Write { ino, offset, data, mode: None, drop_capability: false };
-        store.begin().unwrap().commit(Origin::default(), write).unwrap();
+        changes::write(&store, ino, mib << 20, &bytes).unwrap();
     }
     let begin = Instant::now();
     loop {

@@ -77,6 +77,8 @@ struct Caller {
 #[derive(Debug)]
 struct Seen {
     id: ActorId,
+    /// Who it is, where the log took no note of it: it takes none while it can only be read.
+    unrecorded: Option<Arc<Actor>>,
     /// `None` where there was nothing to look at: then the caller is known by its numbers alone.
     evidence: Option<Evidence>,
     tick: u64,
@@ -140,12 +142,16 @@ impl Agents {
     /// half a second at most.
     pub(crate) fn identity(&self, uid: u32, gid: u32, pid: u32) -> Identity {
         let caller = Caller { uid, gid, tid: pid, ambiguous: false };
-        let id = self.actor(uid, gid, pid, false);
-        let seen = |seen: &Seen| seen.identity.clone().filter(|_| seen.id == id);
-        if let Some(identity) = self.known.lock().callers.get(&caller).and_then(seen) {
+        let (id, unrecorded, identity) =
+            self.seen(caller, |seen| (seen.id, seen.unrecorded.clone(), seen.identity.clone()));
+        if let Some(identity) = identity {
             return identity;
         }
-        let Some(actor) = self.store.actor_of(id).filter(|actor| actor.pid != 0) else {
+        let actor = match &unrecorded {
+            Some(actor) => Some(Actor::clone(actor)),
+            None => self.store.actor_of(id),
+        };
+        let Some(actor) = actor.filter(|actor| actor.pid != 0) else {
             return Identity::default();
         };
         let cgroup = actor.cgroup.clone();
@@ -161,7 +167,7 @@ impl Agents {
         let identity = Identity { agent, session, cgroup };
         let mut known = self.known.lock();
         if let Some(seen) = known.callers.get_mut(&caller)
-            && seen.id == id
+            && seen.is_still(id, unrecorded.as_ref())
             && seen.evidence.is_some()
         {
             seen.identity = Some(identity.clone());
@@ -171,10 +177,14 @@ impl Agents {
 
     /// The actor behind a request of thread `pid` (as the kernel gives it) acting as `uid` and
     /// `gid`; `write_cache` where the request carries `FUSE_WRITE_CACHE`. [`ActorId`] 0 where even
-    /// recording it failed: who did it must never decide whether it can be done.
+    /// recording it failed: that must never decide whether something can be done.
     #[must_use]
     pub fn actor(&self, uid: u32, gid: u32, pid: u32, write_cache: bool) -> ActorId {
-        let caller = Caller { uid, gid, tid: pid, ambiguous: write_cache };
+        self.seen(Caller { uid, gid, tid: pid, ambiguous: write_cache }, |seen| seen.id)
+    }
+
+    /// What `take` takes of what is known of `caller`, who is looked up where it may be another one by now.
+    fn seen<T>(&self, caller: Caller, take: impl FnOnce(&Seen) -> T) -> T {
         let mut known = self.known.lock();
         known.tick += 1;
         let tick = known.tick;
@@ -185,17 +195,17 @@ impl Agents {
             && seen.evidence.as_mut().is_none_or(Evidence::holds)
         {
             seen.tick = tick;
-            return seen.id;
+            return take(seen);
         }
         drop(known);
-        let (id, evidence, registered) = self.identify(caller);
+        let seen = self.identify(caller, generation, tick);
+        let taken = take(&seen);
         let mut known = self.known.lock();
         if known.callers.len() >= KNOWN_MAX {
             known.forget_older_half();
         }
-        let seen = Seen { id, evidence, tick, registered, generation, identity: None };
         known.callers.insert(caller, seen);
-        id
+        taken
     }
 
     /// The name of thread `tid`, as the kernel keeps it; empty if there is none. Waits for nobody.
@@ -205,7 +215,7 @@ impl Agents {
         String::from_utf8_lossy(&name.unwrap_or_default()).trim_end_matches('\n').to_owned()
     }
 
-    fn identify(&self, caller: Caller) -> (ActorId, Option<Evidence>, Option<Arc<Registered>>) {
+    fn identify(&self, caller: Caller, generation: u64, tick: u64) -> Seen {
         let mut actor = Actor {
             uid: caller.uid,
             gid: caller.gid,
@@ -226,13 +236,24 @@ impl Agents {
             }
             evidence = Some(proc.evidence((caller.tid, actor.pid), memory, stat, incarnation));
         }
-        let Ok(id) = self.store.actor(&actor) else {
-            return (ActorId::default(), evidence, registered);
-        };
-        if evidence.is_some() {
-            self.late.look(id, actor);
+        let (mut id, mut unrecorded) = (ActorId::default(), None);
+        match self.store.actor(&actor) {
+            Ok(number) => {
+                id = number;
+                if evidence.is_some() {
+                    self.late.look(id, actor);
+                }
+            }
+            Err(_) => unrecorded = Some(Arc::new(actor)),
         }
-        (id, evidence, registered)
+        Seen { id, unrecorded, evidence, tick, registered, generation, identity: None }
+    }
+}
+
+impl Seen {
+    /// Whether this is about the one that had this number, or none and was noted down here.
+    fn is_still(&self, id: ActorId, unrecorded: Option<&Arc<Actor>>) -> bool {
+        self.id == id && self.unrecorded.as_ref().map(Arc::as_ptr) == unrecorded.map(Arc::as_ptr)
     }
 }
 

@@ -14,7 +14,7 @@ use axum::extract::Request;
 use axum::http::header::EXPECT;
 use axum::response::Response;
 use http_body_util::BodyExt as _;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -25,18 +25,19 @@ const LEFT_WITHIN: Duration = Duration::from_secs(5);
 /// Who sends nothing for so long is waiting for the answer.
 const SILENCE: Duration = Duration::from_millis(500);
 
-/// A body that the next one can go on with.
+/// A body that the next one can go on with. Shared from the start, for when a request is refused its body may be in the
+/// hands of whoever passes it on to an upstream.
 #[derive(Clone)]
-struct Passed(Arc<Mutex<Body>>);
+struct Passed(Arc<Mutex<Incoming>>);
 
 impl HttpBody for Passed {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = hyper::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         Pin::new(&mut *self.0.lock()).poll_frame(context)
     }
 
@@ -50,7 +51,10 @@ impl HttpBody for Passed {
 }
 
 /// What `answer` makes of the request, once nothing of its body is left unread.
-pub(super) async fn answered<F>(request: Request, answer: impl FnOnce(Request) -> F) -> Response
+pub(super) async fn answered<F>(
+    request: hyper::Request<Incoming>,
+    answer: impl FnOnce(Request) -> F,
+) -> Response
 where
     F: Future<Output = Response>,
 {
@@ -58,7 +62,7 @@ where
     // A client that waits to be asked for its body must not be asked for one that is not wanted.
     let asks = request.headers().contains_key(EXPECT);
     if asks || body.is_end_stream() || body.size_hint().lower() > LEFT_MAX {
-        return answer(request).await;
+        return answer(request.map(Body::new)).await;
     }
     let (head, body) = request.into_parts();
     let mut body = Passed(Arc::new(Mutex::new(body)));

@@ -17,7 +17,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -149,7 +148,7 @@ async fn connection(stream: TcpStream, from: IpAddr, shared: &Shared, router: Ro
         }
         async move {
             let call = |request| routes::call(shared, router, request);
-            let response = drain::answered(request.map(Body::new), call).await;
+            let response = drain::answered(request, call).await;
             Ok::<_, Infallible>(answering.with(response))
         }
     });

@@ -22,6 +22,7 @@ use crate::sys::signals::Signals;
 use crate::transport::device::{self, HandedOver};
 use crate::transport::mount::{self, MountOptions};
 use crate::tree::Tree;
+use crate::view::Options;
 
 use super::service::{self, Event, Place, Service, ServiceArgs};
 use super::{CliError, flag, output, store};
@@ -101,9 +102,8 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
         .inspect_err(|_| place.give_up())?;
     let shared = matches!(place, Place::Elsewhere(_));
     let tree = Tree::new(Arc::clone(&opened));
-    let mut serving = args.service.clone();
-    serving.no_open = args.no_open;
-    let mut service = Service::start(device, shared, tree, callers, &serving)
+    let shown = Options { no_open: args.no_open, ..args.service.options(false) };
+    let mut service = Service::start(device, shared, tree, callers, shown, &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
     if !args.read_only {

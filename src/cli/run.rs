@@ -61,7 +61,8 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         let made = made.map_err(|err| io::Error::other(refused.insert(err).to_string()))?;
         let opened = opened.insert(made);
         let tree = Tree::new(Arc::clone(opened));
-        let mut service = Service::start(device, false, tree, callers, &args.service)?;
+        let shown = args.service.options(false);
+        let mut service = Service::start(device, false, tree, callers, shown, &args.service)?;
         service.record_to(&source);
         if let Err(err) = mounted.raise_read_ahead(args.service.tuning.read_ahead) {
             tracing::debug!("read-ahead stays as it is: {err}");

@@ -382,16 +382,9 @@ impl Serving<'_> {
         }
     }
 
-    fn service_args(&self) -> ServiceArgs {
-        let mut args = self.args.service.clone();
-        args.sections = true;
-        args
-    }
-
     fn start(&self, device: OwnedFd, shared: bool, tree: &Tree) -> io::Result<Service> {
-        let callers = self.callers.clone();
-        let mut service =
-            Service::start(device, shared, tree.clone(), callers, &self.service_args())?;
+        let (tree, callers, args) = (tree.clone(), self.callers.clone(), &self.args.service);
+        let mut service = Service::start(device, shared, tree, callers, args.options(true), args)?;
         service.record_to(&self.source);
         Ok(service)
     }

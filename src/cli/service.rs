@@ -65,8 +65,12 @@ enum Over {
     Uring,
 }
 
+/// Where `--help` shows what the mount shows, and who may.
+const SHOWN: &str = "What is shown";
+const WHO: &str = "Who may";
+
 /// How the kernel is served.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Serving")]
 pub(super) struct ServiceArgs {
     /// Where requests come over. io_uring (Linux 6.14, enable_uring of the fuse module set to Y) answers reads and
@@ -87,36 +91,33 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 20, env = "LIGHTHOUSE_FUSE_SPIN",
           value_parser = clap::value_parser!(u32).range(0..=1000))]
     spin: u32,
-    /// How many full hours of the past `history/` lists, beside labels; `serve` lists 24 without it, others none
-    #[arg(long, value_name = "N", env = "LIGHTHOUSE_FUSE_LIST_TIMES",
-          value_parser = clap::value_parser!(u32).range(0..=8784))]
-    pub(super) list_times: Option<u32>,
-    /// Show streams/, context/, shadows/ and debug/ too, and list the last 24 full hours below history/, as the Python bridge did
-    #[arg(long, env = "LIGHTHOUSE_FUSE_SECTIONS", value_parser = flag())]
-    pub(super) sections: bool,
     /// Answer reads of so many bytes and more by splice, which copies them once instead of twice; 0: none
     #[arg(long, value_name = "BYTES", default_value_t = SPLICE_FROM, env = "LIGHTHOUSE_FUSE_SPLICE_FROM")]
     splice_from: usize,
+    /// How many full hours of the past `history/` lists, beside labels; `serve` lists 24 without it, others none
+    #[arg(long, value_name = "N", env = "LIGHTHOUSE_FUSE_LIST_TIMES", help_heading = SHOWN,
+          value_parser = clap::value_parser!(u32).range(0..=8784))]
+    list_times: Option<u32>,
+    /// Show streams/, context/, shadows/ and debug/ too, and list the last 24 full hours below history/, as the Python bridge did
+    #[arg(long, env = "LIGHTHOUSE_FUSE_SECTIONS", help_heading = SHOWN, value_parser = flag())]
+    sections: bool,
     /// Keep a copy of all that goes to the kernel and back in a new FILE, for `replay`; over /dev/fuse. It holds what
     /// people write
-    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_RECORD")]
+    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_RECORD", help_heading = "Recording")]
     record: Option<PathBuf>,
     /// Refuse whoever opens, makes or changes something without a session: one that it, or an ancestor, is registered in
     /// (`.agent` of the mount; /session/processes of HTTP), LIGHTHOUSE_SESSION in its environment (under `serve` the token
     /// of a session made over HTTP), or a cgroup that the policy names
-    #[arg(long, env = "LIGHTHOUSE_FUSE_REQUIRE_SESSION", value_parser = flag())]
+    #[arg(long, env = "LIGHTHOUSE_FUSE_REQUIRE_SESSION", help_heading = WHO, value_parser = flag())]
     require_session: bool,
     /// What agents may do where. A line is WHO PATH WORD...: an agent, the beginning of a name and `*`, `*` or `-` (no
     /// agent); a path in the mount, such as /current/src; filesystem_read, filesystem_write, ast_access,
     /// context_access, stream_access, debug_access, or none. The longest path decides. A line `cgroup PATH AGENT` says
     /// who runs there
-    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_POLICY")]
+    #[arg(long, value_name = "FILE", env = "LIGHTHOUSE_FUSE_POLICY", help_heading = WHO)]
     policy: Option<PathBuf>,
     #[command(flatten)]
     pub(super) tuning: TuningArgs,
-    /// Whether OPEN is refused, where nothing can be written.
-    #[arg(skip)]
-    pub(super) no_open: bool,
 }
 
 impl ServiceArgs {
@@ -162,6 +163,19 @@ impl ServiceArgs {
         let require_session = self.require_session;
         let wanted = require_session || !policy.is_empty();
         Ok(wanted.then_some(Rules { require_session, policy }))
+    }
+
+    /// How the mount shows itself; with all directories where `sections` says so, or the option does.
+    pub(super) fn options(&self, sections: bool) -> Options {
+        let sections = sections || self.sections;
+        let list_times = if sections { SECTIONS_LIST_TIMES } else { 0 };
+        Options {
+            caching: self.tuning.caching(),
+            list_times: self.list_times.unwrap_or(list_times),
+            sections,
+            no_open: false,
+            no_birth_times: self.tuning.no_birth_times,
+        }
     }
 
     /// How a reader of `/dev/fuse` waits.
@@ -303,13 +317,14 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts answering `device` from `tree`, whose other users may go on changing it. `shared`: another process
-    /// may hold the device as well.
+    /// Starts answering `device` from `tree`, shown as `options` say, whose other users may go on changing it.
+    /// `shared`: another process may hold the device as well.
     pub(super) fn start(
         device: OwnedFd,
         shared: bool,
         tree: Tree,
         callers: Callers,
+        options: Options,
         args: &ServiceArgs,
     ) -> io::Result<Self> {
         let store = Arc::clone(tree.store());
@@ -318,17 +333,6 @@ impl Service {
             None => Agents::new(store),
         };
         let agents = agents.registered(callers.register);
-        let options = Options {
-            caching: args.tuning.caching(),
-            list_times: args.list_times.unwrap_or(if args.sections {
-                SECTIONS_LIST_TIMES
-            } else {
-                0
-            }),
-            sections: args.sections,
-            no_open: args.no_open,
-            no_birth_times: args.tuning.no_birth_times,
-        };
         let view = Arc::new(View::new(tree, agents, options));
         let shared_view = Arc::downgrade(&view);
         let watcher: Weak<View> = Weak::clone(&shared_view);

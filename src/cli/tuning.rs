@@ -19,7 +19,7 @@ enum Plus {
 }
 
 /// What the kernel may keep, and how much it asks at a time.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Caching and requests")]
 pub(super) struct TuningArgs {
     /// How long the kernel may keep names and attributes without asking again, in seconds. It is told of every change,

@@ -71,7 +71,7 @@ impl Cursor {
     /// Before all that is told of event `seq` and later.
     #[must_use]
     pub const fn before(seq: Seq) -> Self {
-        Self { seq: Seq(seq.0.saturating_sub(1)), nth: u32::MAX }
+        Self { seq: seq.before(), nth: u32::MAX }
     }
 }
 
@@ -297,7 +297,7 @@ fn tell(tree: &Tree, project: &str, logged: &Logged<'_>) -> io::Result<Option<To
         let (event, provenance) = foreign_event(tree, foreign, seq)?;
         return Ok(Some(Told { cursor, seq, logged: time, event, provenance }));
     }
-    let before = Seq(seq.0.saturating_sub(1));
+    let before = seq.before();
     let tables = tree.store().read();
     let dir = |ino: Ino, at: Seq| -> io::Result<bool> {
         let inode = tables.inode(ino, at).map_err(io::Error::other)?;

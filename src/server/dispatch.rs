@@ -6,6 +6,8 @@
 //! |---|---|---|
 //! | FLUSH | ENOSYS | closes without asking, after writing mapped pages back |
 //! | ACCESS | ENOSYS | nothing changes: it checks modes itself |
+//! | OPEN | ENOSYS where the view's options say so | takes every file for open, and reads it through handle 0 |
+//! | STATX | the same | tells of an inode what GETATTR says, which has no birth time |
 //! | GETLK, SETLK, SETLKW | ENOSYS | keeps locks itself; it never asks unless we offered |
 //! | POLL | ENOSYS where there are no streams | says that files are always ready |
 //! | BMAP | ENOSYS | says that there are no blocks |
@@ -140,7 +142,7 @@ fn attempt<'w>(
 ) -> Result<Reply<'w>, Errno> {
     let asker = Asker { caller, unique: id.masked(), ..Asker::default() };
     Ok(match *op {
-        Op::Lookup(op) => match view.lookup(op.parent, op.name)? {
+        Op::Lookup(op) => match view.lookup(&asker, op.parent, op.name)? {
             Found::Entry(entry) => Reply::entry(id, &entry),
             Found::Absent(valid) => Reply::negative_entry(id, valid),
         },
@@ -211,6 +213,7 @@ fn attempt<'w>(
             done(id, view.rename(&asker, (op.parent, op.name), to, op.flags))?
         }
         Op::Link(op) => Reply::entry(id, &view.link(&asker, op.node, op.new_parent, op.new_name)?),
+        Op::Open(_) if !view.opens_files() => return Err(Errno::ENOSYS),
         Op::Open(op) => Reply::opened(id, &view.open(&asker, op.node, op.flags, op.kill_suidgid)?),
         Op::Write(op) => {
             let bytes = Bytes {
@@ -307,13 +310,13 @@ fn again(view: &View, id: RequestId, op: &Op<'_>) -> Option<Result<Reply<'static
     // Names were free, or taken, when the kernel asked, and it lets nobody else in meanwhile.
     match *op {
         Op::MkDir(op) if view.is_history(op.parent) => {
-            return match view.lookup(op.parent, op.name) {
+            return match view.lookup(&Asker::default(), op.parent, op.name) {
                 Ok(Found::Entry(entry)) => Some(Ok(Reply::entry(id, &entry))),
                 Ok(Found::Absent(_)) | Err(_) => None,
             };
         }
         Op::RmDir(op) if view.is_history(op.parent) => {
-            let gone = view.lookup(op.parent, op.name);
+            let gone = view.lookup(&Asker::default(), op.parent, op.name);
             let gone = matches!(gone, Err(Refusal::Tree(TreeRefusal::NotFound)));
             return gone.then(|| Ok(Reply::empty(id)));
         }
@@ -366,7 +369,7 @@ fn again(view: &View, id: RequestId, op: &Op<'_>) -> Option<Result<Reply<'static
     };
     match op {
         // Cutting a file again would take away what was written since; so it is opened as it is.
-        Op::Open(open) => Some(
+        Op::Open(open) if view.opens_files() => Some(
             view.open(&Asker::default(), open.node, open.flags.without_truncation(), false)
                 .map(|opened| Reply::opened(id, &opened))
                 .map_err(Errno::from),
@@ -543,7 +546,6 @@ fn errno(refusal: &Refusal) -> Errno {
         Refusal::BadHandle => Errno::EBADF,
         Refusal::Executing => Errno::ETXTBSY,
         Refusal::NotAllowed => Errno::EACCES,
-        Refusal::NotServed => Errno::ENOSYS,
         Refusal::OtherTree => Errno::EXDEV,
         Refusal::TooManyViews => Errno::ENFILE,
         Refusal::NothingThere => Errno::ENXIO,

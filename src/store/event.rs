@@ -27,6 +27,13 @@ impl Seq {
     pub const fn next(self) -> Self {
         Self(self.0 + 1)
     }
+
+    /// The number before this one: asking `at` it is asking about the tree that this event met. Nothing is
+    /// before [`Seq::ZERO`], which stays as it is.
+    #[must_use]
+    pub const fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
 }
 
 impl fmt::Display for Seq {

@@ -25,6 +25,7 @@
 
 pub mod codec;
 pub mod content;
+mod dead;
 pub mod disk;
 pub mod event;
 pub mod index;
@@ -546,7 +547,7 @@ impl Store {
         let disk = || Arc::clone(core.journal.disk());
         let mut reader = match mark.as_deref().and_then(Mark::from_bytes) {
             Some(mark) => core.journal.reader(Some(mark))?,
-            None => log::LogReader::before(disk(), self.id(), Seq(seq.0.saturating_sub(1)))?,
+            None => log::LogReader::before(disk(), self.id(), seq.before())?,
         };
         let mut behind = reader.mark();
         while let Next::Record(_, record) = reader.read()? {

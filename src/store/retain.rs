@@ -6,11 +6,9 @@
 //!             |  content freed  |
 //! ```
 //!
-//! The horizon moves over events in their order. What an event superseded (overwrote, cut off,
-//! punched, or ended) was last needed by the tree before it, so once the horizon has reached the
-//! event, nothing needs it: unless a clone refers to it. Content files give it back at once; what small
-//! writes have in the log is taken out (`squeeze`) segment by segment, once the horizon is past all of
-//! one. The events stay.
+//! The horizon moves over events in their order. What died with each (`dead`), content files give back at
+//! once; what small writes have in the log is taken out (`squeeze`) segment by segment, once the horizon is
+//! past all of one. The events stay.
 //!
 //! History is what content files and the small writes in the log take beyond what is live. What the
 //! horizon has passed and the log still has counts as given back: no more of history has to go for it.
@@ -22,9 +20,7 @@
 //! Invariants: the new horizon is durable before the first byte is freed; nothing is freed that a
 //! tree at or after the horizon refers to, as a clone or otherwise.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -32,9 +28,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::CommitError;
 use super::codec::{Freed, Left, Note};
-use super::content::PAGE;
-use super::event::{Allocation, Change, Event, FileId, Ino, Location, Seq};
-use super::index::{Index, IndexError, Stretch, Tables};
+use super::dead::{Dead, ranges_of};
+use super::event::{Ino, Seq};
+use super::index::{Index, IndexError};
 use super::journal::Journal;
 use super::log::{LogReader, Next};
 use super::record::Entry;
@@ -237,14 +233,13 @@ impl Retainer {
             dead.moved += moved;
             for (ino, left) in left {
                 let tables = index.read();
-                abandoned(&tables, ino, left, seq, dead).map_err(CommitError::Index)?;
+                dead.abandoned(&tables, ino, left, seq).map_err(CommitError::Index)?;
                 drop(tables);
                 self.give_back_full(journal, seq, &mut dead.pages)?;
             }
             for (ino, offset, len) in ranges {
                 // Only what the file had can have died; most ranges are open to the end of numbers.
-                let before = Seq(seq.0.saturating_sub(1));
-                let inode = index.read().inode(ino, before).map_err(CommitError::Index)?;
+                let inode = index.read().inode(ino, seq.before()).map_err(CommitError::Index)?;
                 let size = inode.map_or(0, |inode| inode.size);
                 let mut offset = offset;
                 let end = offset.saturating_add(len).min(size);
@@ -252,7 +247,8 @@ impl Retainer {
                     let len = (end - offset).min(WINDOW);
                     // Held for as long as one look takes, so that changes go on meanwhile.
                     let tables = index.read();
-                    superseded(&tables, ino, offset, len, seq, dead).map_err(CommitError::Index)?;
+                    dead.superseded(&tables, ino, (offset, len), seq)
+                        .map_err(CommitError::Index)?;
                     drop(tables);
                     offset += len;
                     self.give_back_full(journal, seq, &mut dead.pages)?;
@@ -309,23 +305,6 @@ struct Walked {
     moved: u64,
 }
 
-/// What is found dead on the horizon's way.
-#[derive(Default)]
-struct Dead {
-    /// Pages of content files that are not given back yet.
-    pages: Vec<Freed>,
-    /// Bytes of small writes, by the segment they are in: more than there are where a clone still needs some.
-    small: BTreeMap<u32, u64>,
-    /// Bytes of small writes that were moved away, from segments that nobody noted down.
-    moved: u64,
-}
-
-impl Dead {
-    fn in_log(&self) -> u64 {
-        self.small.values().sum::<u64>().saturating_add(self.moved)
-    }
-}
-
 impl Walk {
     /// The next event behind `horizon`.
     fn next(&mut self, journal: &Journal, horizon: Seq) -> io::Result<Option<Walked>> {
@@ -360,194 +339,4 @@ impl Walk {
         }
         Ok(None)
     }
-}
-
-/// The ranges of files whose content before `event` is not their content after it.
-fn ranges_of(event: &Event<'_>) -> Vec<(Ino, u64, u64)> {
-    match &event.change {
-        Change::Write { ino, offset, data, .. } => vec![(*ino, *offset, data.len())],
-        Change::SetAttr { ino, set, .. } => {
-            set.size.map(|size| (*ino, size, u64::MAX - size)).into_iter().collect()
-        }
-        Change::Fallocate {
-            ino,
-            how: Allocation::Punch | Allocation::Zero { .. },
-            offset,
-            len,
-            ..
-        } => {
-            vec![(*ino, *offset, *len)]
-        }
-        Change::Clone { dst, dst_offset, len, .. } => vec![(*dst, *dst_offset, *len)],
-        Change::End { ino } => vec![(*ino, 0, u64::MAX)],
-        _ => Vec::new(),
-    }
-}
-
-/// Appends what nothing needs any more once the tree before event `seq` is given up, of what held
-/// `offset..offset + len` of `ino` in it.
-fn superseded(
-    tables: &Tables,
-    ino: Ino,
-    offset: u64,
-    len: u64,
-    seq: Seq,
-    out: &mut Dead,
-) -> Result<(), IndexError> {
-    let before = Seq(seq.0.saturating_sub(1));
-    let mut old = Vec::new();
-    tables.stretches(ino, offset, len, before, &mut old)?;
-    for stretch in old {
-        release(tables, ino, &stretch, seq, out)?;
-    }
-    Ok(())
-}
-
-/// Appends the pages of what a relocation left behind, once the trees before event `seq` are given up.
-fn abandoned(
-    tables: &Tables,
-    ino: Ino,
-    left: Left,
-    seq: Seq,
-    out: &mut Dead,
-) -> Result<(), IndexError> {
-    let at = Location { file: FileId::Content(left.file), offset: left.at };
-    let stretch = Stretch { offset: left.offset, len: left.len, at: Some(at) };
-    let end = left.at.saturating_add(left.len);
-    if shows(tables, ino, (left.offset, left.len), (at.file, left.at, end), seq)? {
-        return Ok(());
-    }
-    release(tables, ino, &stretch, seq, out)
-}
-
-/// Appends those pages of `stretch` that nothing needs after event `seq`; `ino` had it before, and
-/// does not have it any more.
-fn release(
-    tables: &Tables,
-    ino: Ino,
-    stretch: &Stretch,
-    seq: Seq,
-    out: &mut Dead,
-) -> Result<(), IndexError> {
-    let Some(location) = stretch.at else { return Ok(()) };
-    let file = match location.file {
-        FileId::Content(file) => file,
-        FileId::Log(segment) => {
-            // Looked at closely when the segment is.
-            *out.small.entry(segment).or_default() += stretch.len;
-            return Ok(());
-        }
-    };
-    let pages = &mut out.pages;
-    let id = location.file;
-    let place = (stretch.offset, location.offset);
-    let mut start = location.offset / PAGE * PAGE;
-    let mut end = location.offset.saturating_add(stretch.len).next_multiple_of(PAGE);
-    // The first and the last page may hold bytes of the same extent that live on.
-    if start < location.offset && lives(tables, ino, place, (id, start, start + PAGE), seq)? {
-        start += PAGE;
-    }
-    if end > location.offset + stretch.len
-        && start < end
-        && lives(tables, ino, place, (id, end - PAGE, end), seq)?
-    {
-        end -= PAGE;
-    }
-    if start < end && !cloned(tables, (id, start, end), seq)? {
-        match pages.last_mut() {
-            // Side by side, or two stretches in one page.
-            Some(last)
-                if last.file == file && (last.offset..=last.offset + last.len).contains(&start) =>
-            {
-                last.len = last.len.max(end - last.offset);
-            }
-            _ => pages.push(Freed { file, offset: start, len: end - start }),
-        }
-    }
-    Ok(())
-}
-
-/// Whether a tree from event `seq` on needs any of the `len` bytes at `place`, which `ino` got at `offset` by an
-/// event that is not after it. Once this is not so it never is again: what a tree has, it has from the one
-/// before, or from nowhere.
-pub(super) fn is_needed(
-    tables: &Tables,
-    (ino, offset): (Ino, u64),
-    len: u64,
-    place: Location,
-    seq: Seq,
-) -> Result<bool, IndexError> {
-    let bytes = (place.file, place.offset, place.offset.saturating_add(len));
-    Ok(shows(tables, ino, (offset, len), bytes, seq)? || cloned(tables, bytes, seq)?)
-}
-
-/// Whether `ino` has bytes in the pages `start..end` of a file of the store after event `seq`, where the byte
-/// that lies (or lay) at `at` of that file is at `offset` of it. A page belongs to one extent, so
-/// what else it holds of that extent lies in the file at the same distance.
-fn lives(
-    tables: &Tables,
-    ino: Ino,
-    place: (u64, u64),
-    (file, start, end): (FileId, u64, u64),
-    seq: Seq,
-) -> Result<bool, IndexError> {
-    let Some(range) = range_at(place, (start, end)) else { return Ok(false) };
-    shows(tables, ino, range, (file, start, end), seq)
-}
-
-/// The range (offset, length) of a file in which the bytes `start..end` of one of the store's would be, if the
-/// one at `at` is at `offset`.
-fn range_at((offset, at): (u64, u64), (start, end): (u64, u64)) -> Option<(u64, u64)> {
-    let shift = |place: u64| offset.saturating_add(place).checked_sub(at);
-    // Where they begin before the file does, only what is in the file counts.
-    let first = shift(start).unwrap_or(0);
-    let last = shift(end).filter(|&last| last > first)?;
-    Some((first, last - first))
-}
-
-/// Whether bytes of `ino` in a range (offset, length) lie in `start..end` of a file of the store after event `seq`.
-fn shows(
-    tables: &Tables,
-    ino: Ino,
-    (offset, len): (u64, u64),
-    (file, start, end): (FileId, u64, u64),
-    seq: Seq,
-) -> Result<bool, IndexError> {
-    if tables.inode(ino, seq)?.is_none() {
-        return Ok(false);
-    }
-    let mut now = Vec::new();
-    tables.stretches(ino, offset, len, seq, &mut now)?;
-    Ok(now.iter().any(|stretch| {
-        stretch.at.is_some_and(|at| {
-            at.file == file && at.offset < end && at.offset.saturating_add(stretch.len) > start
-        })
-    }))
-}
-
-/// Whether a clone, or what it was made of, still needs bytes of a file of the store after event `seq`.
-///
-/// Each clone noted down both files, so whoever has the bytes is known, but for who wrote them if they
-/// were never cloned from there. A file that is not there yet at `seq` gets them from one that is. That one may
-/// be said to have them elsewhere, where a relocation put them after the clone was made: so whatever
-/// was laid since counts too.
-fn cloned(
-    tables: &Tables,
-    (file, start, end): (FileId, u64, u64),
-    seq: Seq,
-) -> Result<bool, IndexError> {
-    let mut references = Vec::new();
-    tables.shared(file, start, end, &mut |location, _, ino, offset| {
-        references.push((ino, (offset, location.offset)));
-        ControlFlow::Continue(())
-    })?;
-    for (ino, place) in references {
-        let Some(range) = range_at(place, (start, end)) else { continue };
-        if shows(tables, ino, range, (file, start, end), seq)?
-            || tables.laid_since(ino, range, (file, start, end), seq)?
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

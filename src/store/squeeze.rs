@@ -28,13 +28,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::CommitError;
+use super::dead::is_needed;
 use super::disk::{File, is_full};
 use super::event::{Change, Place, Seq};
 use super::index::Index;
 use super::journal::Journal;
 use super::log::{LogReader, Next};
 use super::record::Entry;
-use super::retain::is_needed;
 use super::segment::{new_segment_path, open_layout, segment_path, segment_start};
 use super::squeezed::{self, Keep, Map, Squeezed};
 

@@ -2,7 +2,8 @@
 
 use tree_sitter::Node;
 
-use super::{Kind, Language, within};
+use super::names::{cut, within};
+use super::{Kind, Language};
 #[allow(unused_imports, reason = "where none is built in")]
 use crate::sys::grammar;
 
@@ -177,7 +178,7 @@ fn receiver_type(receiver: &str) -> Option<String> {
     let named = receiver.trim_matches(['(', ')', ' ', ',', '\n', '\t']);
     let named = named.split('[').next().unwrap_or_default();
     let last = named.split([' ', '\t', '*']).rfind(|word| !word.is_empty())?;
-    Some(super::cut(last))
+    Some(cut(last))
 }
 
 #[cfg(test)]

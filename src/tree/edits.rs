@@ -225,7 +225,7 @@ impl Edits<'_> {
             self.looked += 1;
             let inode = self.tree.inode(place.ino, place.at)?;
             let seq = inode.changed;
-            let before = Seq(seq.0.saturating_sub(1));
+            let before = seq.before();
             if before < horizon || self.looked > CHANGES_MAX {
                 return Ok(None);
             }
@@ -269,7 +269,7 @@ impl Edits<'_> {
         seq: Seq,
         (parent, name): (Ino, Vec<u8>),
     ) -> Result<(Option<Place>, bool), Refusal> {
-        let before = Seq(seq.0.saturating_sub(1));
+        let before = seq.before();
         if let Some(place) = self.led_to(parent, &name, before)? {
             return Ok((place, true));
         }
@@ -305,7 +305,7 @@ impl Edits<'_> {
                 Err(Refusal::Stale) => return Ok(None),
                 Err(refusal) => return Err(refusal),
             };
-            at = Seq(changed.0.saturating_sub(1));
+            at = changed.before();
             if at < horizon {
                 return Ok(None);
             }

@@ -78,8 +78,7 @@ impl View {
 
     /// How many bytes of `range` event `seq` copied.
     pub fn copied(&self, range: &Range, seq: Seq) -> Result<u64, Refusal> {
-        let before = Seq(seq.0.saturating_sub(1));
-        let source = self.tree.inode(self.changeable(range.src.0)?, before)?;
+        let source = self.tree.inode(self.changeable(range.src.0)?, seq.before())?;
         Ok(range.len.min(source.size.saturating_sub(range.src_offset)))
     }
 

@@ -14,7 +14,6 @@ use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Seq};
 
 use super::handles::Open;
 use super::history::LABEL_XATTR;
-use super::made::Made;
 use super::news::News;
 use super::nodes::{Place, Tense};
 use super::reading::OUR_XATTRS;
@@ -52,8 +51,8 @@ pub struct Range {
 
 impl View {
     fn actor(&self, asker: &Asker<'_>, from_cache: bool) -> ActorId {
-        let crate::proto::types::Caller { uid, gid, pid } = asker.caller;
-        self.agents.actor(uid, gid, pid, from_cache)
+        let who = asker.caller;
+        self.agents.actor(who.uid, who.gid, who.pid, from_cache)
     }
 
     fn perform(
@@ -271,9 +270,6 @@ impl View {
         flags: OpenFlags,
         kill_set_id: bool,
     ) -> Result<Opened, Refusal> {
-        if self.options.no_open {
-            return Err(Refusal::NotServed);
-        }
         let changes = flags.writes() || flags.truncates();
         let place = self.place(node)?;
         self.may_open(asker, place, if changes { Access::Write } else { Access::Read })?;
@@ -399,10 +395,8 @@ impl View {
         handle: Option<FileHandle>,
         set: Attributes,
     ) -> Result<(Attr, Duration), Refusal> {
-        if Place::of(node) == Some(Place::Made(Made::Agent))
-            && let Attributes { mode: None, uid: None, gid: None, size: Some(_), .. } = set
-        {
-            return self.made_attr(Made::Agent);
+        if let Place::Made(made) = self.place(node)? {
+            return self.made_set_attributes(made, &set);
         }
         let ino = self.changeable(node)?;
         // Through a file that is open for writing it may be cut; that it is, the kernel has seen to.
@@ -440,8 +434,8 @@ impl View {
         handle: FileHandle,
         bytes: &Bytes<'_>,
     ) -> Result<u64, Refusal> {
-        if Place::of(node) == Some(Place::Made(Made::Agent)) {
-            return self.agent_write(asker, node, handle, bytes);
+        if let Place::Made(made) = self.place(node)? {
+            return self.made_write(asker, made, handle, bytes);
         }
         let ino = self.changeable(node)?;
         if !self.file(handle, node)?.writes() {

@@ -6,6 +6,7 @@
 
 use crate::agents::guard::{Attempt, Guard};
 use crate::agents::policy::{Access, Section};
+use crate::proto::types::Caller;
 use crate::tree::{Ino, Seq};
 
 use super::made::Made;
@@ -31,7 +32,7 @@ impl View {
         match place {
             Place::Root => (),
             // Where a session is shown.
-            Place::Made(Made::Agent) => return Ok(()),
+            Place::Made(Made::Agent | Made::AgentLine(_)) => return Ok(()),
             Place::History => paths.push((Section::History, Vec::new())),
             Place::Tree(Tense::Now, ino) => paths = in_tree(ino, Tense::Now)?,
             Place::Tree(tense @ Tense::Past(_), ino) => {
@@ -100,7 +101,7 @@ fn section(made: Made) -> Section {
         }
         Made::Context | Made::Package(_) | Made::PackageFile(..) => Section::Context,
         Made::Shadow(_) => Section::Shadows,
-        Made::Debug | Made::DebugFile(_) | Made::Agent => Section::Debug,
+        Made::Debug | Made::DebugFile(_) | Made::Agent | Made::AgentLine(_) => Section::Debug,
     }
 }
 
@@ -111,7 +112,7 @@ fn ask(
     doing: &str,
     attempts: &[Attempt<'_>],
 ) -> Result<(), Refusal> {
-    let crate::proto::types::Caller { uid, gid, pid } = asker.caller;
+    let Caller { uid, gid, pid } = asker.caller;
     let who = guard.believe(&view.agents.identity(uid, gid, pid));
     let Some(why) = guard.refuses(&who, attempts) else { return Ok(()) };
     let path = attempts.first().map(|attempt| shown(attempt.path)).unwrap_or_default();

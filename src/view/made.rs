@@ -8,6 +8,7 @@
 //!         +-- Agent     agent.rs     whom a process works for
 //!
 //!  node number   0xffff   2 ..         directories and files of which there is one each
+//!                0xffff   2^47 + n     what `.agent` says to some, where nothing is opened
 //!                0xfffd   N * 8 + k    `streams/from/@N`, and stream k of it
 //!                0xfffe   inode        `shadows/` of it
 //!                0xfffc   N * 8 + k    the package that event N made, and file k of it
@@ -29,9 +30,10 @@ use rustc_hash::FxHashMap;
 use crate::proto::types::{
     Attr, Entry, FileHandle, NodeId, OpenFlags, Opened, OpenedFlags, Timestamp as Time,
 };
-use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG};
+use crate::tree::operation::{Attributes, S_IFDIR, S_IFMT, S_IFREG};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
+use super::agent::Lines;
 use super::context::PackageFile;
 use super::debug::DebugFile;
 use super::handles::Open;
@@ -39,7 +41,7 @@ use super::history::{history_mode, now};
 use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed};
 use super::nodes::{Place, SYNTHETIC};
 use super::streams::{Reader, StreamName};
-use super::{Asker, BLOCK_SIZE, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
+use super::{Asker, BLOCK_SIZE, Bytes, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
 
 /// The view of `streams/from/@N`.
 const FROM: u16 = 0xfffd;
@@ -59,6 +61,8 @@ const DEBUG: u64 = 5;
 const AGENT: u64 = 6;
 const FIRST_STREAM: u64 = 16;
 const FIRST_DEBUG: u64 = 32;
+/// The upper half of the numbers of a view.
+const FIRST_LINE: u64 = Lines::LIMIT;
 
 /// Marks what `stat` shows as the inode numbers of all this, among those of the past: bit 51, which no number of
 /// an event reaches.
@@ -89,6 +93,8 @@ pub(crate) enum Made {
     DebugFile(DebugFile),
     /// `.agent`
     Agent,
+    /// What `.agent` says to some, where nothing is opened.
+    AgentLine(u64),
 }
 
 impl Made {
@@ -100,6 +106,7 @@ impl Made {
             (SYNTHETIC, CONTEXT) => Some(Self::Context),
             (SYNTHETIC, DEBUG) => Some(Self::Debug),
             (SYNTHETIC, AGENT) => Some(Self::Agent),
+            (SYNTHETIC, FIRST_LINE..) => Some(Self::AgentLine(low - FIRST_LINE)),
             (SYNTHETIC, FIRST_DEBUG..) => {
                 DebugFile::ALL.get(index(low - FIRST_DEBUG)?).map(|&file| Self::DebugFile(file))
             }
@@ -146,6 +153,7 @@ impl Made {
             Self::PackageFile(by, file) => (PACKAGES, by.0 << FROM_BITS | (file as u64 + 1)),
             Self::Debug => (SYNTHETIC, DEBUG),
             Self::Agent => (SYNTHETIC, AGENT),
+            Self::AgentLine(number) => (SYNTHETIC, FIRST_LINE | number),
             Self::DebugFile(file) => (SYNTHETIC, FIRST_DEBUG + file as u64),
         }
     }
@@ -170,14 +178,20 @@ impl Made {
             | Self::PackageFile(..)
             | Self::Shadow(_)
             | Self::DebugFile(_)
-            | Self::Agent => false,
+            | Self::Agent
+            | Self::AgentLine(_) => false,
         }
     }
 
     /// The directory it is in; `None` is the mount's root.
     const fn above(self) -> Option<Self> {
         match self {
-            Self::Streams | Self::Context | Self::Shadow(_) | Self::Debug | Self::Agent => None,
+            Self::Streams
+            | Self::Context
+            | Self::Shadow(_)
+            | Self::Debug
+            | Self::Agent
+            | Self::AgentLine(_) => None,
             Self::Package(_) => Some(Self::Context),
             Self::PackageFile(by, _) => Some(Self::Package(by)),
             Self::StreamsFrom | Self::Stream(None, _) => Some(Self::Streams),
@@ -189,7 +203,7 @@ impl Made {
 
     /// Whether the name may come to lead elsewhere, or nowhere.
     const fn name_moves(self) -> bool {
-        matches!(self, Self::StreamsSince(_) | Self::Package(_))
+        matches!(self, Self::StreamsSince(_) | Self::Package(_) | Self::AgentLine(_))
     }
 }
 
@@ -337,6 +351,10 @@ impl View {
             }
             Made::Context => (self.made_directory_attr(made, &top), Duration::ZERO),
             Made::Agent => (self.agent_attr(&top), Duration::ZERO),
+            Made::AgentLine(number) => {
+                let size = self.line(number)?.len() as u64;
+                (Attr { size, blocks: size.div_ceil(512), ..self.agent_attr(&top) }, Duration::ZERO)
+            }
             Made::Shadow(ino) => self.shadow_attr(ino)?,
             Made::Package(by) => {
                 let created = time(self.package(by)?.created);
@@ -387,9 +405,11 @@ impl View {
             Made::Shadow(dir) => return self.shadow_lookup(dir, name),
             Made::Package(by) => PackageFile::of(name).map(|file| Made::PackageFile(by, file)),
             Made::Debug => DebugFile::of(name).map(Made::DebugFile),
-            Made::Stream(..) | Made::PackageFile(..) | Made::DebugFile(_) | Made::Agent => {
-                return Err(TreeRefusal::NotADirectory.into());
-            }
+            Made::Stream(..)
+            | Made::PackageFile(..)
+            | Made::DebugFile(_)
+            | Made::Agent
+            | Made::AgentLine(_) => return Err(TreeRefusal::NotADirectory.into()),
         };
         found
             .map_or(Ok(Found::Absent(self.options.caching.absent)), |made| self.give_out_made(made))
@@ -438,7 +458,8 @@ impl View {
             | Made::PackageFile(..)
             | Made::Shadow(_)
             | Made::DebugFile(_)
-            | Made::Agent => return Err(TreeRefusal::NotADirectory.into()),
+            | Made::Agent
+            | Made::AgentLine(_) => return Err(TreeRefusal::NotADirectory.into()),
         };
         for (next, (name, listed)) in (AFTER_DOTS + 1..).zip(names) {
             if next <= offset {
@@ -464,10 +485,8 @@ impl View {
         if made.is_directory() {
             return Err(TreeRefusal::IsADirectory.into());
         }
-        if made == Made::Agent {
-            return self.agent_open(asker, node(made)?, flags);
-        }
-        if flags.writes() || flags.truncates() {
+        // `.agent` is cut to nothing by a shell before it writes, which changes nothing.
+        if (flags.writes() || flags.truncates()) && made != Made::Agent {
             return Err(Refusal::ReadOnly);
         }
         let node = node(made)?;
@@ -487,24 +506,51 @@ impl View {
                 S_IFREG => Pinned::Bytes(self.shadow_content(ino)?.into()),
                 _ => return Err(TreeRefusal::Invalid.into()),
             },
+            Made::Agent if flags.reads() => Pinned::Bytes(self.agent_line(asker).into()),
+            Made::Agent => Pinned::Bytes(Arc::default()),
+            Made::AgentLine(number) => Pinned::Bytes(self.line(number)?),
             Made::Streams
             | Made::StreamsFrom
             | Made::StreamsSince(_)
             | Made::Context
             | Made::Package(_)
-            | Made::Debug
-            | Made::Agent => return Err(TreeRefusal::IsADirectory.into()),
+            | Made::Debug => return Err(TreeRefusal::IsADirectory.into()),
         };
-        let handle = self.made_opened(node, flags, pinned);
+        let handle = self.handles.open(node, Open::File { flags, wrote: None });
+        self.computed.pinned.lock().insert(handle.0, pinned);
         // Past the kernel's cache, which would keep the size it was told of first.
         Ok(Opened { handle, flags: OpenedFlags::DIRECT_IO, backing_id: 0 })
     }
 
-    /// A handle that reads `pinned`.
-    pub(super) fn made_opened(&self, node: NodeId, flags: OpenFlags, pinned: Pinned) -> FileHandle {
-        let handle = self.handles.open(node, Open::File { flags, wrote: None });
-        self.computed.pinned.lock().insert(handle.0, pinned);
-        handle
+    /// Writes through an open computed file; `.agent` alone takes anything.
+    pub(super) fn made_write(
+        &self,
+        asker: &Asker<'_>,
+        made: Made,
+        handle: FileHandle,
+        bytes: &Bytes<'_>,
+    ) -> Result<u64, Refusal> {
+        if made != Made::Agent {
+            return Err(Refusal::ReadOnly);
+        }
+        if !self.file(handle, node(made)?)?.writes() {
+            return Err(Refusal::BadHandle);
+        }
+        self.agent_claim(asker, bytes)
+    }
+
+    /// Sets attributes of a computed file: `.agent` alone can be cut.
+    pub(super) fn made_set_attributes(
+        &self,
+        made: Made,
+        set: &Attributes,
+    ) -> Result<(Attr, Duration), Refusal> {
+        match (made, set) {
+            (Made::Agent, Attributes { mode: None, uid: None, gid: None, size: Some(_), .. }) => {
+                self.made_attr(made)
+            }
+            _ => Err(Refusal::ReadOnly),
+        }
     }
 
     pub(super) fn made_close(&self, node: NodeId, handle: FileHandle) {
@@ -516,18 +562,23 @@ impl View {
         }
     }
 
-    /// What `handle` reads. Stale for one that another process gave out: what it was to read died with that.
-    fn made_pinned(&self, handle: FileHandle) -> Result<Pinned, Refusal> {
-        self.computed.pinned(handle).ok_or(Refusal::Tree(TreeRefusal::Stale))
+    /// What `handle` reads, or whoever reads without having opened. Stale for a handle that another process gave out:
+    /// what it was to read died with that.
+    fn made_pinned(&self, made: Made, handle: FileHandle) -> Result<Pinned, Refusal> {
+        match made {
+            Made::AgentLine(number) => self.line(number).map(Pinned::Bytes),
+            _ => self.computed.pinned(handle).ok_or(Refusal::Tree(TreeRefusal::Stale)),
+        }
     }
 
     pub(super) fn made_read(
         &self,
+        made: Made,
         handle: FileHandle,
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<usize, Refusal> {
-        match self.made_pinned(handle)? {
+        match self.made_pinned(made, handle)? {
             Pinned::Bytes(bytes) => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
                 let rest = bytes.get(from..).unwrap_or_default();
@@ -543,11 +594,12 @@ impl View {
     /// As [`View::seek`]: there are no holes.
     pub(super) fn made_seek(
         &self,
+        made: Made,
         handle: FileHandle,
         offset: u64,
         hole: bool,
     ) -> Result<u64, Refusal> {
-        let size = match self.made_pinned(handle)? {
+        let size = match self.made_pinned(made, handle)? {
             Pinned::Bytes(bytes) => bytes.len() as u64,
             Pinned::Stream(reader) => reader.size()?,
         };
@@ -571,6 +623,7 @@ mod tests {
     fn all() -> Vec<Made> {
         let mut all =
             vec![Made::Streams, Made::StreamsFrom, Made::Context, Made::Debug, Made::Agent];
+        all.extend([0, 1, Lines::LIMIT - 1].map(Made::AgentLine));
         all.extend(DebugFile::ALL.map(Made::DebugFile));
         all.extend([2, 3, (1 << 48) - 1].map(|ino| Made::Shadow(Ino(ino))));
         for since in [Seq(0), Seq(2), Seq(77), Seq(FROM_MAX.0 - 1)] {

@@ -60,7 +60,7 @@ use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use crate::tree::{Ino, Inode, Seq, Timestamp, Tree};
 
 use handles::{Handles, Open};
-use made::Computed;
+use made::{Computed, Made};
 use news::NewsQueue;
 use nodes::{Nodes, Place, Tense};
 use streams::Streams;
@@ -88,8 +88,6 @@ pub enum Refusal {
     TooManyViews,
     /// No data, or no hole, at or after an offset (`ENXIO`).
     NothingThere,
-    /// The kernel is not to ask this again (`ENOSYS`).
-    NotServed,
     /// A program that runs is to be cut to nothing (`ETXTBSY`).
     Executing,
     /// Who asks has no session where one is demanded, or the policy closes it to them (`EACCES`).
@@ -154,8 +152,8 @@ pub struct Options {
     pub list_times: u32,
     /// Whether there is more than `current/` and `history/`: `streams/`, `context/`, `shadows/` and `debug/`.
     pub sections: bool,
-    /// Files are read without having been opened: OPEN is refused, and the kernel asks for it no more. Only where
-    /// nothing can be written, for it would lose O_TRUNC, and nothing asks for flags of its own, as the sections do.
+    /// Files are read without having been opened: whoever serves this refuses OPEN, and the kernel asks for it no more.
+    /// Only where nothing can be written, for it would lose O_TRUNC, and nothing asks for flags of its own, as the sections do.
     pub no_open: bool,
     /// Birth times are not told: STATX is refused, and the kernel asks for it no more. What else statx(2) gives is what
     /// the kernel knows anyway; a birth time comes with no listing and no lookup, so it is a request for each inode.
@@ -199,6 +197,7 @@ pub struct View {
     horizon: Mutex<SeenHorizon>,
     drafts: Drafts,
     computed: Computed,
+    lines: agent::Lines,
     streams: Streams,
     packages: Packages,
     /// Sizes of shadows, by path, with the version they are of.
@@ -254,6 +253,7 @@ impl View {
             horizon: Mutex::default(),
             drafts: Drafts::default(),
             computed: Computed::default(),
+            lines: agent::Lines::default(),
             streams: Streams::default(),
             shadow_sizes: Mutex::default(),
             annotated: annotations::Known::default(),
@@ -289,6 +289,7 @@ impl View {
         self.nodes.clear();
         self.handles.clear();
         self.computed.clear();
+        self.lines.clear();
         self.streams.clear();
         self.nameless.lock().clear();
         self.mark_all(self.drafts.take_every());
@@ -336,6 +337,7 @@ impl View {
         self.see_horizon();
         self.tell_again(Instant::now());
         self.mark_all(self.drafts.take_silent(Instant::now()));
+        self.tick_lines(Instant::now());
         if self.options.sections {
             self.computed.tick(Instant::now());
             self.streams.tick();
@@ -366,9 +368,11 @@ impl View {
     }
 
     fn place(&self, node: NodeId) -> Result<Place, Refusal> {
-        let shown = |place: &Place| {
-            self.options.sections
-                || !matches!(place, Place::Made(made) if *made != made::Made::Agent)
+        let shown = |place: &Place| match place {
+            Place::Made(Made::Agent) => self.opens_files(),
+            Place::Made(Made::AgentLine(_)) => !self.opens_files(),
+            Place::Made(_) => self.options.sections,
+            Place::Root | Place::History | Place::Tree(..) => true,
         };
         Place::of(node).filter(shown).ok_or(Refusal::Tree(TreeRefusal::Stale))
     }

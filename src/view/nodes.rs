@@ -332,7 +332,8 @@ mod tests {
         }
         assert_eq!(Place::Root.node(), Some(NodeId::ROOT));
         assert_eq!(Place::Tree(Tense::Now, Ino(1 << 48)).node(), None);
-        for number in [u64::MAX, 7 << 48, 7 << 48 | 1, 0xffff << 48, 0xffff << 48 | 99] {
+        let synthetic = u64::from(SYNTHETIC) << INO_BITS;
+        for number in [synthetic | INO_MASK >> 1, 7 << 48, 7 << 48 | 1, synthetic, synthetic | 99] {
             assert_eq!(Place::of(NodeId::new(number).unwrap()), None, "{number:#x}");
         }
     }

@@ -18,7 +18,7 @@ use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed, Page};
 use super::made::Made;
 use super::nodes::{Place, Tense};
 use super::{
-    BLOCK_SIZE, Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr, shown_ino,
+    Asker, BLOCK_SIZE, Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr, shown_ino,
 };
 
 /// What fits into the reply of one READDIRPLUS, about: the buffer of the C library is 32 KiB, and a name with its
@@ -102,10 +102,15 @@ const FRAGMENT: u32 = 4096;
 
 impl View {
     /// What `name` in `parent` leads to.
-    pub fn lookup(&self, parent: NodeId, name: Name<'_>) -> Result<Found, Refusal> {
+    pub fn lookup(
+        &self,
+        asker: &Asker<'_>,
+        parent: NodeId,
+        name: Name<'_>,
+    ) -> Result<Found, Refusal> {
         let name = name.as_bytes();
         match self.place(parent)? {
-            Place::Root => self.root_lookup(name),
+            Place::Root => self.root_lookup(asker, name),
             Place::History => self.history_lookup(name),
             Place::Made(made) => self.made_lookup(made, name),
             Place::Tree(tense, dir) => match self.tree.lookup(dir, name, self.at(tense)?) {
@@ -127,6 +132,12 @@ impl View {
                 Ok((attr(tense, &inode), self.attr_lifetime(tense, &inode)))
             }
         }
+    }
+
+    /// Whether OPEN is answered.
+    #[must_use]
+    pub const fn opens_files(&self) -> bool {
+        !self.options.no_open
     }
 
     /// Whether STATX is answered.
@@ -221,7 +232,9 @@ impl View {
         self.file(handle, node)?;
         let (tense, ino) = match self.place(node)? {
             Place::Tree(tense, ino) => (tense, ino),
-            Place::Made(_) => return self.made_read(handle, offset, buffer).map(Read::Copied),
+            Place::Made(made) => {
+                return self.made_read(made, handle, offset, buffer).map(Read::Copied);
+            }
             Place::Root | Place::History => return Err(Refusal::BadHandle),
         };
         let stretches = &mut scratch.stretches;
@@ -255,7 +268,7 @@ impl View {
         let offset = u64::try_from(offset).map_err(|_| Refusal::NothingThere)?;
         let (tense, ino) = match self.place(node)? {
             Place::Tree(tense, ino) => (tense, ino),
-            Place::Made(_) => return self.made_seek(handle, offset, hole),
+            Place::Made(made) => return self.made_seek(made, handle, offset, hole),
             Place::Root | Place::History => return Err(Refusal::BadHandle),
         };
         self.tree.seek(ino, offset, hole, self.at(tense)?).map_err(|refusal| match refusal {

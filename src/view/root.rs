@@ -9,7 +9,7 @@ use super::agent::AGENT;
 use super::listing::{AFTER_DOT, Filling, Listed};
 use super::made::Made;
 use super::nodes::{Place, Tense};
-use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr};
+use super::{Asker, Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr};
 
 /// The name of the directory that shows the present.
 pub(super) const CURRENT: &[u8] = b"current";
@@ -44,11 +44,11 @@ impl View {
         if self.options.sections { &SECTIONS } else { &[] }
     }
 
-    pub(super) fn root_lookup(&self, name: &[u8]) -> Result<Found, Refusal> {
+    pub(super) fn root_lookup(&self, asker: &Asker<'_>, name: &[u8]) -> Result<Found, Refusal> {
         let entry = match name {
             CURRENT => self.entry(Tense::Now, &self.top()?)?,
             HISTORY => self.history_entry()?,
-            AGENT => return self.give_out_made(Made::Agent),
+            AGENT => return self.agent_lookup(asker),
             _ => {
                 let made = self.sections().iter().find(|(section, _)| *section == name);
                 return match made {

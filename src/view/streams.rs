@@ -130,6 +130,29 @@ impl StreamName {
     }
 }
 
+/// One of something for each stream.
+#[derive(Debug, Default)]
+struct Each<T>([T; StreamName::ALL.len()]);
+
+impl<T> Each<T> {
+    fn of(&self, name: StreamName) -> &T {
+        &self.0[name as usize]
+    }
+
+    fn of_mut(&mut self, name: StreamName) -> &mut T {
+        &mut self.0[name as usize]
+    }
+}
+
+/// The number of a name is its place among all of them.
+const _: () = {
+    let mut place = 0;
+    while place < StreamName::ALL.len() {
+        assert!(StreamName::ALL[place] as usize == place);
+        place += 1;
+    }
+};
+
 /// All streams of a mount.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -270,7 +293,7 @@ impl View {
     ) -> Result<(u64, Timestamp), Refusal> {
         let telling = self.streams.telling(&self.tree, since)?;
         telling.advance(PATIENCE, |late| late).map_err(TreeRefusal::Io)?;
-        let text = telling.text(name);
+        let text = telling.texts.of(name);
         let changed = Timestamp(text.changed.load(Ordering::Relaxed));
         Ok((text.len(), if changed == NEVER { self.began } else { changed }))
     }
@@ -338,7 +361,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, TreeRefusal> {
-        let text = self.telling.text(self.name);
+        let text = self.telling.texts.of(self.name);
         let mut len = text.read(offset, buffer).map_err(TreeRefusal::Io)?;
         if len == 0 {
             // The end is the end of the log, however long it takes to get there.
@@ -353,7 +376,7 @@ impl Reader {
 
     pub(super) fn size(&self) -> Result<u64, TreeRefusal> {
         self.telling.advance(PATIENCE, |late| late).map_err(TreeRefusal::Io)?;
-        Ok(self.telling.text(self.name).len())
+        Ok(self.telling.texts.of(self.name).len())
     }
 
     /// Whether there is something to read, or a failure to be told.
@@ -367,14 +390,14 @@ impl Reader {
 #[derive(Debug)]
 struct Telling {
     front: Mutex<Front>,
-    texts: [Text; StreamName::ALL.len()],
+    texts: Each<Text>,
 }
 
 #[derive(Debug)]
 struct Front {
     teller: Teller,
     /// Lines that are in no text yet.
-    lines: [Vec<u8>; StreamName::ALL.len()],
+    lines: Each<Vec<u8>>,
 }
 
 /// Lines are written down when there are so many bytes of them.
@@ -384,20 +407,8 @@ impl Telling {
     /// Tells what is told from event `begin` on.
     fn begin(tree: &Tree, begin: Seq) -> Result<Self, TreeRefusal> {
         let teller = Teller::new(tree, PROJECT, Cursor::before(begin)).map_err(TreeRefusal::Io)?;
-        let texts = StreamName::ALL.map(|_| Text::new(tree));
-        Ok(Self { front: Mutex::new(Front { teller, lines: Default::default() }), texts })
-    }
-
-    fn text(&self, name: StreamName) -> &Text {
-        let [requests, responses, pairs, changes, agents, debug] = &self.texts;
-        match name {
-            StreamName::ValidationRequests => requests,
-            StreamName::ExpertResponses => responses,
-            StreamName::PairSessions => pairs,
-            StreamName::FileChanges => changes,
-            StreamName::AgentActivities => agents,
-            StreamName::DebugEvents => debug,
-        }
+        let texts = Each(StreamName::ALL.map(|_| Text::new(tree)));
+        Ok(Self { front: Mutex::new(Front { teller, lines: Each::default() }), texts })
     }
 
     /// Goes on until the end of the log, or until it is to `stop`: what that is told says whether [`PATIENCE`] is over.
@@ -427,9 +438,9 @@ impl Telling {
     }
 
     fn write_down(&self, front: &mut Front) -> io::Result<()> {
-        for (name, lines) in StreamName::ALL.into_iter().zip(&mut front.lines) {
+        for (text, lines) in self.texts.0.iter().zip(&mut front.lines.0) {
             if !lines.is_empty() {
-                self.text(name).append(lines)?;
+                text.append(lines)?;
                 lines.clear();
             }
         }
@@ -438,23 +449,11 @@ impl Telling {
 }
 
 impl Front {
-    fn lines(&mut self, name: StreamName) -> &mut Vec<u8> {
-        let [requests, responses, pairs, changes, agents, debug] = &mut self.lines;
-        match name {
-            StreamName::ValidationRequests => requests,
-            StreamName::ExpertResponses => responses,
-            StreamName::PairSessions => pairs,
-            StreamName::FileChanges => changes,
-            StreamName::AgentActivities => agents,
-            StreamName::DebugEvents => debug,
-        }
-    }
-
     /// Adds a line, and returns its length in bytes.
     fn add(&mut self, name: StreamName, told: &Told) -> io::Result<usize> {
         let mut fields = told.to_json();
         fields.insert("cursor".to_owned(), told.cursor.to_string().into());
-        let lines = self.lines(name);
+        let lines = self.lines.of_mut(name);
         let before = lines.len();
         serde_json::to_writer(&mut *lines, &fields)?;
         lines.push(b'\n');

@@ -9,9 +9,9 @@ use rustix::process::{Pid, Signal};
 use crate::fixture::{
     Place, finished, needs_root, needs_root_and_device, program, within_deadline,
 };
-use crate::{Outcome, Skipped, Test, tests};
+use crate::{Outcome, Skipped, tests};
 
-pub(crate) const TESTS: &[Test] = tests![
+tests![
     everything_a_directory_holds_arrives,
     an_imported_file_is_told_as_a_version_of_it,
     run_again_it_adds_nothing,

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::fixture::{Place, User, finished, line_of, needs_root_and_device, within_deadline};
-use crate::{Outcome, Skipped, Test, tests};
+use crate::{Outcome, Skipped, tests};
 
-pub(crate) const TESTS: &[Test] = tests![
+tests![
     a_mount_serves_until_an_interrupt,
     a_hangup_and_a_silent_terminal_do_not_end_a_server,
     a_busy_mount_is_waited_for_and_a_second_interrupt_is_not,

@@ -9,9 +9,9 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::fixture::{Place, finished, needs_root_and_device};
-use crate::{Outcome, Test, tests};
+use crate::{Outcome, tests};
 
-pub(crate) const TESTS: &[Test] = tests![
+tests![
     log_tells_who_what_and_when,
     log_keeps_bytes_that_are_no_text_apart,
     log_since_takes_numbers_and_times,

@@ -10,9 +10,9 @@ use rustix::process::{Pid, Signal};
 use crate::fixture::{
     OpenDevice, Place, finished, line_of, needs_root_and_device, within_deadline,
 };
-use crate::{Outcome, Skipped, Test, tests};
+use crate::{Outcome, Skipped, tests};
 
-pub(crate) const TESTS: &[Test] = tests![
+tests![
     the_command_starts_in_current_and_its_end_is_ours,
     input_and_output_are_the_commands,
     a_signal_to_us_reaches_the_command,

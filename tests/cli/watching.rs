@@ -9,9 +9,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::fixture::{Place, needs_root_and_device, within_deadline};
-use crate::{Outcome, Test, tests};
+use crate::{Outcome, tests};
 
-pub(crate) const TESTS: &[Test] = tests![
+tests![
     top_tells_what_a_mount_is_asked_for_and_how_fast_it_answers,
     top_tells_when_a_server_does_not_answer,
     top_is_for_mounts_of_ours,

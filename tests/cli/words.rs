@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 
 use crate::fixture::{Place, finished, line_of, program};
-use crate::{Outcome, Skipped, Test, tests};
+use crate::{Outcome, Skipped, tests};
 
-pub(crate) const TESTS: &[Test] = tests![
+tests![
     every_command_has_help_and_a_version,
     every_option_is_also_a_variable,
+    the_readme_names_every_variable_that_serve_reads,
     a_flags_variable_reads_as_people_write_it,
     wrong_usage_is_two,
     a_missing_store_is_one_line_with_the_mend,
@@ -85,6 +86,26 @@ fn every_option_is_also_a_variable() -> Outcome {
             let has = words.contains(&&*ours) || name == "serve" && words.contains(&&*bridges);
             assert!(has, "{name}: {option} has no variable {ours}");
         }
+    }
+    Ok(())
+}
+
+fn the_readme_names_every_variable_that_serve_reads() -> Outcome {
+    let readme = include_str!("../../README.md");
+    let help = Place::new().output(&["serve", "--help"]);
+    let variables = help.split_whitespace().filter_map(|word| word.split_once('='));
+    let variables = variables.map(|(name, _)| name).filter(|name| name.starts_with("LIGHTHOUSE_"));
+    // Those of ours are told in one line: each option has its own.
+    let bridges: BTreeSet<&str> =
+        variables.filter(|name| !name.starts_with("LIGHTHOUSE_FUSE_")).collect();
+    assert!(bridges.len() > 15, "{bridges:?}");
+    for variable in bridges {
+        // Of a secret there is one that names a file, which is told beside it.
+        let told = variable.strip_suffix("_FILE").unwrap_or(variable);
+        assert!(
+            readme.contains(&format!("`{told}`")) || readme.contains(&format!("`{told}=1`")),
+            "{variable}"
+        );
     }
     Ok(())
 }

@@ -56,6 +56,20 @@ impl Place {
     pub(crate) fn serve(&self) -> Server {
         Server::start(&mut self.command(false))
     }
+
+    /// A server that mounts and demands sessions; it logs whom it refused. With it `current/` of the mount.
+    pub(crate) fn serve_sessions_alone(&self) -> (Server, PathBuf) {
+        let mut command = self.command(true);
+        command.env("LIGHTHOUSE_FUSE_REQUIRE_SESSION", "1").env("LIGHTHOUSE_LOG_LEVEL", "DEBUG");
+        (Server::start(&mut command), self.path("at/current"))
+    }
+
+    /// The log of the store, as JSON lines.
+    pub(crate) fn log(&self) -> String {
+        let store = self.path("events/store");
+        let log = run(&["log", "--json", "--store", store.to_str().unwrap()], &store);
+        String::from_utf8(log.stdout).unwrap()
+    }
 }
 
 impl Drop for Place {

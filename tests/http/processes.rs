@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::client::{Answer, Place, Server, Session, within_deadline};
+use crate::client::{Answer, Place, Session, within_deadline};
 use crate::mounted::can_mount;
 
 /// A shell that goes on from line to line, and whose environment names nobody.
@@ -81,10 +81,7 @@ fn a_registered_process_and_what_it_starts_work_in_the_session_until_it_ends() {
         return;
     }
     let place = Place::new();
-    let mut command = place.command(true);
-    command.env("LIGHTHOUSE_FUSE_REQUIRE_SESSION", "1").env("LIGHTHOUSE_LOG_LEVEL", "DEBUG");
-    let mut server = Server::start(&mut command);
-    let current = place.path("at/current");
+    let (mut server, current) = place.serve_sessions_alone();
     let (mut shell, mut sibling) = (Shell::start(&current, 0), Shell::start(&current, 0));
     let token = {
         let (session, other) = (server.session("builder-7"), server.session("other"));
@@ -135,9 +132,7 @@ fn a_registered_process_and_what_it_starts_work_in_the_session_until_it_ends() {
     within_deadline(|| (!shell.can("touch own")).then_some(()));
     let said = server.stop();
     assert!(!said.contains(&token), "a token is not logged");
-    let store = place.path("events/store");
-    let log = crate::client::run(&["log", "--json", "--store", store.to_str().unwrap()], &store);
-    let text = String::from_utf8(log.stdout).unwrap();
+    let text = place.log();
     let (id, secret) = token.split_once(':').unwrap();
     for (path, agent) in [("own", "builder-7"), ("grandchild", "builder-7"), ("others", "other")] {
         let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());

@@ -21,10 +21,7 @@ fn the_mount_lets_in_whoever_has_a_session_while_it_lasts() {
         return;
     }
     let place = Place::new();
-    let mut command = place.command(true);
-    command.env("LIGHTHOUSE_FUSE_REQUIRE_SESSION", "1").env("LIGHTHOUSE_LOG_LEVEL", "DEBUG");
-    let mut server = Server::start(&mut command);
-    let current = place.path("at/current");
+    let (mut server, current) = place.serve_sessions_alone();
     let token = server.session("builder").token;
     let with = [("LIGHTHOUSE_SESSION", token.as_str())];
     assert!(shell(&current, "mkdir d && echo x > d/f && cat d/f && mv d/f d/g && rm d/g", &with));
@@ -49,9 +46,7 @@ fn the_mount_lets_in_whoever_has_a_session_while_it_lasts() {
     let said = server.stop();
     assert!(said.contains("refused to open") && said.contains("no session"), "{said}");
     assert!(!said.contains(&token), "a token is not logged");
-    let store = place.path("events/store");
-    let log = crate::client::run(&["log", "--json", "--store", store.to_str().unwrap()], &store);
-    let text = String::from_utf8(log.stdout).unwrap();
+    let text = place.log();
     let (id, rest) = token.split_once(':').unwrap();
     assert!(text.contains(id) && text.contains("builder"), "{text}");
     assert!(!text.contains(rest), "nor is it kept");

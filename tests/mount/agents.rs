@@ -13,6 +13,8 @@ tests![
     what_a_registered_process_starts_is_its_agents_and_what_is_beside_it_is_not,
     a_registration_ends_with_its_process_and_a_reused_number_is_somebody_else,
     a_process_says_once_whom_it_works_for,
+    whoever_asks_is_known_where_the_log_takes_no_note_of_them,
+    without_open_whoever_reads_is_told_of_themselves_too,
     a_session_is_shown_through_the_mount_where_one_is_demanded,
     a_policy_goes_by_what_a_process_is_registered_as_whatever_its_environment_says,
 ];
@@ -137,6 +139,62 @@ fn a_process_says_once_whom_it_works_for() -> Outcome {
     assert_eq!(errno(fs::rename(&agent, mount.path("x"))), Some(Errno::ROFS));
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     assert_eq!(errno(fs::set_permissions(&agent, mode)), Some(Errno::ROFS));
+    Ok(())
+}
+
+fn whoever_asks_is_known_where_the_log_takes_no_note_of_them() -> Outcome {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy");
+    fs::write(&policy, "worker /current/shut none\n").unwrap();
+    let mount = Mount::fresh()?;
+    assert!(shell(&mount, "mkdir shut; echo shut > shut/f").0);
+    mount.stop();
+    mount.start(&["--read-only", "--policy", policy.to_str().unwrap()]);
+    assert_eq!(shell(&mount, "LIGHTHOUSE_AGENT=one cat ../.agent"), (true, "one\n".to_owned()));
+    assert_eq!(shell(&mount, "cat ../.agent"), (true, String::new()));
+    for _ in 0..2 {
+        assert!(shell(&mount, "LIGHTHOUSE_AGENT=other cat shut/f && cat shut/f").0);
+        assert!(!shell(&mount, "LIGHTHOUSE_AGENT=worker cat shut/f").0);
+    }
+    mount.stop();
+    mount.start(&["--read-only", "--require-session"]);
+    assert!(!shell(&mount, "cat shut/f").0);
+    assert!(shell(&mount, "LIGHTHOUSE_SESSION=s1 cat shut/f").0);
+    Ok(())
+}
+
+fn without_open_whoever_reads_is_told_of_themselves_too() -> Outcome {
+    let mount = Mount::fresh()?;
+    fs::write(mount.path("f"), "x").unwrap();
+    mount.stop();
+    mount.start(&["--read-only", "--no-open"]);
+    // From here on the kernel asks for nothing to be opened.
+    assert_eq!(fs::read(mount.path("f")).unwrap(), b"x");
+    let agent = mount.top(".agent");
+    for _ in 0..2 {
+        for name in ["one", "two", "another"] {
+            let said = shell(&mount, &format!("LIGHTHOUSE_AGENT={name} cat ../.agent"));
+            assert_eq!(said, (true, format!("{name}\n")));
+        }
+        assert_eq!(shell(&mount, "cat ../.agent"), (true, String::new()));
+    }
+    // All at once, and again and again.
+    std::thread::scope(|scope| {
+        let readers = ["a", "b", "c", "d", "e", "f"].map(|name| {
+            let line = format!(
+                "export LIGHTHOUSE_AGENT={name}; for i in 1 2 3 4 5 6 7 8; do cat ../.agent; done"
+            );
+            let mount = &mount;
+            (name, scope.spawn(move || shell(mount, &line)))
+        });
+        for (name, reader) in readers {
+            assert_eq!(reader.join().unwrap(), (true, format!("{name}\n").repeat(8)));
+        }
+    });
+    // What is open stays what it is, for longer than what nobody knows is kept.
+    let line = "LIGHTHOUSE_AGENT=patient sh -c 'exec 3< ../.agent; sleep 7; cat <&3'";
+    assert_eq!(shell(&mount, line), (true, "patient\n".to_owned()));
+    assert_eq!(errno(fs::write(&agent, "me")), Some(Errno::ROFS));
     Ok(())
 }
 

@@ -3,14 +3,11 @@
 //!
 //! Has a `main` of its own. Each test runs in a process of its own (this program again), with a fresh
 //! store and mount, because it may change its umask and its user, hold locks, or hang: whoever takes
-//! longer than [`DEADLINE`] has its connection aborted, is killed, and has failed. And a test that cannot
-//! run here says so and is counted as skipped, not as passed.
+//! longer than [`DEADLINE`] has its connection aborted, is killed, and has failed. What else it is for: see `runner`.
 //!
 //! All run over `/dev/fuse`, and once more over io_uring where the kernel offers it (`echo Y >
 //! /sys/module/fuse/parameters/enable_uring`): these have ` on the ring` after their names. What the mount's
 //! variable says, `LIGHTHOUSE_FUSE_TRANSPORT=dev` or `uring`, runs them that way alone.
-//!
-//! As with every test program, words on the command line choose tests by name.
 #![allow(clippy::unwrap_used, reason = "these are tests, without the attribute that says so")]
 
 mod agents;
@@ -28,6 +25,8 @@ mod privileges;
 mod requests;
 mod rights;
 mod ring;
+#[path = "../common/runner.rs"]
+mod runner;
 mod sections;
 mod settings;
 mod unlinked;
@@ -37,28 +36,14 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+pub(crate) use runner::{Outcome, Skipped};
+
+use runner::{Ended, Tally, Test, Wanted};
+
 /// How long one test may take before it counts as hung.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What a test's process exits with if it could not run here.
 const SKIPPED: u8 = 77;
-
-/// What a test returns when it could not be run here, with the reason.
-pub(crate) struct Skipped(pub(crate) String);
-
-/// The outcome of a test that did not panic.
-pub(crate) type Outcome = Result<(), Skipped>;
-
-/// A test and its name.
-pub(crate) type Test = (&'static str, fn() -> Outcome);
-
-/// Lists tests by the names of their functions.
-#[macro_export]
-macro_rules! tests {
-    ($($name:ident),* $(,)?) => {
-        pub(crate) const TESTS: &[$crate::Test] =
-            &[$((stringify!($name), $name as fn() -> $crate::Outcome)),*];
-    };
-}
 
 const ALL: &[&[Test]] = &[
     opens::TESTS,
@@ -99,58 +84,31 @@ fn main() -> ExitCode {
             };
         }
         ["--hold-lock", how, path] => return locks::hold(how, Path::new(path)),
-        words if words.contains(&"--list") => {
-            all().for_each(|(name, _)| println!("{name}: test"));
-            return ExitCode::SUCCESS;
-        }
         _ => (),
     }
-    let wanted: Vec<&String> =
-        arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let (mut passed, mut skipped, mut failed) = (0, 0, Vec::new());
+    let wanted = Wanted::new(&arguments);
+    if wanted.listed(all()) {
+        return ExitCode::SUCCESS;
+    }
     let transports = match std::env::var(TRANSPORT) {
         Ok(only) => vec![only],
         Err(_) => vec!["dev".to_owned(), "uring".to_owned()],
     };
+    let mut tally = Tally::default();
     for transport in transports {
         let on_ring = transport == "uring";
         let tests = all().take(all().count() - if on_ring { RING.len() } else { 0 });
-        let chosen = tests.map(|(name, _)| *name).filter(|name| {
-            wanted.is_empty() || wanted.iter().any(|word| name.contains(word.as_str()))
-        });
+        let chosen = tests.map(|(name, _)| *name).filter(|name| wanted.takes(name));
         if on_ring && let Err(Skipped(reason)) = fixture::needs_ring() {
-            let count = chosen.count();
-            println!("{count} tests on the ring ... SKIPPED: {reason}");
-            skipped += count;
+            tally.skip(chosen.count(), "tests on the ring", &reason);
             continue;
         }
         for test in chosen {
             let name = if on_ring { format!("{test} on the ring") } else { test.to_owned() };
-            match run(test, &transport) {
-                Ended::Passed => {
-                    println!("test {name} ... ok");
-                    passed += 1;
-                }
-                Ended::Skipped(reason) => {
-                    println!("test {name} ... SKIPPED: {reason}");
-                    skipped += 1;
-                }
-                Ended::Failed(words) => {
-                    println!("test {name} ... FAILED: {words}");
-                    failed.push(name);
-                }
-            }
+            tally.add(&name, run(test, &transport));
         }
     }
-    println!("\nmount: {passed} passed; {} failed; {skipped} skipped", failed.len());
-    failed.iter().for_each(|name| println!("  failed: {name}"));
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-enum Ended {
-    Passed,
-    Skipped(String),
-    Failed(String),
+    tally.end("mount")
 }
 
 /// Runs one test in a process of its own, and cleans up behind it however it ended.

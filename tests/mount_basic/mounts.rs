@@ -14,9 +14,9 @@ use crate::fixture::{
     OpenDevice, Place, SOMEBODY, Server, as_somebody, needs_root_and_device, outside,
     unmount_place, within_deadline,
 };
-use crate::{Outcome, Skipped, Test, tests};
+use crate::{Outcome, Skipped, tests};
 
-pub(crate) const TESTS: &[Test] = tests![
+tests![
     a_mount_shows_its_type_its_store_and_its_options,
     content_comes_through_whole_written_spliced_or_by_a_reader_that_spins,
     a_read_only_mount_refuses_changes_in_the_kernel,

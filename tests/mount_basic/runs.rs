@@ -11,9 +11,9 @@ use crate::constant::TEXT;
 use crate::fixture::{
     OpenDevice, Place, SOMEBODY, as_somebody, needs_root_and_device, within_deadline,
 };
-use crate::{Outcome, Skipped, Test, tests};
+use crate::{Outcome, Skipped, tests};
 
-pub(crate) const TESTS: &[Test] = tests![
+tests![
     the_command_sees_the_mount_and_nobody_else_does,
     the_exit_code_is_the_commands,
     a_signal_sent_to_us_reaches_the_command,

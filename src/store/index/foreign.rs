@@ -60,7 +60,7 @@ impl Tables {
 
     /// The last place noted down that has no event of `seq` or later before it.
     pub(in super::super) fn mark_before(&self, seq: Seq) -> Result<Option<Vec<u8>>, IndexError> {
-        let from = mark_key(Seq(seq.0.saturating_sub(1)));
+        let from = mark_key(seq.before());
         let mut rows = self.cursor(None, &from, &Key::new(key::MARK).end())?;
         Ok(if rows.next()? { Some(rows.value().to_vec()) } else { None })
     }
