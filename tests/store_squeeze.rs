@@ -235,7 +235,7 @@ impl Model {
         let File { name, ino, bytes } = self.files[at].clone();
         match random.below(24) {
             0 if self.files.len() < 8 => self.make(store),
-            0..=7 => self.write_new(store, at, 0, 2000 + random.below(2000)),
+            0..=7 => self.write_new(store, at, 0, (2000 + random.below(2200)).min(4096)),
             8..=11 => {
                 let (offset, len) = (random.below(9000), random.below(1500));
                 self.write_new(store, at, offset, len)
@@ -770,7 +770,7 @@ fn a_small_write_on_a_full_disk_takes_its_space_from_history() {
 #[test]
 fn a_clone_keeps_what_its_source_was_moved_away_from_afterwards() {
     // In the log, and in content files.
-    for len in [4096, 600] {
+    for len in [600, 5000] {
         let disk = SimDisk::new(256 << 20);
         let store = create(&disk, u64::MAX);
         let mut model = Model::default();

@@ -502,7 +502,7 @@ impl View {
 
     /// A handle that reads `pinned`.
     pub(super) fn made_opened(&self, node: NodeId, flags: OpenFlags, pinned: Pinned) -> FileHandle {
-        let handle = self.handles.open(node, Open::File { flags, wrote: None });
+        let handle = self.handles.open(node, Open::file(flags, None));
         self.computed.pinned.lock().insert(handle.0, pinned);
         handle
     }
