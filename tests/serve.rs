@@ -19,8 +19,9 @@ use kernel::{Kernel, Wire, name};
 use lighthouse_fuse::agents::Agents;
 use lighthouse_fuse::proto::answer::{Answer, Body};
 use lighthouse_fuse::proto::op::{
-    Access, BMap, CopyFileRange, Fallocate, Flush, GetLk, GetXattr, Init, Ioctl, LSeek, Link,
-    ListXattr, Op, Poll, Rename2, RmDir, SetAttr, SetXattr, StatFs, Statx, TmpFile, Whence, Write,
+    Access, BMap, CopyFileRange, FSync, Fallocate, Flush, GetLk, GetXattr, Init, Ioctl, LSeek,
+    Link, ListXattr, Op, Poll, Rename2, RmDir, SetAttr, SetXattr, StatFs, Statx, TmpFile, Whence,
+    Write,
 };
 use lighthouse_fuse::proto::types::{
     Errno, FOREVER, FileHandle, Lock, LockKind, NodeId, OpenFlags, XattrName,
@@ -29,7 +30,7 @@ use lighthouse_fuse::proto::{Notice, Reply, abi, notify};
 use lighthouse_fuse::server::dispatch::Work;
 use lighthouse_fuse::server::{Config, Ended, Server, serve};
 use lighthouse_fuse::store::Store;
-use lighthouse_fuse::store::event::{Ino, Seq};
+use lighthouse_fuse::store::event::{FileId, Ino, Seq};
 use lighthouse_fuse::transport::dev_fuse::SplicePipe;
 use lighthouse_fuse::transport::{
     Buffer, Delivery, DeviceLane, Frame, Received, SpliceError, Transport,
@@ -118,6 +119,38 @@ fn what_is_written_is_read_back_and_counted() {
         assert_eq!(kernel.release(file.node, handle), Err(Errno::EBADF));
         assert_eq!(kernel.server.counters().of(abi::FUSE_WRITE), 2);
     });
+}
+
+#[test]
+fn a_page_lies_beside_the_one_it_goes_on_from_and_else_in_its_event() {
+    let (store, _dir) = stores::fresh();
+    let view = view_of(&store);
+    let wire = Wire::default();
+    let mut kernel = Kernel::connect(&wire, &view);
+    let dir = current(&mut kernel);
+    let (entry, first) = kernel.create(dir, b"file").unwrap();
+    let node = entry.node;
+    let other = kernel.open(node, OpenFlags::RDWR).unwrap().handle;
+    let write = |kernel: &mut Kernel<'_>, handle, page: u64| {
+        kernel.write(node, handle, page * 4096, &[page as u8 + 1; 4096]).unwrap();
+        let mut found = Vec::new();
+        let ino = Ino(node.get());
+        store.read().stretches(ino, page * 4096, 4096, Seq::NOW, &mut found).unwrap();
+        matches!(found[0].at.unwrap().file, FileId::Log(_))
+    };
+    assert!(write(&mut kernel, first, 0), "it begins");
+    assert!(!write(&mut kernel, first, 1));
+    assert!(!write(&mut kernel, first, 2));
+    assert!(write(&mut kernel, first, 9), "elsewhere");
+    assert!(write(&mut kernel, other, 3), "another begins");
+    assert!(!write(&mut kernel, first, 10));
+    assert!(!write(&mut kernel, other, 4));
+    assert!(write(&mut kernel, other, 4), "again");
+    let sync = FSync { node, handle: other, data_only: true };
+    kernel.ask(Op::FSync(sync)).unwrap();
+    assert!(write(&mut kernel, other, 5), "nothing is to come beside what was synced");
+    let expected: Vec<u8> = (0..6_u8).flat_map(|page| [page + 1; 4096]).collect();
+    assert_eq!(kernel.read(node, first, 0, 6 * 4096).unwrap(), expected);
 }
 
 #[test]

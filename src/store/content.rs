@@ -3,7 +3,7 @@
 //! A long write takes a range of a content file under a short lock, and is written outside of it,
 //! so writers do not wait for each other's bytes. Every extent begins on a page: its pages can move
 //! to a pipe, and each can be given back as soon as it is dead, for no page holds bytes of two
-//! extents. Shorter writes than a page are in the log, so this wastes no more than a filesystem does.
+//! extents. Shorter writes than a page are always in the log, so this wastes no more than a filesystem does.
 //!
 //! Invariants: space is set aside before it is written; an offset is never used twice, so what a
 //! reader was told stays where it is until it is freed, and reads as zeros after that; nothing is

@@ -418,7 +418,7 @@ pub struct Data<'a> {
 /// Where the bytes of a write are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place<'a> {
-    /// In the event's own record: writes shorter than [`INLINE_MAX`].
+    /// In the event's own record: [`INLINE_MAX`] bytes at most.
     Inline(&'a [u8]),
     /// In a content file.
     Extent {
@@ -431,11 +431,14 @@ pub enum Place<'a> {
     },
 }
 
-/// A write of this many bytes or more goes to a content file; a shorter one travels in its event.
+/// A longer write goes to a content file; one of this many bytes or fewer can travel in its event.
 ///
 /// It is a page, because an extent begins on one: what goes to a content file wastes less than a page,
 /// and so never takes more than twice its length (4,097 bytes take 8,192, as they do on other filesystems);
-/// what is shorter wastes nothing, and costs one `fdatasync` of one file.
+/// what is shorter wastes nothing. What travels in its event costs one `pwrite` and one `fdatasync` of one file.
+///
+/// A page itself would waste nothing either way. One that goes on where the last write ended lies beside it in
+/// a content file, so that a long file written page by page is read in one piece; any other travels in its event.
 pub const INLINE_MAX: usize = 4096;
 
 impl Data<'_> {

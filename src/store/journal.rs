@@ -15,7 +15,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
@@ -28,7 +28,8 @@ use super::log::{AppendError, Appended, Growth, Log, LogReader, Mark, Next, RESE
 use super::record::Entry;
 use super::recover::{Recovered, recover};
 use super::segment::{
-    Position, SQUEEZED_VERSION, open_segment, remove_leftovers, segment_numbers, segment_start,
+    PAGES_VERSION, Position, SQUEEZED_VERSION, open_segment, remove_leftovers, segment_numbers,
+    segment_start,
 };
 use super::superblock::{Shape, State, Super, SuperError};
 use super::{CommitError, Placed};
@@ -75,7 +76,7 @@ impl fmt::Display for OpenError {
             Self::Version(version) => write!(
                 f,
                 "store has format version {version}, this program knows {}; use a newer program",
-                SQUEEZED_VERSION
+                PAGES_VERSION
             ),
             Self::SuperDamaged => {
                 f.write_str("both copies in `super` are damaged; restore that file from a backup")
@@ -112,6 +113,8 @@ pub struct Journal {
     disk: Arc<dyn Disk>,
     durability: Durability,
     state: Mutex<Super>,
+    /// The version in `super`, for who asks with each write.
+    version: AtomicU32,
     /// `None` where damage forbids going on.
     log: Option<Log>,
     content: Content,
@@ -315,6 +318,7 @@ impl Journal {
         Ok(Self {
             disk,
             durability,
+            version: AtomicU32::new(state.version),
             state: Mutex::new(state),
             log,
             content,
@@ -380,22 +384,34 @@ impl Journal {
 
     /// Notes down, once and for good, that there are segments which older programs would misread.
     pub(super) fn begin_squeezing(&self) -> io::Result<()> {
-        let mut state = self.state.lock();
-        let before = std::mem::replace(&mut state.version, SQUEEZED_VERSION);
-        if before == SQUEEZED_VERSION {
-            return Ok(());
-        }
-        // In both copies: where one is damaged, the other must say it too.
-        let written = state.write(&*self.disk, true).and_then(|()| state.write(&*self.disk, true));
-        if written.is_err() {
-            state.version = before;
-        }
-        written
+        self.raise_version(SQUEEZED_VERSION)
     }
 
     /// Whether segments may have been squeezed.
     pub(super) fn has_squeezed(&self) -> bool {
-        self.state.lock().version >= SQUEEZED_VERSION
+        self.version.load(Ordering::Acquire) >= SQUEEZED_VERSION
+    }
+
+    /// Notes down, once and for good, that there is something in the store which programs that know only versions before
+    /// `version` would misread.
+    fn raise_version(&self, version: u32) -> io::Result<()> {
+        if self.version.load(Ordering::Acquire) >= version {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        let before = state.version;
+        if before < version {
+            state.version = version;
+            // In both copies: where one is damaged, the other must say it too.
+            let written =
+                state.write(&*self.disk, true).and_then(|()| state.write(&*self.disk, true));
+            if written.is_err() {
+                state.version = before;
+                return written;
+            }
+        }
+        self.version.store(state.version, Ordering::Release);
+        Ok(())
     }
 
     /// Why changes are refused, if they are.
@@ -426,16 +442,19 @@ impl Journal {
         bytes: &'a [u8],
         placed: &'a mut Placed,
     ) -> Result<Data<'a>, CommitError> {
-        if bytes.len() >= INLINE_MAX {
+        if bytes.len() > INLINE_MAX {
             return self.place_extent(bytes, placed);
         }
         self.writable()?;
+        if bytes.len() == INLINE_MAX {
+            self.raise_version(PAGES_VERSION).map_err(CommitError::Io)?;
+        }
         let salt = self.salts.next();
         let hash = content_hash(&salt, bytes);
         Ok(Data { hash, salt, place: Place::Inline(bytes) })
     }
 
-    /// Puts bytes into a content file however few they are, for a relocation.
+    /// Puts bytes into a content file, however few they are.
     pub(super) fn place_extent<'a>(
         &self,
         bytes: &[u8],

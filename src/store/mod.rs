@@ -422,21 +422,41 @@ impl Store {
         Ok(Txn { store: self, tables, seq, time })
     }
 
-    /// Puts the bytes of a write where its event can refer to them: short ones stay where they
-    /// are and travel in the event, long ones go to a content file now, before the event.
+    /// Puts the bytes of a write where its event can refer to them: [short](event::INLINE_MAX) ones stay where
+    /// they are and travel in the event, long ones go to a content file now, before the event.
     /// `placed` keeps the checksums the result borrows.
     pub fn place<'a>(
         &self,
         bytes: &'a [u8],
         placed: &'a mut Placed,
     ) -> Result<Data<'a>, CommitError> {
+        if bytes.len() > event::INLINE_MAX {
+            self.see_to_room(bytes)?;
+        }
+        self.core.journal.place(bytes, placed)
+    }
+
+    /// As [`place`](Self::place), for bytes that go on where others of the same file were just written: a page of them goes to a
+    /// content file too, where it lies beside those.
+    pub fn place_on<'a>(
+        &self,
+        bytes: &'a [u8],
+        placed: &'a mut Placed,
+    ) -> Result<Data<'a>, CommitError> {
+        if bytes.len() < event::INLINE_MAX {
+            return self.place(bytes, placed);
+        }
+        self.see_to_room(bytes)?;
+        self.core.journal.place_extent(bytes, placed)
+    }
+
+    /// A user's write does not fail because history is full.
+    fn see_to_room(&self, bytes: &[u8]) -> Result<(), CommitError> {
         let core = &*self.core;
-        if bytes.len() >= event::INLINE_MAX && core.journal.content().lacks_room(bytes.len() as u64)
-        {
-            // A user's write does not fail because history is full.
+        if core.journal.content().lacks_room(bytes.len() as u64) {
             core.retainer.make_room(&core.journal, &core.index)?;
         }
-        core.journal.place(bytes, placed)
+        Ok(())
     }
 
     /// Gives back what [`place`](Self::place) took for a write that did not come to be committed.

@@ -31,9 +31,13 @@ use super::squeezed::{Fault, Map, Squeezed};
 /// Format of a store as it is made, and of the header of a segment.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// Format of a store in which segments were [squeezed](super::squeezed), which a program that knows
-/// only the other would misread. A store of any third one is refused.
+/// Format of a store in which segments may have been [squeezed](super::squeezed), which a program that knows
+/// only the one before would misread.
 pub const SQUEEZED_VERSION: u32 = 2;
+
+/// Format of a store in which, besides, writes of a whole page may travel in their events: programs that know only the
+/// formats before take such an event for damage. A store of any later one is refused.
+pub const PAGES_VERSION: u32 = 3;
 
 /// Bytes before the first record.
 pub const SEGMENT_HEADER_LEN: u32 = 512;

@@ -7,7 +7,7 @@
 //!              | start         | looked at          | of its writes           |
 //! ```
 //!
-//! A write shorter than a page travels in its event, so its bytes are dead when no tree from the horizon
+//! A write of a page or less travels in its event, as a rule; so its bytes are dead when no tree from the horizon
 //! on refers to them: once that is so, it stays so, as content only ever comes from the present tree. A
 //! segment of which enough is dead is copied without it, to a file of [another layout](super::squeezed)
 //! that takes its place. The events stay, and so does every offset.

@@ -286,6 +286,21 @@ impl Tree {
         self.perform(caller, &Operation::Write { ino, offset, append, data, kill_set_id })
     }
 
+    /// As [`Tree::write`] at `offset`, of bytes that go on where others were just written: see [`Store::place_on`].
+    pub fn write_on(
+        &self,
+        caller: &Caller<'_>,
+        ino: Ino,
+        offset: u64,
+        bytes: &[u8],
+        kill_set_id: bool,
+    ) -> Result<Outcome, Refusal> {
+        let mut placed = Placed::default();
+        let data = self.store.place_on(bytes, &mut placed)?;
+        let append = false;
+        self.perform(caller, &Operation::Write { ino, offset, append, data, kill_set_id })
+    }
+
     /// Returns once everything performed before the call is on the disk (`fsync`, `fsyncdir`).
     pub fn sync(&self) -> Result<(), Refusal> {
         Ok(self.store.sync()?)

@@ -72,7 +72,7 @@ impl View {
             (Err(refusal), _) => return Err(refusal.into()),
         };
         let entry = self.entry_again(ino, seq)?;
-        let handle: FileHandle = self.handles.open(entry.node, Open::File { flags, wrote: None });
+        let handle: FileHandle = self.handles.open(entry.node, Open::file(flags, None));
         Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }
 

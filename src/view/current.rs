@@ -86,16 +86,17 @@ impl View {
         }
     }
 
-    /// `actor` wrote so many bytes through `handle`.
+    /// `actor` wrote through `handle` the bytes of a range, or else changed the file.
     fn has_written(
         &self,
         (node, handle): (NodeId, FileHandle),
         ino: Ino,
         actor: ActorId,
-        bytes: u64,
+        range: Option<(u64, u64)>,
     ) {
-        self.handles.wrote(handle, node, actor);
-        self.mark(ino, self.drafts.wrote(ino, actor, bytes));
+        let end = range.map(|(offset, len)| offset.saturating_add(len));
+        self.handles.wrote(handle, node, actor, end);
+        self.mark(ino, self.drafts.wrote(ino, actor, range.map_or(0, |(_, len)| len)));
     }
 
     /// A file is about to get a name that leads elsewhere, if it leads anywhere: what was written so far are
@@ -239,7 +240,7 @@ impl View {
             wrote = Some(actor);
         }
         let entry = self.give_out(Tense::Now, &inode)?;
-        let handle = self.handles.open(entry.node, Open::File { flags, wrote });
+        let handle = self.handles.open(entry.node, Open::file(flags, wrote));
         Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }
 
@@ -258,7 +259,7 @@ impl View {
         let inode = about(made)?;
         let entry = self.give_out(Tense::Now, &inode)?;
         self.may_be_nameless(&inode)?;
-        let handle = self.handles.open(entry.node, Open::File { flags, wrote: None });
+        let handle = self.handles.open(entry.node, Open::file(flags, None));
         Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }
 
@@ -294,7 +295,7 @@ impl View {
         } else {
             self.tree.inode(ino, Seq::NOW)?;
         }
-        let handle = self.handles.open(node, Open::File { flags, wrote });
+        let handle = self.handles.open(node, Open::file(flags, wrote));
         Ok(Opened { handle, flags: self.opened_flags(), backing_id: 0 })
     }
 
@@ -409,7 +410,7 @@ impl View {
         }
         let inode = about(self.perform(asker, actor, &Operation::SetAttributes { ino, set })?)?;
         if let (Some(handle), Some(_)) = (handle, set.size) {
-            self.has_written((node, handle), ino, actor, 0);
+            self.has_written((node, handle), ino, actor, None);
         }
         if ino == Ino::ROOT {
             self.top_changed();
@@ -441,22 +442,20 @@ impl View {
         if !self.file(handle, node)?.writes() {
             return Err(Refusal::BadHandle);
         }
+        let goes_on = self.handles.goes_on(handle, node, bytes.offset);
         let actor = self.actor(asker, bytes.from_cache);
-        // Never appending here: the kernel gives the offset, of O_APPEND too, and a page written back
-        // through a handle that appends belongs where it was mapped.
-        let append = false;
         if !bytes.from_cache {
             self.mark(ino, self.drafts.before_write(ino, actor));
         }
-        let written = self.tree.write(
-            &caller(asker, actor),
-            ino,
-            bytes.offset,
-            append,
-            bytes.data,
-            bytes.kill_set_id,
-        )?;
-        self.has_written((node, handle), ino, actor, written.len);
+        let (caller, &Bytes { offset, data, kill_set_id, .. }) = (caller(asker, actor), bytes);
+        let written = if goes_on {
+            self.tree.write_on(&caller, ino, offset, data, kill_set_id)?
+        } else {
+            // Never appending here: the kernel gives the offset, of O_APPEND too, and a page written back
+            // through a handle that appends belongs where it was mapped.
+            self.tree.write(&caller, ino, offset, false, data, kill_set_id)?
+        };
+        self.has_written((node, handle), ino, actor, Some((offset, written.len)));
         // Written back at some later time, a page is waited for by msync or fsync.
         if bytes.flags.is_sync() && !bytes.from_cache {
             self.tree.sync()?;
@@ -482,7 +481,7 @@ impl View {
         let kill_set_id = loses_set_id(asker);
         self.mark(ino, self.drafts.before_write(ino, actor));
         self.perform(asker, actor, &Operation::Allocate { ino, flags, offset, len, kill_set_id })?;
-        self.has_written((node, handle), ino, actor, 0);
+        self.has_written((node, handle), ino, actor, None);
         if open.is_sync() {
             self.tree.sync()?;
         }
@@ -508,7 +507,7 @@ impl View {
         let operation = Operation::Copy { src, src_offset, dst, dst_offset, len, kill_set_id };
         self.mark(dst, self.drafts.before_write(dst, actor));
         let copied = self.perform(asker, actor, &operation)?;
-        self.has_written((to, to_handle), dst, actor, copied.len);
+        self.has_written((to, to_handle), dst, actor, Some((dst_offset, copied.len)));
         if open.is_sync() {
             self.tree.sync()?;
         }
@@ -521,6 +520,7 @@ impl View {
         if let Place::Tree(Tense::Now, ino) = self.place(node)? {
             // Before the wait, so that the mark is as durable as what it is about.
             self.mark(ino, self.drafts.take(ino));
+            self.handles.synced(handle, node);
         }
         self.sync_node(node)
     }

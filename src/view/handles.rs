@@ -27,9 +27,18 @@ pub(crate) enum Open {
         flags: OpenFlags,
         /// Who wrote through it last, if anyone: RELEASE has no caller.
         wrote: Option<ActorId>,
+        /// Where that write ended, unless all was synced since or something else was done through it.
+        end: Option<u64>,
     },
     /// A directory.
     Directory,
+}
+
+impl Open {
+    /// A file through which nothing was written yet, unless opening cut it.
+    pub(crate) const fn file(flags: OpenFlags, wrote: Option<ActorId>) -> Self {
+        Self::File { flags, wrote, end: None }
+    }
 }
 
 /// All that is open.
@@ -75,13 +84,34 @@ impl Handles {
         self.with(handle, node, |_, open| *open)
     }
 
-    /// Notes that `actor` wrote through `handle`.
-    pub(crate) fn wrote(&self, handle: FileHandle, node: NodeId, actor: ActorId) {
+    /// Notes that `actor` wrote through `handle`; where it was bytes, `up_to` where.
+    pub(crate) fn wrote(
+        &self,
+        handle: FileHandle,
+        node: NodeId,
+        actor: ActorId,
+        up_to: Option<u64>,
+    ) {
         self.with(handle, node, |_, open| {
-            if let Open::File { wrote, .. } = open {
-                *wrote = Some(actor);
+            if let Open::File { wrote, end, .. } = open {
+                (*wrote, *end) = (Some(actor), up_to);
             }
         });
+    }
+
+    /// Notes that what was written through `handle` is on the disk.
+    pub(crate) fn synced(&self, handle: FileHandle, node: NodeId) {
+        self.with(handle, node, |_, open| {
+            if let Open::File { end, .. } = open {
+                *end = None;
+            }
+        });
+    }
+
+    /// Whether a write at `offset` goes on where the last one through `handle` ended.
+    pub(crate) fn goes_on(&self, handle: FileHandle, node: NodeId, offset: u64) -> bool {
+        let end = |open: Open| if let Open::File { end, .. } = open { end } else { None };
+        self.find(handle, node).and_then(end) == Some(offset)
     }
 
     /// Ends `handle`, and tells what it was.
@@ -215,7 +245,7 @@ mod tests {
     #[test]
     fn a_program_runs_while_the_handle_it_was_opened_by_for_that_is_open() {
         let handles = Handles::default();
-        let opened = |flags| Open::File { flags: OpenFlags(flags), wrote: None };
+        let opened = |flags| Open::file(OpenFlags(flags), None);
         let read = handles.open(node(9), opened(OpenFlags::RDONLY));
         handles.open(node(9), Open::Directory);
         assert!(!handles.executing(node(9)));
@@ -231,10 +261,12 @@ mod tests {
     fn the_last_writer_is_kept_for_the_close() {
         let handles = Handles::default();
         let flags = OpenFlags(OpenFlags::RDWR);
-        let handle = handles.open(node(9), Open::File { flags, wrote: None });
-        handles.wrote(handle, node(9), ActorId(3));
-        handles.wrote(handle, node(9), ActorId(4));
-        let closed = handles.close(handle, node(9));
-        assert_eq!(closed, Some(Open::File { flags, wrote: Some(ActorId(4)) }));
+        let handle = handles.open(node(9), Open::file(flags, None));
+        handles.wrote(handle, node(9), ActorId(3), None);
+        handles.wrote(handle, node(9), ActorId(4), Some(12));
+        let written = Open::File { flags, wrote: Some(ActorId(4)), end: Some(12) };
+        assert_eq!(handles.find(handle, node(9)), Some(written));
+        handles.synced(handle, node(9));
+        assert_eq!(handles.close(handle, node(9)), Some(Open::file(flags, Some(ActorId(4)))));
     }
 }

@@ -516,7 +516,7 @@ impl View {
             | Made::Package(_)
             | Made::Debug => return Err(TreeRefusal::IsADirectory.into()),
         };
-        let handle = self.handles.open(node, Open::File { flags, wrote: None });
+        let handle = self.handles.open(node, Open::file(flags, None));
         self.computed.pinned.lock().insert(handle.0, pinned);
         // Past the kernel's cache, which would keep the size it was told of first.
         Ok(Opened { handle, flags: OpenedFlags::DIRECT_IO, backing_id: 0 })

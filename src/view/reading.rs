@@ -160,7 +160,7 @@ impl View {
         if flags.writes() || flags.truncates() {
             return Err(Refusal::ReadOnly);
         }
-        let handle = self.handles.open(node, Open::File { flags, wrote: None });
+        let handle = self.handles.open(node, Open::file(flags, None));
         Ok(Opened { handle, flags: OpenedFlags::KEEP_CACHE, backing_id: 0 })
     }
 

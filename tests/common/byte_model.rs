@@ -181,7 +181,7 @@ impl Model {
         let File { name, ino, bytes } = self.files[at].clone();
         match random.below(24) {
             0 if self.files.len() < 8 => self.make(store),
-            0..=7 => self.write_new(store, at, 0, 2000 + random.below(2000)),
+            0..=7 => self.write_new(store, at, 0, (2000 + random.below(2200)).min(4096)),
             8..=11 => {
                 let (offset, len) = (random.below(9000), random.below(1500));
                 self.write_new(store, at, offset, len)

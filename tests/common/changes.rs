@@ -38,6 +38,18 @@ pub(crate) fn write(
     commit(store, Change::Write { ino, offset, data, mode: None, drop_capability: false })
 }
 
+/// As [`write`], of bytes that go on where others were written.
+pub(crate) fn write_on(
+    store: &Store,
+    ino: Ino,
+    offset: u64,
+    bytes: &[u8],
+) -> Result<Seq, CommitError> {
+    let mut placed = Placed::default();
+    let data = store.place_on(bytes, &mut placed)?;
+    commit(store, Change::Write { ino, offset, data, mode: None, drop_capability: false })
+}
+
 /// Makes a range of `dst` a reference to one of `src`: each a file and an offset.
 pub(crate) fn clone_range(
     store: &Store,

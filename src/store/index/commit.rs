@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Invariants: at most one layer is frozen; a batch is committed only after the log it stands for is durable;
-//! the index is never more than [`LOG_BEHIND_MAX`] of log behind, because writers wait
-//! ([`Index::wait_for_room`]). Without the thread (before [`Index::start`], while the log is read back)
+//! the index is never more than [`LOG_BEHIND_MAX`] of log behind (of the bytes of small writes a part counts), because
+//! writers wait ([`Index::wait_for_room`]). Without the thread (before [`Index::start`], while the log is read back)
 //! a batch is committed at once, so whoever reads the log back has made it durable first.
 
 use std::fmt;
@@ -38,6 +38,9 @@ use super::{IndexError, Tables, Totals};
 pub const LOG_PER_BATCH: u64 = 16 << 20;
 /// Log bytes that may not be committed yet; past that, writers wait.
 pub const LOG_BEHIND_MAX: u64 = 64 << 20;
+/// Of the bytes that small writes have in the log, one in so many counts for both: a start reads them back, but they
+/// make no rows. If all counted, pages that are written again and again would have a batch every 4,000 events.
+const CONTENT_PART: u64 = 4;
 /// Log bytes after which a place in it is noted down: what reading from any event on must skip at most.
 const LOG_PER_MARK: u64 = 128 << 10;
 /// Where the rows are, in the store's directory.
@@ -102,6 +105,8 @@ struct Shared {
 struct State {
     /// Log bytes the young layer stands for.
     young_log: u64,
+    /// [`Totals::inline`] as the last event left it.
+    inline: u64,
     young_bytes: usize,
     /// Log bytes since the last place that was noted down.
     unmarked: u64,
@@ -164,6 +169,7 @@ impl Index {
         let identity = Identity { store, key_check: name_hash.of(b".") };
         let mut tables = Tables::new(engine.snapshot()?, Cache::new(memory / 8), name_hash);
         let applied = tables.load(&identity)?;
+        let inline = tables.totals.inline;
         Ok(Self {
             shared: Arc::new(Shared {
                 tables: RwLock::new(tables),
@@ -173,7 +179,7 @@ impl Index {
                 young_max: memory / 8,
                 tap: options.tap,
                 identity,
-                state: Mutex::new(State { applied, ..State::default() }),
+                state: Mutex::new(State { applied, inline, ..State::default() }),
                 work: Condvar::new(),
                 room: Condvar::new(),
             }),
@@ -229,7 +235,9 @@ impl Index {
         let shared = &self.shared;
         {
             let mut state = shared.state.lock();
-            state.young_log += log_bytes;
+            let inline = std::mem::replace(&mut state.inline, tables.totals.inline);
+            let content = tables.totals.inline.saturating_sub(inline);
+            state.young_log += log_bytes.saturating_sub(content - content / CONTENT_PART);
             state.unmarked += log_bytes;
             state.young_bytes = tables.young.bytes;
             let due = state.young_log >= LOG_PER_BATCH || state.young_bytes >= shared.young_max;

@@ -354,6 +354,28 @@ fn a_batch_that_met_a_full_disk_is_committed_when_there_is_room() {
 }
 
 #[test]
+fn of_the_bytes_of_small_writes_a_part_counts_towards_a_batch() {
+    let file = Arc::new(Flaky::default());
+    let index = open(file.clone()).unwrap();
+    let mut writer = Writer::new(&index);
+    let ino = writer.create(Ino::ROOT, b"a", S_IFREG);
+    let advance = |bytes| index.advance(&mut index.write(), bytes, || Mark(b"m".to_vec())).unwrap();
+    // Without a thread a batch is committed as soon as it is due.
+    writer.write(ino, 0, &[1; 4000]);
+    advance(LOG_PER_BATCH - 1 + 3000);
+    assert_eq!(index.applied(), None);
+    advance(1);
+    assert!(index.applied().is_some());
+    drop(index);
+    // What was there before counts for nothing.
+    let index = open(file).unwrap();
+    let before = index.applied();
+    let mark = Mark(b"later".to_vec());
+    index.advance(&mut index.write(), LOG_PER_BATCH, || mark.clone()).unwrap();
+    assert_ne!(index.applied(), before);
+}
+
+#[test]
 fn nothing_is_committed_before_the_log_is_durable_and_writers_wait_for_it() {
     let index = Arc::new(open(Arc::new(Flaky::default())).unwrap());
     let (go, gate) = mpsc::channel::<()>();
