@@ -24,7 +24,7 @@ use lighthouse_fuse::proto::op::{
     Write,
 };
 use lighthouse_fuse::proto::types::{
-    Errno, FOREVER, FileHandle, Lock, LockKind, NodeId, OpenFlags, XattrName,
+    Errno, FOREVER, FileHandle, Lock, LockKind, NodeId, OpenFlags, OpenedFlags, XattrName,
 };
 use lighthouse_fuse::proto::{Notice, Reply, abi, notify};
 use lighthouse_fuse::server::dispatch::Work;
@@ -194,6 +194,31 @@ fn names_that_are_not_there_may_be_remembered_in_the_present_only() {
         let history = kernel.walk("history").unwrap().node;
         assert_eq!(absent(kernel, history), Err(Errno::ENOENT));
     });
+}
+
+#[test]
+fn a_listing_is_kept_unless_the_kernel_may_have_forgotten_its_names() {
+    let (store, _dir) = stores::fresh();
+    {
+        let (wire, view) = (Wire::default(), view_of(&store));
+        let mut kernel = Kernel::connect(&wire, &view);
+        let dir = current(&mut kernel);
+        for number in 0..20 {
+            kernel.make(dir, format!("{number}").as_bytes(), b"");
+        }
+    }
+    // Another kernel, which has looked up none of them.
+    let (wire, view) = (Wire::default(), view_of(&store));
+    let mut kernel = Kernel::connect(&wire, &view);
+    let dir = current(&mut kernel);
+    let kept = |kernel: &mut Kernel<'_>| {
+        let opened = kernel.open_directory(dir).unwrap();
+        opened.flags.0 & OpenedFlags::KEEP_CACHE.0 != 0
+    };
+    assert!(kept(&mut kernel), "it has let go of nothing yet");
+    let file = kernel.look(dir, b"0").unwrap();
+    kernel.forget(file.node, 1);
+    assert!(!kept(&mut kernel), "of names it does not know any more");
 }
 
 #[test]

@@ -389,6 +389,74 @@ fn a_small_write_on_a_full_disk_takes_its_space_from_history() {
     model.compare(&store, "at the end");
 }
 
+/// Leaves not one byte free.
+fn take_the_rest(disk: &SimDisk) {
+    let space = disk.space().unwrap();
+    disk.resize(space.total - space.available);
+    assert_eq!(disk.space().unwrap().available, 0);
+}
+
+#[test]
+fn on_a_disk_without_one_byte_free_dead_writes_make_room_for_new_ones() {
+    let disk = SimDisk::new(16 << 20);
+    let store = create(&disk, u64::MAX);
+    let mut model = Model::default();
+    model.make(&store).unwrap();
+    for _ in 0..100 {
+        model.write_new(&store, 0, 0, 3072).unwrap();
+        store.tick().unwrap();
+    }
+    assert!(squeezed(&disk).is_empty());
+    take_the_rest(&disk);
+    // Many times what the log has set aside, and no content file has anything to give.
+    for round in 0..400 {
+        let written = model.write_new(&store, 0, 0, 3072);
+        written.unwrap_or_else(|err| panic!("round {round}: {err}"));
+        if round % 3 == 0 {
+            store.tick().unwrap();
+        }
+    }
+    model.compare(&store, "with nothing free");
+    assert!(squeezed(&disk).len() > 5);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(check_all(&disk).findings, []);
+    let store = open(&disk.after_kill(), u64::MAX);
+    model.compare(&store, "after a start");
+}
+
+#[test]
+fn on_a_disk_without_one_byte_free_files_can_be_removed_and_space_comes_back() {
+    let disk = SimDisk::new(16 << 20);
+    let store = create(&disk, u64::MAX);
+    let mut model = Model::default();
+    for file in 0..60 {
+        model.make(&store).unwrap();
+        model.write_new(&store, file, 0, 3072).unwrap();
+        store.tick().unwrap();
+    }
+    take_the_rest(&disk);
+    let err = loop {
+        let made = model.make(&store);
+        let last = model.files.len() - 1;
+        match made.and_then(|()| model.write_new(&store, last, 0, 3072)) {
+            Ok(()) => assert!(model.count < 1000),
+            Err(err) => break err,
+        }
+    };
+    assert!(matches!(err, CommitError::NoSpace), "{err:?}");
+    while model.files.len() > 5 {
+        model
+            .remove(&store, 0)
+            .unwrap_or_else(|err| panic!("{} are left: {err}", model.files.len()));
+    }
+    for round in 0..100 {
+        let written = model.write_new(&store, 0, 0, 3072);
+        written.unwrap_or_else(|err| panic!("round {round}: {err}"));
+    }
+    model.compare(&store, "after most was removed");
+}
+
 #[test]
 fn a_clone_keeps_what_its_source_was_moved_away_from_afterwards() {
     // In the log, and in content files.

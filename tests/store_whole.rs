@@ -14,10 +14,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lighthouse_fuse::store::disk::{Disk, Real};
-use lighthouse_fuse::store::event::{Change, FileId, Ino, Place, Seq};
-use lighthouse_fuse::store::log::Next;
+use lighthouse_fuse::store::event::{Change, FileId, Ino, Place, Seq, SetAttr};
+use lighthouse_fuse::store::log::{Next, damage_in};
 use lighthouse_fuse::store::record::Entry;
-use lighthouse_fuse::store::recover::Stop;
+use lighthouse_fuse::store::recover::{Damage, Stop};
 use lighthouse_fuse::store::sim::{Random, SimDisk, Step};
 use lighthouse_fuse::store::superblock::{Shape, Super};
 use lighthouse_fuse::store::verify::verify;
@@ -443,6 +443,64 @@ fn what_a_relocation_left_behind_is_given_back_with_its_last_tree() {
 }
 
 #[test]
+fn what_is_damaged_is_not_moved_under_a_checksum_that_vouches_for_it() {
+    // In content files, and in the log.
+    for len in [5000, 600] {
+        let disk = SimDisk::new(256 << 20);
+        let options = OpenOptions { history: Some(0), ..options() };
+        let store = Store::create_on(Arc::new(disk.clone()), &ROOMY, &options).unwrap();
+        let mut user = User::default();
+        for file in 0..2 {
+            user.make(&store).unwrap();
+            // Backwards, so that no two of them lie side by side.
+            for n in (0..256_u64).rev() {
+                user.write(&store, file, n * len, &vec![n as u8; len as usize]).unwrap();
+            }
+        }
+        let inos = [user.files[0].1, user.files[1].1];
+        let place = |file: usize| {
+            let mut stretches = Vec::new();
+            let tables = store.read();
+            tables.stretches(inos[file], 100 * len, 1, Seq::NOW, &mut stretches).unwrap();
+            stretches[0].at.unwrap()
+        };
+        let (sound, damaged) = (place(0), place(1));
+        let path = match damaged.file {
+            FileId::Content(number) => format!("content/{number:08}.dat"),
+            FileId::Log(number) => format!("log/{number:08}.seg"),
+        };
+        assert!(disk.flip(&path, damaged.offset + 7, 3));
+        for _ in 0..4 {
+            user.wait(&store).unwrap();
+        }
+        assert_ne!(place(0), sound, "the other file is put together");
+        assert_eq!(place(1), damaged, "{path}");
+        // All trees before are given up, with what relocations left behind.
+        for _ in 0..2 {
+            let set = SetAttr { mode: Some(0o100_600), ..SetAttr::default() };
+            let change = Change::SetAttr { ino: inos[0], set, acl: None, drop_capability: false };
+            changes::commit(&store, change).unwrap();
+        }
+        store.tick().unwrap();
+        store.close().unwrap();
+        let report = check_all(&disk);
+        let is_there = |offset: u64| (damaged.offset..damaged.offset + len).contains(&offset);
+        if len == 5000 {
+            assert!(report.freed_bytes >= 255 * 4096, "{} bytes were freed", report.freed_bytes);
+            let found =
+                report.findings.iter().any(|found| found.file == path && is_there(found.offset));
+            assert!(found, "{:?}", report.findings);
+        } else {
+            assert!(
+                report.findings.iter().any(|found| found.file == path),
+                "{:?}",
+                report.findings
+            );
+        }
+    }
+}
+
+#[test]
 fn a_shorter_clone_of_a_clone_takes_nothing_away() {
     let disk = SimDisk::new(256 << 20);
     let options = OpenOptions { history: Some(0), ..options() };
@@ -455,7 +513,7 @@ fn a_shorter_clone_of_a_clone_takes_nothing_away() {
     user.clone_range(&store, (0, 0), (1, 0), 65_536).unwrap();
     user.clone_range(&store, (1, 0), (2, 0), 4096).unwrap();
     user.write(&store, 0, 8192, &[8; 57_344]).unwrap();
-    // Clones count as live twice, so some more must be history.
+    // So that there is history to give back, whatever counts as live.
     for fill in 0..4 {
         user.write(&store, 2, 0, &[fill; 200_000]).unwrap();
     }
@@ -463,6 +521,58 @@ fn a_shorter_clone_of_a_clone_takes_nothing_away() {
     let horizon = store.horizon();
     assert!(horizon >= Seq(8), "{horizon}");
     user.compare(&store, "after the original was written over");
+}
+
+#[test]
+fn what_clones_share_is_live_once_and_is_no_room_for_history() {
+    const CLONED: u64 = 4 << 20;
+    const BUDGET: u64 = 3 << 20;
+    let disk = SimDisk::new(256 << 20);
+    let options = OpenOptions { history: Some(BUDGET), ..options() };
+    let store = Store::create_on(Arc::new(disk.clone()), &ROOMY, &options).unwrap();
+    let mut user = User::default();
+    for _ in 0..6 {
+        user.make(&store).unwrap();
+    }
+    user.write(&store, 0, 0, &vec![7; CLONED as usize]).unwrap();
+    let src = user.files[0].1;
+    for file in 1..5 {
+        let dst = user.files[file].1;
+        let clone =
+            Change::Clone { src, src_offset: 0, dst, dst_offset: 0, len: CLONED, mode: None };
+        user.change(&store, clone).unwrap();
+    }
+    assert_eq!(store.read().totals().allocated, 5 * CLONED);
+    store.tick().unwrap();
+    assert_eq!(store.doubled(), 4 * CLONED);
+    let free = store.space().unwrap().available;
+    // A part of one of them is its own from now on, and another file has a long history.
+    user.write(&store, 4, 0, &[9; 4096]).unwrap();
+    for fill in 0..20 {
+        user.write(&store, 5, 0, &vec![fill; 1 << 20]).unwrap();
+    }
+    let taken = free - store.space().unwrap().available;
+    for _ in 0..20 {
+        store.tick().unwrap();
+    }
+    assert_eq!(store.doubled(), 4 * CLONED - 4096);
+    let live = CLONED + 4096 + (1 << 20);
+    let size = store.size().unwrap().content;
+    assert!(size <= live + BUDGET + ROOMY.shape.content_step, "{size} bytes for {live}");
+    // History gives way to whoever needs its space, so it is free.
+    let step = ROOMY.shape.content_step;
+    assert!(taken <= (1 << 20) + 4096 + step, "{taken} bytes less are free");
+    user.compare(&store, "within its budget");
+    // The last one that has them has them alone.
+    for _ in 0..4 {
+        let (name, ino, _) = user.files.remove(0);
+        user.change(&store, Change::Unlink { parent: Ino::ROOT, name: &name, ino }).unwrap();
+        user.change(&store, Change::End { ino }).unwrap();
+    }
+    store.tick().unwrap();
+    assert_eq!(store.doubled(), 0);
+    user.compare(&store, "with one of them left");
+    assert_eq!(check_all(&disk).findings, []);
 }
 
 #[test]
@@ -654,6 +764,114 @@ fn one_flipped_bit_is_found_with_its_place_and_never_panics() {
         assert_eq!(report.findings.first().map(|found| &found.file[..]), Some("super"), "{at}");
         open(&disk).unwrap();
     }
+}
+
+/// Reads the log to where it ends, or is damaged.
+fn damage_of_log(store: &Store) -> Option<Damage> {
+    let mut reader = store.log(None).ok()?;
+    loop {
+        match reader.read() {
+            Ok(Next::Record(..)) => (),
+            Ok(Next::End(_)) => return None,
+            Err(err) => return Some(damage_in(&err).expect("the disk is well").clone()),
+        }
+    }
+}
+
+#[test]
+fn damage_in_an_old_segment_never_makes_a_store_silently_shorter() {
+    let whole = SimDisk::new(1 << 30);
+    let shape = Shape { segment_len: 8 << 10, ..SHAPE };
+    let create = CreateOptions { shape, ..CreateOptions::default() };
+    let store = Store::create_on(Arc::new(whole.clone()), &create, &options()).unwrap();
+    let mut user = User::default();
+    user.saw(&store, Seq::FIRST);
+    user.work(&store, &mut Random(6), 250).unwrap();
+    let last = store.read().last();
+    store.close().unwrap();
+    drop(store);
+    // The last one was only set aside.
+    let segments = whole.list("log").unwrap().len() - 1;
+    assert!(segments > 6);
+    let mut random = Random(7);
+    let (mut damaged, mut harmless) = (0, 0);
+    for round in 0..60 {
+        let disk = whole.after_kill();
+        let number = 1 + u32::try_from(random.below(segments)).unwrap();
+        let path = format!("log/{number:08}.seg");
+        let bytes = disk.bytes(&path).unwrap();
+        let at = random.below(bytes.len());
+        let how = match round % 4 {
+            0 => {
+                disk.open(&path, false).unwrap().set_len(at as u64).unwrap();
+                "cut"
+            }
+            1 => {
+                disk.remove(&path).unwrap();
+                "removed"
+            }
+            2 => {
+                let noise = vec![0xa5; (bytes.len() - at).min(4096)];
+                disk.open(&path, false).unwrap().write_at(&noise, at as u64).unwrap();
+                "overwritten"
+            }
+            _ => {
+                assert!(disk.flip(&path, at as u64, 3));
+                "flipped"
+            }
+        };
+        let what = format!("{path} {how} at {at}");
+        // As long as there is an index, nothing is missing; but who reads the log hears of it.
+        if number < u32::try_from(segments).unwrap() {
+            let store = open(&disk.after_kill()).unwrap();
+            assert_eq!(
+                (store.opening().damage.clone(), store.read().last()),
+                (None, last),
+                "{what}"
+            );
+            if let Some(damage) = damage_of_log(&store) {
+                assert_eq!(damage.at.segment, number, "{what}: {damage}");
+            }
+        }
+        disk.remove("index/rows.redb").unwrap();
+        for opened in ["first", "again"] {
+            let store = match open(&disk) {
+                Ok(store) => store,
+                Err(OpenError::Damaged(damage)) => {
+                    assert_eq!((number, damage.at.segment), (1, 1), "{what}: {damage}");
+                    assert!(damage.at.offset as usize <= at, "{what}: {damage}");
+                    damaged += 1;
+                    continue;
+                }
+                Err(err) => panic!("{what}: {err}"),
+            };
+            let now = store.read().last();
+            if opened == "first" {
+                user.compare(&store, &what);
+            }
+            let Some(damage) = store.opening().damage.clone() else {
+                assert_eq!(now, last, "{what}, opened {opened}: events are missing");
+                harmless += 1;
+                break;
+            };
+            assert!(now < last, "{what}: {now}");
+            assert_eq!(damage.at.segment, number, "{what}: {damage}");
+            assert!(damage.at.offset as usize <= at, "{what}: {damage}");
+            let Err(CommitError::ReadOnly(why)) = store.begin().map(drop) else {
+                panic!("{what}: changes must be refused")
+            };
+            assert!(why.contains(&path), "{what}: {why}");
+            damaged += 1;
+            store.close().unwrap();
+        }
+        // Restored from a backup.
+        let file = disk.open(&path, true).unwrap();
+        file.write_at(&bytes, 0).unwrap();
+        let store = open(&disk).unwrap_or_else(|err| panic!("{what}: {err}"));
+        assert_eq!((store.opening().damage.clone(), store.read().last()), (None, last), "{what}");
+        user.clone().make(&store).unwrap();
+    }
+    assert!(damaged > 80 && harmless > 0, "{damaged} damaged, {harmless} harmless");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Keeps the rules of the code's shape, so that no reviewer has to.
 //!
 //! Which layer may name which, where `unsafe` may stand, how a file opens, which words may not stay, how
-//! long lines and files get. Each broken rule is one line: file, line number, what is wrong.
+//! long lines and files get, which versions the fuzzer is built with. Each broken rule is one line: file, line number, what is wrong.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -142,6 +142,43 @@ impl Broken {
 struct SourceFile {
     path: PathBuf,
     text: String,
+}
+
+/// The fuzzer is built apart, with a lock file of its own. It must fuzz what is shipped: the same packages in the same versions.
+#[test]
+fn the_fuzzer_is_locked_to_the_versions_of_the_crate() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("it is in the repository");
+    let (ours, fuzzers) = (packages(&read("Cargo.lock")), packages(&read("fuzz/Cargo.lock")));
+    for (name, version) in &fuzzers {
+        let versions: Vec<_> = ours.iter().filter(|(other, _)| other == name).collect();
+        assert!(
+            versions.is_empty() || versions.contains(&&(name.clone(), version.clone())),
+            "fuzz/Cargo.lock has {name} {version}, Cargo.lock has not: copy that and run `cargo metadata` in fuzz/"
+        );
+    }
+    let manifest = read("Cargo.toml");
+    let needed = manifest.split("[dependencies]\n").nth(1).expect("it depends on something");
+    for line in needed.lines().take_while(|line| !line.starts_with('[')) {
+        let Some((name, how)) = line.split_once(" = ") else { continue };
+        if how.contains("optional = true") {
+            continue;
+        }
+        assert!(
+            fuzzers.iter().any(|(known, _)| known == name),
+            "fuzz/Cargo.lock lacks {name}: copy Cargo.lock and run `cargo metadata` in fuzz/"
+        );
+    }
+}
+
+/// Name and version of each package in a lock file.
+fn packages(lock: &str) -> Vec<(String, String)> {
+    let value = |block: &str, key: &str| {
+        let line = block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = \""));
+        line.map(|rest| rest.trim_end_matches('"').to_owned())
+    };
+    let blocks = lock.split("[[package]]").skip(1);
+    blocks.filter_map(|block| Some((value(block, "name")?, value(block, "version")?))).collect()
 }
 
 fn all_rust_files() -> Vec<SourceFile> {

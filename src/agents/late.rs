@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::store::Store;
 use crate::store::event::{Actor, ActorId};
 
-use super::proc::{Proc, TEXT_MAX};
+use super::proc::{Places, Proc, TEXT_MAX};
 use super::register::parts_of_token;
 
 /// Questions that may wait; what comes beyond is dropped, and the actor stays as it is.
@@ -31,8 +31,11 @@ const ENVIRON_MAX: usize = 64 * 1024;
 /// The queue to the threads that may wait.
 #[derive(Debug)]
 pub(super) struct Late {
-    queue: SyncSender<(ActorId, Actor)>,
+    queue: SyncSender<Question>,
 }
+
+/// An actor, and where its program lies.
+type Question = (ActorId, Actor, Places);
 
 impl Late {
     pub(super) fn new(store: Arc<Store>) -> Self {
@@ -46,8 +49,8 @@ impl Late {
     }
 
     /// Asks for the rest of what there is to know of `actor`; never waits.
-    pub(super) fn look(&self, id: ActorId, actor: Actor) {
-        drop(self.queue.try_send((id, actor)));
+    pub(super) fn look(&self, id: ActorId, actor: Actor, program: Places) {
+        drop(self.queue.try_send((id, actor, program)));
     }
 }
 
@@ -83,9 +86,9 @@ fn apart<T: Send + 'static>(
     Some(answer)
 }
 
-fn answer(questions: &Receiver<(ActorId, Actor)>, store: &Store) {
-    while let Ok((id, actor)) = questions.recv() {
-        let Some(answer) = apart(move |proc| look_up(proc, actor)) else { continue };
+fn answer(questions: &Receiver<Question>, store: &Store) {
+    while let Ok((id, actor, program)) = questions.recv() {
+        let Some(answer) = apart(move |proc| look_up(proc, actor, program)) else { continue };
         match answer.recv_timeout(DEADLINE) {
             Ok(Some(actor)) => {
                 if let Err(err) = store.describe_actor(id, &actor) {
@@ -103,12 +106,17 @@ fn answer(questions: &Receiver<(ActorId, Actor)>, store: &Store) {
     }
 }
 
-/// Adds the command line, and agent and session where they are not known already; `None` if the process is no longer
-/// the one that asked.
-fn look_up(proc: &Proc, mut actor: Actor) -> Option<Actor> {
+/// Adds the command line, unless the process has taken another program since, and agent and session where they are not
+/// known already; `None` if the process is no longer the one that asked.
+fn look_up(proc: &Proc, mut actor: Actor, program: Places) -> Option<Actor> {
     let cmdline = proc.read(actor.pid, "cmdline").unwrap_or_default();
+    // Looked at after it was read: a process never comes back to a program it has left.
+    let now = proc.stat_file(actor.pid).and_then(|stat| stat.read());
+    let is_its_own = now.is_some_and(|now| now.places() == program);
     let (agent, session) = named(proc, &actor)?;
-    actor.cmdline = cmdline;
+    if is_its_own {
+        actor.cmdline = cmdline;
+    }
     if actor.agent.is_empty() && actor.session.is_empty() {
         (actor.agent, actor.session) = recorded(agent, session);
     }
@@ -193,13 +201,18 @@ mod tests {
             assert!(started.elapsed() < Duration::from_secs(5), "sleep never started");
             thread::yield_now();
         }
-        let start_time = proc.stat_file(pid).unwrap().read().unwrap().start_time();
-        let known = look_up(&proc, Actor { pid, start_time, ..Actor::default() }).unwrap();
+        let now = proc.stat_file(pid).unwrap().read().unwrap();
+        let (start_time, program) = (now.start_time(), now.places());
+        let actor = Actor { pid, start_time, ..Actor::default() };
+        let known = look_up(&proc, actor.clone(), program).unwrap();
         assert_eq!(known.cmdline, b"sleep\x0060\0");
         assert_eq!(known.agent, b"builder-7");
         assert_eq!(known.session, b"s1");
+        let before = look_up(&proc, actor, [1, 2, 3]).unwrap();
+        assert_eq!(before.cmdline, b"", "of another program in the same process");
+        assert_eq!(before.agent, b"builder-7");
         let other = Actor { pid, start_time: start_time + 1, ..Actor::default() };
-        assert_eq!(look_up(&proc, other), None, "a reused number is somebody else");
+        assert_eq!(look_up(&proc, other, program), None, "a reused number is somebody else");
         let _ = Command::new("kill").arg(pid.to_string()).status();
         child.wait().unwrap();
     }

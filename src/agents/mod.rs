@@ -15,6 +15,12 @@
 //! Whether a caller is still the same program is asked with every change, and must be cheap: its memory
 //! tells (0.4 us here, where `stat` takes 4.6) for a millisecond at a time, see `proc::Evidence`.
 //!
+//! A process that takes another program is another actor, also where the two look the same but for their command lines (an
+//! interpreter that goes on with another script): where a program's code and stack lie tells them apart, and whether
+//! its memory is still used. A command line counts only if it was read while that was so: of a process that takes another
+//! program at once, such as a shell's child that opens what it redirects to, none is recorded for the first. Where the kernel keeps
+//! all of that from us, such programs are one actor.
+//!
 //! Where a [`Guard`] decides who may, a handler asks first and waits for those threads, half a second at most. It does
 //! so for what opens a file or changes names and attributes, never for a READ or WRITE: those may come while the caller, or
 //! the kernel for it, holds that lock.
@@ -42,11 +48,14 @@ use crate::store::event::{Actor, ActorId};
 
 use guard::{Guard, Identity};
 use late::Late;
-use proc::{Evidence, Proc};
+use proc::{Evidence, Places, Proc};
 use register::{Register, Registered, Unregistered};
 
 /// Callers remembered at once, each with one or two descriptors open; the least recently seen half goes first.
 const KNOWN_MAX: usize = 128;
+
+/// Actors of whom it is remembered which program they are.
+const PROGRAMS_MAX: usize = 4096;
 
 /// Finds out who is behind a request, once per process and program.
 #[derive(Debug)]
@@ -62,6 +71,7 @@ pub struct Agents {
 #[derive(Debug, Default)]
 struct Known {
     callers: FxHashMap<Caller, Seen>,
+    programs: FxHashMap<ActorId, Places>,
     tick: u64,
 }
 
@@ -197,8 +207,11 @@ impl Agents {
             seen.tick = tick;
             return take(seen);
         }
+        let over = known.callers.get(&caller).and_then(|seen| {
+            seen.evidence.as_ref().is_some_and(Evidence::is_over).then_some(seen.id)
+        });
         drop(known);
-        let seen = self.identify(caller, generation, tick);
+        let seen = self.identify(caller, over, generation, tick);
         let taken = take(&seen);
         let mut known = self.known.lock();
         if known.callers.len() >= KNOWN_MAX {
@@ -215,14 +228,15 @@ impl Agents {
         String::from_utf8_lossy(&name.unwrap_or_default()).trim_end_matches('\n').to_owned()
     }
 
-    fn identify(&self, caller: Caller, generation: u64, tick: u64) -> Seen {
+    /// `over`: who the caller was, if that program is known to be no more.
+    fn identify(&self, caller: Caller, over: Option<ActorId>, generation: u64, tick: u64) -> Seen {
         let mut actor = Actor {
             uid: caller.uid,
             gid: caller.gid,
             ambiguous: caller.ambiguous,
             ..Actor::default()
         };
-        let (mut evidence, mut registered) = (None, None);
+        let (mut evidence, mut registered, mut program) = (None, None, None);
         if caller.tid != 0
             && let Some(proc) = &self.proc
             && let memory = proc.memory(caller.tid)
@@ -234,14 +248,22 @@ impl Agents {
             if let Some(registered) = &registered {
                 (actor.agent, actor.session) = registered.recorded();
             }
+            program = Some(incarnation.places());
             evidence = Some(proc.evidence((caller.tid, actor.pid), memory, stat, incarnation));
         }
+        let mut given = self.store.actor(&actor);
+        if let (Ok(id), Some(program)) = (&given, program)
+            && (over == Some(*id) || self.known.lock().is_another(*id, program))
+        {
+            given = self.store.actor_anew(&actor);
+        }
         let (mut id, mut unrecorded) = (ActorId::default(), None);
-        match self.store.actor(&actor) {
+        match given {
             Ok(number) => {
                 id = number;
-                if evidence.is_some() {
-                    self.late.look(id, actor);
+                if let Some(program) = program {
+                    self.known.lock().remember(id, program);
+                    self.late.look(id, actor, program);
                 }
             }
             Err(_) => unrecorded = Some(Arc::new(actor)),
@@ -258,10 +280,85 @@ impl Seen {
 }
 
 impl Known {
+    /// Whether an actor is known to be another program than this.
+    fn is_another(&self, id: ActorId, program: Places) -> bool {
+        self.programs.get(&id).is_some_and(|known| *known != program)
+    }
+
+    fn remember(&mut self, id: ActorId, program: Places) {
+        if self.programs.len() >= PROGRAMS_MAX {
+            self.programs.clear();
+        }
+        self.programs.insert(id, program);
+    }
+
     fn forget_older_half(&mut self) {
         let mut ticks: Vec<u64> = self.callers.values().map(|seen| seen.tick).collect();
         ticks.sort_unstable();
         let middle = ticks.get(ticks.len() / 2).copied().unwrap_or(0);
         self.callers.retain(|_, seen| seen.tick > middle);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::store::{CreateOptions, OpenOptions};
+
+    /// Waits until something is so, and fails after a while.
+    fn until<T>(what: &str, mut is: impl FnMut() -> Option<T>) -> T {
+        let started = Instant::now();
+        loop {
+            if let Some(found) = is() {
+                return found;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn a_process_that_takes_the_same_program_again_is_another_actor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        let store =
+            Store::create(&path, &CreateOptions::default(), &OpenOptions::default()).unwrap();
+        let agents = Agents::new(Arc::new(store));
+        let mut child = Command::new("sh")
+            .args(["-c", "read line; exec sh -c 'read line; true' second"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = child.id();
+        let cmdline = || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        let words_of = |id| {
+            let actor = agents.store.actor_of(id).unwrap();
+            Some(actor.cmdline).filter(|cmdline| !cmdline.is_empty())
+        };
+        until("sh runs", || cmdline().starts_with(b"sh\0").then_some(()));
+        let first = agents.actor(1, 2, pid, false);
+        assert_eq!(agents.actor(1, 2, pid, false), first);
+        let words = until("it is known by its words", || words_of(first));
+        assert!(words.windows(4).any(|word| word == b"exec"), "{words:?}");
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        until("it takes another program", || cmdline().ends_with(b"second\0").then_some(()));
+        // As long as its memory is believed without another look.
+        std::thread::sleep(Duration::from_millis(5));
+        let second = agents.actor(1, 2, pid, false);
+        assert_ne!(second, first);
+        let later = until("that is known by its words too", || words_of(second));
+        assert!(later.ends_with(b"second\0"), "{later:?}");
+        assert_eq!(
+            words_of(first),
+            Some(words),
+            "what the first one did was not done by the second"
+        );
+        assert_eq!(agents.actor(1, 2, pid, false), second);
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        child.wait().unwrap();
     }
 }

@@ -80,6 +80,11 @@ struct Shown {
 const MEMORY_HOLDS: Duration = Duration::from_millis(1);
 
 impl Evidence {
+    /// Whether the program is no more, as far as its memory tells.
+    pub(super) fn is_over(&self) -> bool {
+        self.memory.as_ref().is_some_and(|shown| !shown.memory.is_used())
+    }
+
     /// Whether it holds.
     pub(super) fn holds(&mut self) -> bool {
         let now = Instant::now();
@@ -96,13 +101,16 @@ impl Evidence {
     }
 }
 
+/// What one program in one process has of its own: where its code and its stack begin. Zeros where that is kept from us.
+pub(super) type Places = [u64; 3];
+
 /// What tells one program in one process from the next: an `exec` changes the name or the places,
 /// a reused number changes the start time.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Incarnation {
     comm: [u8; COMM_MAX],
     start_time: u64,
-    places: [u64; 3],
+    places: Places,
     parent: u32,
 }
 
@@ -130,6 +138,11 @@ impl Incarnation {
     /// The name, as the kernel keeps it.
     pub(super) fn name(&self) -> String {
         String::from_utf8_lossy(&self.comm).trim_end_matches('\0').to_owned()
+    }
+
+    /// Where the program lies.
+    pub(super) fn places(&self) -> Places {
+        self.places
     }
 
     /// The parent process.
@@ -368,7 +381,8 @@ mod tests {
 
     #[test]
     fn a_child_that_may_share_its_parents_memory_is_known_by_what_it_says() {
-        let commands = "(sh -c 'echo $PPID'; read line; exec sleep 0) <&0 & wait";
+        // What runs in the background has nothing to read, but for what was opened before.
+        let commands = "exec 3<&0; (sh -c 'echo $PPID'; read line <&3; exec sleep 0) & wait";
         let (mut child, _, mut evidence) = evidence_for("sh", commands);
         assert!(evidence.memory.is_none(), "{evidence:?}");
         assert!(evidence.holds());

@@ -65,18 +65,25 @@ pub(super) fn run(args: &LogArgs) -> Result<ExitCode, CliError> {
     };
     let mut follow = Follow::new(place.path, since, args.fine);
     loop {
-        while let Next::Record(_, record) = reader.read().map_err(|err| {
-            CliError::new(format!("cannot read the log of {}: {err}", place.store.display()))
-        })? {
-            let Some(entry) = record.entry() else { continue };
-            for line in follow.take(&entry) {
-                shown.line(line)?;
+        let read = loop {
+            match reader.read() {
+                Ok(Next::Record(_, record)) => {
+                    let Some(entry) = record.entry() else { continue };
+                    for line in follow.take(&entry) {
+                        shown.line(line)?;
+                    }
+                }
+                Ok(Next::End(_)) => break Ok(()),
+                Err(err) => break Err(err),
             }
-        }
+        };
         if let Some(line) = follow.rest() {
             shown.line(line)?;
         }
         shown.flush()?;
+        read.map_err(|err| {
+            CliError::new(format!("cannot read the log of {}: {err}", place.store.display()))
+        })?;
         if !args.follow {
             return Ok(ExitCode::SUCCESS);
         }

@@ -158,9 +158,9 @@ pub(super) fn open_or_begin(
     }
     if let Some(damage) = &opening.damage {
         output::say(format_args!(
-            "{}: damaged at {damage}: serving what is before it, read-only; `lighthouse-fuse verify` \
-             says more",
-            path.display()
+            "{store}: damaged at {damage}: serving what is before it, read-only; `lighthouse-fuse verify {store}` \
+             lists all damage, and with the files it names restored from a backup the store is whole again",
+            store = path.display()
         ));
     }
     tracing::info!(replayed = opening.replayed, stop = ?opening.stop, "opened the store");
@@ -281,7 +281,9 @@ pub(super) fn log_reader(path: &Path) -> Result<LogReader, CliError> {
     let disk: Arc<dyn Disk> =
         Arc::new(Real::read_only(path).map_err(|err| failed(path, &missing(err)))?);
     let state = Super::read(&*disk).map_err(|err| failed(path, &err.into()))?;
+    // Where it last ended for sure, or further on.
     LogReader::at_segment(disk, state.store, 1)
+        .map(|reader| reader.reaching(state.checkpoint.position))
         .map_err(|err| CliError::new(format!("cannot read the log of {}: {err}", path.display())))
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use crate::proto::connection::{self, ReadDirPlus};
 use crate::view::Caching;
 
+use super::output;
+
 /// When listings bring attributes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum Plus {
@@ -16,6 +18,33 @@ enum Plus {
     Always,
     /// Never: each name that is looked at is a request
     Never,
+}
+
+/// The most that one request reads or writes unless it is said, in KiB.
+const MAX_WRITE: u32 = 1024;
+/// How many pages the kernel puts into one request at most.
+const PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
+/// The same before that could be set (Linux 6.13).
+const PAGES: u32 = 256;
+
+/// What of `asked` KiB for one request the kernel will ever use, in bytes, and what to say where that is less: each reader
+/// has a buffer of that length. `limit` is what [`PAGES_LIMIT`] holds, if it is there.
+fn clamped(asked: u32, limit: Option<&str>, page: u32) -> (u32, Option<String>) {
+    let pages = limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(PAGES);
+    let (wanted, most) = (asked.saturating_mul(1024), page.saturating_mul(pages));
+    let complaint = (wanted > most && asked != MAX_WRITE).then(|| {
+        let (most, pages) = (most / 1024, wanted.div_ceil(page));
+        match limit {
+            Some(_) => format!(
+                "--max-write {asked}: the kernel takes {most} at most; `sysctl -w fs.fuse.max_pages_limit={pages}`, \
+                 as root and before mounting, raises that"
+            ),
+            None => format!(
+                "--max-write {asked}: this kernel takes {most} at most; since Linux 6.13 fs.fuse.max_pages_limit raises that"
+            ),
+        }
+    });
+    (wanted.min(most), complaint)
 }
 
 /// What the kernel may keep, and how much it asks at a time.
@@ -53,8 +82,9 @@ pub(super) struct TuningArgs {
     /// Let lookups and listings in one directory wait for each other
     #[arg(long, env = "LIGHTHOUSE_FUSE_NO_PARALLEL_DIROPS", value_parser = super::flag())]
     no_parallel_dirops: bool,
-    /// The most that one request reads or writes, in KiB; more than 1024 takes a larger fs.fuse.max_pages_limit
-    #[arg(long, value_name = "KIB", default_value_t = 1024, env = "LIGHTHOUSE_FUSE_MAX_WRITE",
+    /// The most that one request reads or writes, in KiB; more than 1024 takes a larger fs.fuse.max_pages_limit (Linux 6.13),
+    /// else it is 1024
+    #[arg(long, value_name = "KIB", default_value_t = MAX_WRITE, env = "LIGHTHOUSE_FUSE_MAX_WRITE",
           value_parser = clap::value_parser!(u32).range(4..=16_384))]
     max_write: u32,
     /// Requests that nobody waits for (reading ahead, writing back) under way at one time
@@ -82,8 +112,14 @@ impl TuningArgs {
 
     /// What is asked for at INIT: `otherwise`, where nothing here is said of it.
     pub(super) fn connection(&self, otherwise: connection::Config) -> connection::Config {
+        let limit = std::fs::read_to_string(PAGES_LIMIT).ok();
+        let page = otherwise.page_size.max(4096);
+        let (max_write, complaint) = clamped(self.max_write, limit.as_deref(), page);
+        if let Some(complaint) = complaint {
+            output::say(format_args!("{complaint}"));
+        }
         connection::Config {
-            max_write: self.max_write.saturating_mul(1024),
+            max_write,
             max_readahead: self.read_ahead.saturating_mul(1024),
             max_background: self.max_background,
             // As the kernel has it: three quarters.
@@ -96,5 +132,26 @@ impl TuningArgs {
             parallel_dirops: !self.no_parallel_dirops,
             ..otherwise
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_the_kernel_takes_is_not_asked_for_and_the_mend_is_named() {
+        let (bytes, said) = clamped(16_384, Some("256\n"), 4096);
+        assert_eq!(bytes, 1 << 20);
+        let said = said.unwrap();
+        assert!(said.contains("takes 1024 at most"), "{said}");
+        assert!(said.contains("sysctl -w fs.fuse.max_pages_limit=4096"), "{said}");
+        assert_eq!(clamped(16_384, Some("4096\n"), 4096), (16 << 20, None));
+        assert_eq!(clamped(4, Some("256\n"), 4096), (4096, None));
+        let (bytes, said) = clamped(2048, None, 4096);
+        assert_eq!(bytes, 1 << 20);
+        assert!(said.unwrap().contains("6.13"));
+        // Nobody asked for it.
+        assert_eq!(clamped(MAX_WRITE, Some("64\n"), 4096), (256 << 10, None));
     }
 }

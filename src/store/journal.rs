@@ -26,7 +26,7 @@ use super::disk::{Disk, Lock, is_full};
 use super::event::{Actor, ActorId, Data, Event, INLINE_MAX, Place, Seq, Timestamp};
 use super::log::{AppendError, Appended, Growth, Log, LogReader, Mark, Next, RESERVE};
 use super::record::Entry;
-use super::recover::{Recovered, recover};
+use super::recover::{Damage, Recovered, recover};
 use super::segment::{
     PAGES_VERSION, Position, SQUEEZED_VERSION, open_segment, remove_leftovers, segment_numbers,
     segment_start,
@@ -57,6 +57,8 @@ pub enum OpenError {
     Version(u32),
     /// Both copies of `super` are damaged.
     SuperDamaged,
+    /// The log is damaged where it begins, and there is no index: nothing can be read.
+    Damaged(Damage),
     /// Another process has it open.
     Locked {
         /// Its process id, where known.
@@ -80,6 +82,9 @@ impl fmt::Display for OpenError {
             ),
             Self::SuperDamaged => {
                 f.write_str("both copies in `super` are damaged; restore that file from a backup")
+            }
+            Self::Damaged(damage) => {
+                write!(f, "damaged at {damage}; restore that file from a backup")
             }
             Self::Locked { pid: Some(pid) } => write!(f, "process {pid} has the store open"),
             Self::Locked { pid: None } => f.write_str("another process has the store open"),
@@ -613,6 +618,14 @@ impl Journal {
         self.log.as_ref().is_some_and(Log::is_full)
     }
 
+    /// See [`Log::lend`].
+    pub(super) fn lend(&self, path: &str, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        match &self.log {
+            Some(log) => log.lend(path, work),
+            None => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+
     /// Closes the store: opening it again reads nothing of the log. Nothing may be appended
     /// meanwhile or afterwards.
     pub fn close(&self) -> Result<(), CommitError> {
@@ -640,6 +653,15 @@ impl Journal {
         if let Some(&id) = actors.numbers.get(actor) {
             return Ok(id);
         }
+        let log = self.writable()?;
+        let id = log.append_actor(|id| Note::Actor { id, actor: actor.clone() })?;
+        actors.remember(id, actor.clone());
+        Ok(id)
+    }
+
+    /// Another number for `actor`, who has one and is known by this one from now on.
+    pub fn actor_anew(&self, actor: &Actor) -> Result<ActorId, CommitError> {
+        let mut actors = self.actors.lock();
         let log = self.writable()?;
         let id = log.append_actor(|id| Note::Actor { id, actor: actor.clone() })?;
         actors.remember(id, actor.clone());
@@ -724,10 +746,11 @@ impl Journal {
     /// Reads the log from a mark, or from its start.
     pub fn reader(&self, from: Option<Mark>) -> io::Result<LogReader> {
         let store = self.store_id();
-        match from {
+        let reader = match from {
             Some(mark) => LogReader::resume(Arc::clone(&self.disk), store, mark),
             None => LogReader::at_segment(Arc::clone(&self.disk), store, 1),
-        }
+        };
+        Ok(reader?.reaching(self.mark().position))
     }
 }
 
@@ -796,7 +819,8 @@ pub fn actors_near(
     let mut found = FxHashMap::default();
     let Some(&first) = numbers.get(low) else { return Ok(found) };
     let mut reader = LogReader::at_segment(Arc::clone(disk), store, first)?;
-    while let Next::Record(position, record) = reader.read()? {
+    // What damage hides is not known; what is before it is.
+    while let Next::Record(position, record) = reader.read_on()? {
         if position.segment > first.saturating_add(1) {
             break;
         }

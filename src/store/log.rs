@@ -7,8 +7,8 @@
 //!
 //! Invariants: a failed append applies nothing, uses no number, and its place is where the next
 //! one goes; the segment after the one being written is set aside ahead, so that what frees space
-//! ([`Growth::Shrinks`]) has one to go to when the disk is full; a segment begins directly behind
-//! a seal.
+//! ([`Growth::Shrinks`]) has one to go to when the disk is full, and what grows takes that one only if another can
+//! follow it; a segment begins directly behind a seal.
 
 use std::io;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use super::event::{
     ActorId, Allocation, Change, Data, Event, FileId, Location, Place, Seq, Timestamp,
 };
 use super::record::{self, Fault, HEADER_LEN, Misfit, Outline, Record, Stamp};
+use super::recover::Damage;
 use super::segment::{
     Checkpoint, Position, SEGMENT_HEADER_LEN, encode_header, open_segment, read_header,
     segment_numbers, segment_path, segment_start,
@@ -35,6 +36,9 @@ const ZEROS: u32 = 256 << 10;
 
 /// What a seal takes, which is kept free at the end of every segment.
 const SEAL_ROOM: usize = HEADER_LEN + SEAL_LEN;
+
+/// With less room than this in a segment, in bytes, the next change may have to go to another.
+const ROLL_ROOM: u32 = 64 << 10;
 
 /// Whether a change makes the store larger for good.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -121,7 +125,9 @@ struct Writer {
     file: Arc<dyn File>,
     /// The segment to go on with.
     next: Option<(u32, Arc<dyn File>)>,
-    /// Setting it aside met a full disk.
+    /// The one behind that, where it had to be made to know that there is space for it.
+    after: Option<(u32, Arc<dyn File>)>,
+    /// Setting one aside met a full disk.
     full: bool,
     /// Segments with records that no `sync` has seen; the last one is `file`, always.
     dirty: Vec<Arc<dyn File>>,
@@ -220,6 +226,7 @@ impl Log {
             dirty: vec![Arc::clone(&file)],
             file,
             next: None,
+            after: None,
             full: false,
             synced: tail.synced,
             durable_reserve: reserve,
@@ -348,6 +355,9 @@ impl Log {
         }
         let room = self.shape.segment_len as usize - writer.end.position.offset as usize;
         if buffer.len() + SEAL_ROOM > room {
+            if growth == Growth::Grows {
+                self.leave_one_aside(writer)?;
+            }
             self.roll(writer)?;
             // It follows the seal that closed the segment now, and may have to say another thing.
             crc = rechain(buffer, writer.end.prev);
@@ -382,6 +392,51 @@ impl Log {
         Ok(())
     }
 
+    /// Refuses the last segment that there is space for to what grows: on a full disk it is for what gives space back, and
+    /// lends its own meanwhile ([`lend`](Self::lend)).
+    fn leave_one_aside(&self, writer: &mut Writer) -> Result<(), AppendError> {
+        if writer.next.is_none() {
+            self.prepare_next(writer).map_err(from_io)?;
+        }
+        let len = u64::from(self.shape.segment_len);
+        // It is set aside when there is time for that. What is counted may be less than what we may take.
+        if writer.after.is_none() && self.disk.space().is_ok_and(|space| space.available < len) {
+            let number = writer.end.position.segment + 2;
+            let made = set_aside(&*self.disk, self.shape, number);
+            writer.full = made.as_ref().is_err_and(is_full);
+            writer.after = Some((number, made.map_err(from_io)?));
+        }
+        writer.full = false;
+        Ok(())
+    }
+
+    /// Has `work` done with the space of the segment that is set aside, given back for that, while nothing is appended; then
+    /// sets one aside again, from what `work` gave back. `path` is for `work` to make a file at. `StorageFull` where
+    /// none is set aside.
+    ///
+    /// `work` may wait for pins, and for nothing that waits for the log.
+    pub(super) fn lend(&self, path: &str, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let _one = self.preparing.lock();
+        let mut writer = self.writer.lock();
+        let Some((number, file)) = writer.next.take() else {
+            return Err(io::ErrorKind::StorageFull.into());
+        };
+        // Renamed rather than removed: the space goes from one to the other, and nobody else comes in between.
+        if let Err(err) = self.disk.rename(&segment_path(number), path) {
+            writer.next = Some((number, file));
+            return Err(err);
+        }
+        drop(file);
+        let done = self.disk.sync_dir("log").and_then(|()| work());
+        if done.is_err() {
+            // `work` has removed it, or did not come to begin.
+            let _ = self.disk.remove(path);
+        }
+        // If there is no space for one now, whoever asks for it next hears of that.
+        let _ = self.prepare_next(&mut writer);
+        done
+    }
+
     /// Closes the segment with a seal and goes on in the next.
     fn roll(&self, writer: &mut Writer) -> Result<(), AppendError> {
         if writer.next.is_none() {
@@ -397,7 +452,7 @@ impl Log {
         file.write_at(&encode_header(self.store, &start), 0).map_err(from_io)?;
         writer.dirty.push(Arc::clone(&file));
         writer.file = file;
-        writer.next = None;
+        writer.next = writer.after.take();
         writer.zeroed_until = 0;
         writer.end = start;
         writer.sealed = start.position;
@@ -530,10 +585,14 @@ impl Log {
         Ok(())
     }
 
-    /// Whether the last attempt to set a segment aside met a full disk, and none is left.
+    /// Whether something that grows may be refused as the disk is full: there was no space for the next segment, or this one
+    /// is nearly used up and there is none for the one that must stay aside then.
     pub fn is_full(&self) -> bool {
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
+        let room = self.shape.segment_len - writer.end.position.offset;
+        let is_short = room < ROLL_ROOM.min(self.shape.segment_len / 4);
         writer.next.is_none() && writer.full
+            || is_short && self.leave_one_aside(&mut writer).is_err()
     }
 
     /// Whether the next segment is still to be set aside.
@@ -694,6 +753,8 @@ pub struct LogReader {
     mark: Mark,
     /// What the header of the segment says; of the one the reader began in.
     start: Checkpoint,
+    /// The log is known to reach to here.
+    known: Position,
     buffer: Vec<u8>,
     /// How much of the buffer was read.
     filled: usize,
@@ -738,6 +799,7 @@ impl LogReader {
             file,
             mark: Mark { store, position: start.position, prev: start.prev, seq: start.seq },
             start,
+            known: Position::default(),
             buffer: Vec::new(),
             filled: 0,
             buffer_at: 0,
@@ -769,8 +831,8 @@ impl LogReader {
             content_offset: 0,
             horizon: Seq::ZERO,
         };
-        let store = mark.store;
-        Self { disk, store, file, mark, start, buffer: Vec::new(), filled: 0, buffer_at: 0 }
+        let (store, known) = (mark.store, Position::default());
+        Self { disk, store, file, mark, start, known, buffer: Vec::new(), filled: 0, buffer_at: 0 }
     }
 
     /// Reads from the segment that holds the event after `seq`, which may begin well before it.
@@ -792,6 +854,12 @@ impl LogReader {
         Self::at_segment(disk, store, first)
     }
 
+    /// The same reader, which takes it for damage if the log ends before `known`.
+    #[must_use]
+    pub fn reaching(self, known: Position) -> Self {
+        Self { known, ..self }
+    }
+
     /// Where the next record will be looked for.
     #[must_use]
     pub const fn mark(&self) -> Mark {
@@ -804,8 +872,30 @@ impl LogReader {
         &self.start
     }
 
-    /// The next whole record, which follows the last.
+    /// The next whole record, which follows the last. Where none is although the log goes on in a later segment, or is
+    /// [known to](Self::reaching), that is no end: then the error is `InvalidData` and holds the [`Damage`], see [`damage_in`].
     pub fn read(&mut self) -> io::Result<Next<'_>> {
+        let mut is_broken = false;
+        loop {
+            let fault = match self.look()? {
+                Ok(outline) => return Ok(self.take(&outline)),
+                Err(fault) => fault,
+            };
+            if self.next_segment()? {
+                is_broken = false;
+            } else if is_broken {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, self.damage(fault)?));
+            } else if self.mark.position < self.known || self.goes_on()? {
+                // Whoever appends may have got that far just now: then the second look finds the way.
+                is_broken = true;
+            } else {
+                return Ok(Next::End(fault));
+            }
+        }
+    }
+
+    /// The same for who decides himself what is damage: wherever the log breaks off, it ends.
+    pub(super) fn read_on(&mut self) -> io::Result<Next<'_>> {
         match self.look()? {
             Ok(outline) => Ok(self.take(&outline)),
             Err(fault) if !self.next_segment()? => Ok(Next::End(fault)),
@@ -819,6 +909,46 @@ impl LogReader {
             Ok(outline) => Ok(self.take(&outline)),
             Err(fault) => Ok(Next::End(fault)),
         }
+    }
+
+    /// What is wrong where there must be a record and [`read`](Self::read) found this.
+    pub(super) fn damage(&self, fault: Fault) -> io::Result<Damage> {
+        let at = self.mark.position;
+        let next = at.segment.saturating_add(1);
+        let what = match fault {
+            Fault::Blank if segment_start_of(&*self.disk, self.store, next)?.is_none() => {
+                let at = Position { segment: next, offset: 0 };
+                return Ok(Damage { at, what: "a segment is missing, or its header is damaged" });
+            }
+            Fault::Blank => "records are missing",
+            Fault::Damaged | Fault::Short(_) => "a record is damaged",
+            Fault::Stray => "a record does not follow the one before it",
+        };
+        Ok(Damage { at, what })
+    }
+
+    /// Whether the log went on in one of the next two segments. One that was only set aside is all zeros, and none is
+    /// behind it; a header alone may be left over from an append that failed.
+    fn goes_on(&self) -> io::Result<bool> {
+        for ahead in 1..=2 {
+            let number = self.mark.position.segment.saturating_add(ahead);
+            let file = match open_segment(&*self.disk, number) {
+                Ok(file) => file,
+                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+                // It was squeezed, long after it was written.
+                Err(err) if err.kind() == io::ErrorKind::InvalidData => return Ok(true),
+                Err(err) => return Err(err),
+            };
+            let start = read_header(&*file, self.store, number)?;
+            let mut bytes = [0; HEADER_LEN];
+            let len = file.read_at(&mut bytes, SEGMENT_HEADER_LEN.into())?;
+            if start.is_some_and(|start| start.seq > self.mark.seq)
+                || bytes.iter().take(len).any(|&byte| byte != 0)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Goes past the record that was found at the mark.
@@ -907,6 +1037,24 @@ impl LogReader {
         self.filled = 0;
         self.buffer_at = 0;
         Ok(true)
+    }
+}
+
+/// The damage that a [`LogReader`] met, if that is what `err` says.
+#[must_use]
+pub fn damage_in(err: &io::Error) -> Option<&Damage> {
+    err.get_ref()?.downcast_ref()
+}
+
+/// As [`segment_start`], where a missing file is no error.
+fn segment_start_of(
+    disk: &dyn Disk,
+    store: [u8; 16],
+    number: u32,
+) -> io::Result<Option<Checkpoint>> {
+    match segment_start(disk, store, number) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other,
     }
 }
 

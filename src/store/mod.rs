@@ -38,6 +38,7 @@ mod relocate;
 pub mod retain;
 pub mod segment;
 pub mod sim;
+mod sources;
 mod squeeze;
 pub mod squeezed;
 pub mod superblock;
@@ -67,6 +68,7 @@ use record::Entry;
 use recover::{Cut, Damage, Stop};
 use relocate::Relocator;
 use retain::Retainer;
+use segment::Position;
 use superblock::Shape;
 
 /// How a store is made.
@@ -347,7 +349,18 @@ impl Store {
         let journal = Arc::new(journal);
         let options = index::Options { memory: open.memory, ..index::Options::default() };
         let (index, replayed) = open_index(&journal, &options, opening.damage.is_some())?;
-        opening.replayed = replayed;
+        opening.replayed = replayed.count;
+        if let Some(found) = replayed.damage {
+            if index.read().last() == Seq::ZERO {
+                return Err(OpenError::Damaged(found));
+            }
+            // The index knows nothing of what comes after it, so nothing may be built upon that.
+            journal.refuse(format!("damaged: {found}"));
+            opening.damage = match opening.damage.take() {
+                Some(known) if known.at <= found.at => Some(known),
+                _ => Some(found),
+            };
+        }
         let core = Arc::new(Core {
             retainer: Retainer::new(open.history, &journal)?,
             relocator: Relocator::default(),
@@ -374,6 +387,10 @@ impl Store {
     /// may be changed meanwhile or afterwards.
     pub fn close(&self) -> Result<(), CommitError> {
         self.stop();
+        if self.opening.damage.is_some() {
+            // Nothing was changed, and the index may lack what the log has behind the damage: it must not say otherwise.
+            return Ok(());
+        }
         self.core.journal.close()?;
         // Without it the next start reads back a little more, and that is all.
         let mark = index_mark(&self.core.journal.mark());
@@ -509,6 +526,12 @@ impl Store {
         self.core.journal.actor(actor)
     }
 
+    /// Another number for `actor`, by which it is known from now on: what is told of the one before was of another program
+    /// that looked the same.
+    pub fn actor_anew(&self, actor: &Actor) -> Result<ActorId, CommitError> {
+        self.core.journal.actor_anew(actor)
+    }
+
     /// Notes down what became known of an actor after it got its number.
     pub fn describe_actor(&self, id: ActorId, actor: &Actor) -> Result<(), CommitError> {
         self.core.journal.describe_actor(id, actor)
@@ -537,6 +560,12 @@ impl Store {
         };
         let available = space.available.saturating_add(history).saturating_sub(SET_ASIDE);
         Ok(disk::Space { available: available.min(space.total), ..space })
+    }
+
+    /// Bytes that files of the present tree share with others, as clones do, counted for each but one: what
+    /// [`Totals::allocated`](index::Totals::allocated) counts too often. As of some seconds ago.
+    pub fn doubled(&self) -> u64 {
+        self.core.retainer.doubled()
     }
 
     /// Bytes that log and content take.
@@ -800,12 +829,21 @@ impl Bell {
     }
 }
 
-/// Opens the index and folds in what the log has beyond it.
+/// What of the log was folded into the index.
+#[derive(Default)]
+struct Replayed {
+    /// How many events.
+    count: u64,
+    /// Where it broke off before the log's end.
+    damage: Option<Damage>,
+}
+
+/// Opens the index and folds in what the log has beyond it, up to damage.
 fn open_index(
     journal: &Journal,
     options: &index::Options,
     damaged: bool,
-) -> Result<(Index, u64), OpenError> {
+) -> Result<(Index, Replayed), OpenError> {
     let disk = &**journal.disk();
     let (store, key) = (journal.store_id(), journal.key());
     let opened = match Index::open(disk, store, &key, options) {
@@ -822,7 +860,7 @@ fn open_index(
             None => Some(None),
             // Beyond damage the index knows what the log cannot say any more.
             Some(Some(mark)) if damaged && mark.position >= end.position => {
-                return Ok((index, 0));
+                return Ok((index, Replayed::default()));
             }
             Some(Some(mark)) if mark.store == store && follows(journal, &mark, &end)? => {
                 Some(Some(mark))
@@ -831,7 +869,7 @@ fn open_index(
         };
         if let Some(from) = usable {
             match replay(journal, &index, from) {
-                Ok(count) => return Ok((index, count)),
+                Ok(replayed) => return Ok((index, replayed)),
                 Err(IndexError::Damaged(what)) => tracing::warn!("the index is rebuilt: {what}"),
                 Err(err) => return Err(OpenError::Index(err)),
             }
@@ -839,16 +877,8 @@ fn open_index(
     }
     Index::remove(disk)?;
     let index = Index::open(disk, store, &key, options).map_err(OpenError::Index)?;
-    match replay(journal, &index, None) {
-        Ok(count) => Ok((index, count)),
-        // Not the index's fault this time. What came before can be looked at all the same.
-        Err(IndexError::Damaged(what)) => {
-            journal.refuse(format!("the log says what cannot be: {what}"));
-            let count = index.read().last().0;
-            Ok((index, count))
-        }
-        Err(err) => Err(OpenError::Index(err)),
-    }
+    let replayed = replay(journal, &index, None).map_err(OpenError::Index)?;
+    Ok((index, replayed))
 }
 
 /// Whether a mark of the index is a place in this log.
@@ -857,7 +887,7 @@ fn follows(journal: &Journal, mark: &Mark, end: &Mark) -> io::Result<bool> {
         return Ok(mark == end);
     }
     match journal.reader(Some(*mark)) {
-        Ok(mut reader) => Ok(matches!(reader.read()?, Next::Record(..))),
+        Ok(mut reader) => Ok(matches!(reader.read_on()?, Next::Record(..))),
         Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
             Ok(false)
         }
@@ -865,20 +895,43 @@ fn follows(journal: &Journal, mark: &Mark, end: &Mark) -> io::Result<bool> {
     }
 }
 
-/// Folds the log from `from` to its end into the index.
-fn replay(journal: &Journal, index: &Index, from: Option<Mark>) -> Result<u64, IndexError> {
+/// Folds the log from `from` to its end into the index. A place before the end from which it cannot go on is damage: what
+/// comes after it builds upon what is missing. From the start (`None`) an event that cannot be is damage of the log
+/// too, and else the index's.
+fn replay(journal: &Journal, index: &Index, from: Option<Mark>) -> Result<Replayed, IndexError> {
     let end = journal.mark();
+    let mut replayed = Replayed::default();
+    let start = from.map_or(Position::start_of(1), |from| from.position);
+    if start >= end.position {
+        return Ok(replayed);
+    }
     let mut reader = match journal.reader(from) {
         Ok(reader) => reader,
-        // What cannot be read is said by recovery; there is nothing to fold in.
-        Err(err) if err.kind() == io::ErrorKind::InvalidData => return Ok(0),
+        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
+            let at = Position { offset: 0, ..start };
+            let what = "a segment is missing, or its header is damaged";
+            replayed.damage = Some(Damage { at, what });
+            return Ok(replayed);
+        }
         Err(err) => return Err(IndexError::Io(err)),
     };
     let mut tables = index.write();
-    let mut count = 0;
     while reader.mark().position < end.position {
         let mark = reader.mark();
-        let Next::Record(position, record) = reader.read().map_err(IndexError::Io)? else { break };
+        let (position, record) = match reader.read() {
+            Ok(Next::Record(position, record)) => (position, record),
+            Ok(Next::End(fault)) => {
+                replayed.damage = Some(reader.damage(fault).map_err(IndexError::Io)?);
+                break;
+            }
+            Err(err) => match log::damage_in(&err) {
+                Some(damage) => {
+                    replayed.damage = Some(damage.clone());
+                    break;
+                }
+                None => return Err(IndexError::Io(err)),
+            },
+        };
         let len = record.len() as u64;
         let behind = Mark {
             position: position.advance(record.len()),
@@ -886,23 +939,37 @@ fn replay(journal: &Journal, index: &Index, from: Option<Mark>) -> Result<u64, I
             seq: record.stamp().seq,
             ..mark
         };
-        match record.entry() {
+        let folded = match record.entry() {
             Some(Entry::Event(event)) => {
-                tables.apply(&event, log::payload_of(position, &record, &event.change))?;
-                count += 1;
+                tables.apply(&event, log::payload_of(position, &record, &event.change))
             }
-            Some(Entry::Note(Note::Relocation { ino, offset, data, .. })) => {
-                if let Place::Extent { location, len, .. } = data.place {
-                    tables.relocate(ino, offset, len, location)?;
-                }
+            Some(Entry::Note(Note::Relocation { ino, offset, data, .. })) => match data.place {
+                Place::Extent { location, len, .. } => tables.relocate(ino, offset, len, location),
+                Place::Inline(_) => Ok(()),
+            },
+            Some(Entry::Note(Note::Label { name, seq })) => tables.set_label(name, seq),
+            Some(Entry::Note(_)) => Ok(()),
+            None => {
+                let what = "a record makes no sense";
+                replayed.damage = Some(Damage { at: position, what });
+                break;
             }
-            Some(Entry::Note(Note::Label { name, seq })) => tables.set_label(name, seq)?,
-            Some(Entry::Note(_)) => (),
-            None => break,
+        };
+        match folded {
+            Ok(()) => {
+                replayed.count += u64::from(record.is_event());
+                index.advance(&mut tables, len, || index_mark(&behind))?;
+            }
+            Err(IndexError::Damaged(why)) if from.is_none() => {
+                tracing::error!("{position}: {why}");
+                let what = "an event cannot have happened after those before it";
+                replayed.damage = Some(Damage { at: position, what });
+                break;
+            }
+            Err(err) => return Err(err),
         }
-        index.advance(&mut tables, len, || index_mark(&behind))?;
     }
-    Ok(count)
+    Ok(replayed)
 }
 
 fn index_mark(mark: &Mark) -> index::Mark {

@@ -61,6 +61,8 @@ impl fmt::Display for Damage {
     }
 }
 
+impl std::error::Error for Damage {}
+
 /// What was cut off the end of the log.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Cut {
@@ -97,6 +99,8 @@ pub struct Recovered {
 /// One pass over the log.
 struct Scan {
     end: Checkpoint,
+    /// Where the next record should be: at the end, or at the start of the segment behind it.
+    broken_off: Position,
     /// Behind the newest seal, or the start of the pass.
     seal: Mark,
     synced: Position,
@@ -136,7 +140,7 @@ pub fn recover(
         Ok(scan) => scan,
         Err(damage) => return Ok(damaged(state, stop, damage)),
     };
-    let bad = scan.end.position;
+    let bad = scan.broken_off;
     if bad < scan.synced {
         let what = match scan.fault {
             Fault::Blank => "a record that was synced is missing",
@@ -200,7 +204,7 @@ pub fn recover(
 fn went_on(disk: &Arc<dyn Disk>, state: &Super) -> io::Result<bool> {
     let end = mark(state.store, &state.checkpoint);
     match LogReader::resume(Arc::clone(disk), state.store, end) {
-        Ok(mut reader) => Ok(!matches!(reader.read()?, Next::End(Fault::Blank))),
+        Ok(mut reader) => Ok(!matches!(reader.read_on()?, Next::End(Fault::Blank))),
         // What is wrong with the segment is found and said in its turn.
         Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
             Ok(false)
@@ -270,6 +274,7 @@ fn scan(
     };
     let mut scan = Scan {
         end: *reader.segment_start(),
+        broken_off: reader.mark().position,
         seal: reader.mark(),
         synced: state.checkpoint.position,
         reserve: state.checkpoint.reserve.max(reader.segment_start().reserve),
@@ -279,18 +284,19 @@ fn scan(
         fault: Fault::Blank,
     };
     scan.end.horizon = scan.end.horizon.max(state.checkpoint.horizon);
+    let mut senseless = None;
     loop {
-        if until.is_some_and(|until| reader.mark().position >= until) {
-            break;
-        }
-        match reader.read()? {
+        match reader.read_on()? {
             Next::End(fault) => {
                 scan.fault = fault;
                 break;
             }
+            // By where the record is, not by where reading stood: the first of a segment is read from the end of the one before.
+            Next::Record(position, _) if until.is_some_and(|until| position >= until) => break,
             Next::Record(position, record) => {
                 let Some(entry) = record.entry() else {
                     scan.fault = Fault::Damaged;
+                    senseless = Some(position);
                     break;
                 };
                 let stamp = record.stamp();
@@ -336,6 +342,7 @@ fn scan(
             }
         }
     }
+    scan.broken_off = senseless.unwrap_or(reader.mark().position);
     let synced = scan.synced;
     scan.doubtful.retain(|(at, _)| *at >= synced);
     Ok(Ok(scan))
@@ -562,7 +569,7 @@ fn hash_since(disk: &Arc<dyn Disk>, seal: Mark, end: Position) -> io::Result<bla
     let mut hasher = blake3::Hasher::new();
     let mut reader = LogReader::resume(Arc::clone(disk), seal.store, seal)?;
     while reader.mark().position < end {
-        match reader.read()? {
+        match reader.read_on()? {
             Next::Record(_, record) => hasher.update(record.covered),
             Next::End(_) => break,
         };

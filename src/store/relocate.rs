@@ -12,11 +12,14 @@
 //! Candidates are kept in memory: a store that is closed before their time forgets them until they are
 //! written to again.
 //!
+//! What is moved is checked against the checksum it was written with (see `sources`), for the copy gets a fresh one that would
+//! vouch for whatever was read. Damaged bytes stay where they are, so that `verify` goes on finding them, and it is said in
+//! the log of the server. Only what history was given back from, so that no checksum of it can hold any more, is moved as it is.
+//!
 //! Invariants: no tree changes; only data is moved, holes stay; at most [`TURN_BYTES`] are moved at a
-//! time, and nothing while the disk has little space left. The index knows no checksum of what it finds,
-//! so the copy's checksum vouches for what was read; `verify` still checks the original. (The checksums are in the records that
-//! wrote the pieces. Which those were is forgotten where pieces were merged, and a record is found by reading the log segment it is
-//! in: up to 64 MiB for each of hundreds of pieces in a window.)
+//! time, for no longer than [`TURN`], and nothing while the disk has little space left.
+
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLockUpgradableReadGuard};
 use rustc_hash::FxHashMap;
@@ -25,6 +28,7 @@ use super::codec::{Left, Note};
 use super::event::{FileId, Ino, Place, Seq, Timestamp};
 use super::index::{Index, Stretch};
 use super::journal::Journal;
+use super::sources::{Read, Sources};
 use super::{CommitError, Placed, index_mark};
 
 /// How long a file must have been left alone, in nanoseconds.
@@ -33,6 +37,8 @@ const QUIET: i64 = 10_000_000_000;
 const CANDIDATES_MAX: usize = 4096;
 /// Most bytes that are moved before the store's thread sees to its other duties.
 const TURN_BYTES: u64 = 8 << 20;
+/// How long that may take.
+const TURN: Duration = Duration::from_millis(300);
 /// Most windows that are looked at in that time.
 const TURN_WINDOWS: usize = 512;
 /// How much of a file is looked at, and moved, at once.
@@ -52,6 +58,7 @@ const FREE_MIN: u64 = 2 << 30;
 #[derive(Default)]
 pub(super) struct Relocator {
     candidates: Mutex<FxHashMap<Ino, Candidate>>,
+    sources: Mutex<Sources>,
 }
 
 /// A file that may be worth it.
@@ -119,7 +126,11 @@ impl Relocator {
         if ready.is_empty() || !roomy(journal)? {
             return Ok(());
         }
-        let mut turn = Turn { journal, index, bytes: TURN_BYTES, windows: TURN_WINDOWS };
+        let until = Instant::now() + TURN;
+        let mut sources = self.sources.lock();
+        let sources = &mut *sources;
+        let mut turn =
+            Turn { journal, index, sources, bytes: TURN_BYTES, windows: TURN_WINDOWS, until };
         for ino in ready {
             let Some(candidate) = candidates.get_mut(&ino) else { continue };
             match turn.work(ino, candidate) {
@@ -144,15 +155,17 @@ fn roomy(journal: &Journal) -> Result<bool, CommitError> {
 struct Turn<'s> {
     journal: &'s Journal,
     index: &'s Index,
+    sources: &'s mut Sources,
     bytes: u64,
     windows: usize,
+    until: Instant,
 }
 
 impl Turn<'_> {
     /// Moves what is worth it of a file, and says whether all of it was looked at.
     fn work(&mut self, ino: Ino, candidate: &mut Candidate) -> Result<bool, CommitError> {
         while candidate.from < candidate.to {
-            if self.bytes == 0 || self.windows == 0 {
+            if self.bytes == 0 || self.windows == 0 || Instant::now() > self.until {
                 return Ok(false);
             }
             self.windows -= 1;
@@ -180,8 +193,8 @@ impl Turn<'_> {
         Ok(true)
     }
 
-    /// Copies a run and lets the tree refer to the copy; false if the tree has changed meanwhile.
-    fn relocate(&self, ino: Ino, run: &Run) -> Result<bool, CommitError> {
+    /// Copies a run and lets the tree refer to the copy, unless it is damaged; false if the tree has changed meanwhile.
+    fn relocate(&mut self, ino: Ino, run: &Run) -> Result<bool, CommitError> {
         let Self { journal, index, .. } = *self;
         let content = journal.content();
         let mut bytes = vec![0; usize::try_from(run.len).unwrap_or_default()];
@@ -191,14 +204,27 @@ impl Turn<'_> {
             if !is_same(index, ino, run)? {
                 return Ok(false);
             }
-            let mut rest = &mut *bytes;
+            let mut places = Vec::with_capacity(run.pieces.len());
+            let mut start = 0;
             for piece in &run.pieces {
-                let len = usize::try_from(piece.len).unwrap_or(usize::MAX).min(rest.len());
-                let (here, after) = rest.split_at_mut(len);
-                if let Some(location) = piece.at {
-                    content.read_at(location, here).map_err(CommitError::Io)?;
-                }
-                rest = after;
+                let end = start + usize::try_from(piece.len).unwrap_or_default();
+                places.extend(piece.at.map(|at| (at, piece.offset, start..end)));
+                start = end;
+            }
+            // In the order in which they lie, the records that wrote them are found in one go.
+            places.sort_unstable_by_key(|(at, ..)| (at.file, at.offset));
+            for (at, offset, range) in places {
+                let Some(here) = bytes.get_mut(range) else { return Ok(false) };
+                let why = match self.sources.read(journal, at, here) {
+                    Ok(Read::Whole | Read::Unchecked) => continue,
+                    Ok(Read::Damaged(place)) => format!("damaged at {place}"),
+                    Ok(Read::Unknown) => "of an unknown write".to_owned(),
+                    Err(err) => format!("unreadable ({err})"),
+                };
+                tracing::error!(
+                    "byte {offset} of inode {ino} is {why}, and left where it is: see `lighthouse-fuse verify`"
+                );
+                return Ok(true);
             }
             drop(pin);
         }
@@ -221,10 +247,12 @@ impl Turn<'_> {
             content.discard(location, len);
             return appended.map(|_| false);
         };
+        // No event comes in between, as these tables are needed for one. Nor is the log waited for once they are taken.
+        let mark = journal.mark();
         let mut tables = RwLockUpgradableReadGuard::upgrade(tables);
         let applied = tables
             .relocate(ino, run.offset, run.len, location)
-            .and_then(|()| index.advance(&mut tables, record_len, || index_mark(&journal.mark())));
+            .and_then(|()| index.advance(&mut tables, record_len, || index_mark(&mark)));
         drop(tables);
         applied.map(|()| true).map_err(|err| {
             // The tables read the old pieces, which the next start would not know of.

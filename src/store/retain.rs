@@ -13,6 +13,9 @@
 //! History is what content files and the small writes in the log take beyond what is live. What the
 //! horizon has passed and the log still has counts as given back: no more of history has to go for it.
 //!
+//! What several files share, as clones do, is live once. How much that is, is counted anew after changes, by and by: see
+//! `index/shares.rs`. So it may be some seconds old, longer where there are millions of clones.
+//!
 //! A label pins: the horizon stops at the oldest event that has one, whatever the budget says, for somebody
 //! asked for that tree by name. When the disk is full nothing before the label's removal gives space back;
 //! so [`Store::space`](super::Store::space) does not count it as free then.
@@ -30,9 +33,9 @@ use super::CommitError;
 use super::codec::{Freed, Left, Note};
 use super::dead::{Dead, ranges_of};
 use super::event::{Ino, Seq};
-use super::index::{Index, IndexError};
+use super::index::{Index, IndexError, Shares};
 use super::journal::Journal;
-use super::log::{LogReader, Next};
+use super::log::{LogReader, Next, damage_in};
 use super::record::Entry;
 use super::squeeze::{Effort, Squeezer};
 use super::squeezed;
@@ -50,6 +53,12 @@ const RANGES_MAX: usize = 256;
 const TURN: Duration = Duration::from_millis(300);
 /// How long a write that met a full disk waits for segments of the log to be looked at.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long what files share is counted before the store's thread sees to its other duties, and rows that are looked at in one
+/// go.
+const COUNT_TURN: Duration = Duration::from_millis(50);
+const COUNT_ROWS: usize = 64;
+/// How many times as long as a count took it rests before the next.
+const COUNT_RESTS: u32 = 20;
 /// How much of a file is looked at in one go.
 const WINDOW: u64 = 1 << 30;
 
@@ -60,8 +69,22 @@ pub(super) struct Retainer {
     past: Mutex<Past>,
     /// Bytes of small writes that were taken out of the log.
     gone: AtomicU64,
+    /// Bytes of the present tree that are counted more than once, as of the last count.
+    doubled: AtomicU64,
+    counting: Mutex<Counting>,
     /// The journal's horizon, or what it is about to be: every question about the past asks.
     horizon: AtomicU64,
+}
+
+/// Counting what files share.
+#[derive(Default)]
+struct Counting {
+    /// The last event when it began.
+    at: Seq,
+    under_way: Option<Shares>,
+    spent: Duration,
+    /// When it may begin again.
+    next: Option<Instant>,
 }
 
 /// The horizon, standing still.
@@ -79,6 +102,8 @@ struct Past {
 #[derive(Default)]
 struct Walk {
     reader: Option<LogReader>,
+    /// It was said that damage is in the way.
+    stuck: bool,
 }
 
 impl Retainer {
@@ -90,6 +115,8 @@ impl Retainer {
             budget,
             past: Mutex::new(past),
             gone: AtomicU64::new(gone),
+            doubled: AtomicU64::new(0),
+            counting: Mutex::default(),
             horizon: AtomicU64::new(journal.horizon().0),
         })
     }
@@ -113,18 +140,59 @@ impl Retainer {
     /// Bytes that history takes: of content files and of small writes in the log, all but what is live.
     pub(super) fn history(&self, journal: &Journal, index: &Index) -> io::Result<u64> {
         let content = journal.content().allocated()?;
+        let inline = index.read().totals().inline;
+        let small = inline.saturating_sub(self.gone.load(Ordering::Relaxed));
+        Ok(content.saturating_add(small).saturating_sub(self.live(index)))
+    }
+
+    /// Bytes of content files and of small writes in the log that the present tree has, and what foreign events keep.
+    fn live(&self, index: &Index) -> u64 {
         let totals = index.read().totals();
-        let small = totals.inline.saturating_sub(self.gone.load(Ordering::Relaxed));
-        let live = totals.allocated.saturating_add(totals.kept);
-        Ok(content.saturating_add(small).saturating_sub(live))
+        totals.allocated.saturating_sub(self.doubled()).saturating_add(totals.kept)
+    }
+
+    /// Bytes of the present tree that files share with others, counted for each but one; as of a while ago.
+    pub(super) fn doubled(&self) -> u64 {
+        self.doubled.load(Ordering::Relaxed)
+    }
+
+    /// Goes on counting what files share, or begins again if anything has changed.
+    fn count_shares(&self, index: &Index) -> Result<(), IndexError> {
+        let mut counting = self.counting.lock();
+        let began = Instant::now();
+        let last = index.read().last();
+        let mut shares = match counting.under_way.take() {
+            Some(shares) => shares,
+            None if counting.at == last || counting.next.is_some_and(|next| began < next) => {
+                return Ok(());
+            }
+            None => {
+                (counting.at, counting.spent) = (last, Duration::ZERO);
+                Shares::default()
+            }
+        };
+        // Read for one step at a time, so that changes go on meanwhile.
+        while !index.read().count_shares(&mut shares, COUNT_ROWS)? {
+            if began.elapsed() > COUNT_TURN {
+                counting.spent += began.elapsed();
+                counting.under_way = Some(shares);
+                return Ok(());
+            }
+        }
+        self.doubled.store(shares.doubled(), Ordering::Relaxed);
+        counting.spent += began.elapsed();
+        // One that takes no time need not rest.
+        let rests = counting.spent.saturating_sub(COUNT_TURN / COUNT_RESTS) * COUNT_RESTS;
+        counting.next = Some(Instant::now() + rests);
+        Ok(())
     }
 
     /// Frees what is over the budget, or is wanted for what must be left free. Says whether so much is left
     /// that it should go on at once.
     pub(super) fn run(&self, journal: &Journal, index: &Index) -> Result<bool, CommitError> {
+        self.count_shares(index).map_err(CommitError::Index)?;
         let history = self.history(journal, index).map_err(CommitError::Io)?;
-        let totals = index.read().totals();
-        let live = totals.allocated.saturating_add(totals.kept);
+        let live = self.live(index);
         let budget = self.budget.unwrap_or_else(|| HISTORY_MIN.max(live.saturating_mul(2)));
         let space = journal.disk().space().map_err(CommitError::Io)?;
         let short = FREE_MIN.min(space.total / 4).saturating_sub(space.available).min(history);
@@ -316,7 +384,18 @@ impl Walk {
         // Not beyond what is acknowledged: a record may be there a moment before its event is.
         let last = journal.next_seq();
         while reader.mark().seq.next() < last {
-            let Next::Record(_, record) = reader.read()? else { return Ok(None) };
+            let next = match reader.read() {
+                Err(err) if damage_in(&err).is_some() => {
+                    if !std::mem::replace(&mut self.stuck, true) {
+                        tracing::error!(
+                            "no more history can be given back, the log is damaged: {err}"
+                        );
+                    }
+                    return Ok(None);
+                }
+                next => next?,
+            };
+            let Next::Record(_, record) = next else { return Ok(None) };
             let seq = record.stamp().seq;
             // A relocation is of the tree after the event it follows: once more at a new start is no harm.
             if seq < horizon || record.is_event() && seq == horizon {

@@ -19,6 +19,9 @@
 //! The copy is checked by reading it to its end. It takes the segment's name when it is on the disk, and when
 //! everything is that the tables say; so after a power cut one of the two is there, and whole.
 //!
+//! On a disk that is full to the last byte there is no space for the copy. Then the segment that the log has set aside lends its
+//! own; what the old one took is more than the copy does, so one can be set aside again.
+//!
 //! Invariants: a segment is left alone that recovery may have to look at, or that is damaged; a write of which
 //! one byte is needed stays whole, for its checksum covers all; foreign events stay.
 
@@ -28,12 +31,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::CommitError;
+use super::content::Content;
 use super::dead::is_needed;
-use super::disk::{File, is_full};
+use super::disk::{Disk, File, is_full};
 use super::event::{Change, Place, Seq};
 use super::index::Index;
 use super::journal::Journal;
-use super::log::{LogReader, Next};
+use super::log::{LogReader, Mark, Next};
 use super::record::Entry;
 use super::segment::{new_segment_path, open_layout, segment_path, segment_start};
 use super::squeezed::{self, Keep, Map, Squeezed};
@@ -351,34 +355,51 @@ impl Look {
 
     /// Puts a copy without what is dead in the segment's place; returns how long its file is.
     fn replace(&mut self, journal: &Journal) -> io::Result<u64> {
-        let disk = journal.disk();
-        let next = segment_start(&**disk, journal.store_id(), self.number.saturating_add(1))?;
+        let (disk, store) = (journal.disk(), journal.store_id());
+        let next = segment_start(&**disk, store, self.number.saturating_add(1))?;
         let end = self.reader.mark();
         if !next.is_some_and(|next| next.prev == end.prev && next.seq == end.seq) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a record of it is damaged"));
         }
         journal.begin_squeezing()?;
-        let map = self.keep.map();
         let path = new_segment_path(self.number);
-        let copied = squeezed::write(&**disk, &path, &*self.file, map).and_then(|file| {
-            let copy = match Squeezed::open(&file)? {
-                Some(Ok(copy)) => Arc::new(copy),
-                _ => return Err(io::Error::other("its copy cannot be read")),
-            };
-            let (disk, store) = (Arc::clone(disk), journal.store_id());
-            let mut reader = LogReader::over(disk, store, self.number, copy)?;
-            while let Next::Record(..) = reader.read_here()? {}
-            if reader.mark() != end {
-                return Err(io::Error::other("its copy does not say the same"));
+        match self.copy(journal.content(), disk, end, &path) {
+            // Of one segment's space there is enough, whatever is kept of another.
+            Err(err) if is_full(&err) => {
+                journal.lend(&path, || self.copy(journal.content(), disk, end, &path))?;
             }
-            journal.content().replace_segment(&path, self.number)
-        });
-        if let Err(err) = copied {
-            // What stays there is in nobody's way, and gone after the next start.
-            let _ = disk.remove(&path);
-            return Err(err);
+            copied => copied?,
         }
         disk.sync_dir("log")?;
-        Ok(map.file_len())
+        Ok(self.keep.map().file_len())
+    }
+
+    /// Makes the copy at `path`, up to `end`, and gives it the segment's name. Asks nothing of the journal, which may wait
+    /// for this.
+    fn copy(
+        &self,
+        content: &Content,
+        disk: &Arc<dyn Disk>,
+        end: Mark,
+        path: &str,
+    ) -> io::Result<()> {
+        let copied =
+            squeezed::write(&**disk, path, &*self.file, self.keep.map()).and_then(|file| {
+                let copy = match Squeezed::open(&file)? {
+                    Some(Ok(copy)) => Arc::new(copy),
+                    _ => return Err(io::Error::other("its copy cannot be read")),
+                };
+                let mut reader = LogReader::over(Arc::clone(disk), end.store, self.number, copy)?;
+                while let Next::Record(..) = reader.read_here()? {}
+                if reader.mark() != end {
+                    return Err(io::Error::other("its copy does not say the same"));
+                }
+                content.replace_segment(path, self.number)
+            });
+        if copied.is_err() {
+            // What stays there is in nobody's way, and gone after the next start.
+            let _ = disk.remove(path);
+        }
+        copied
     }
 }

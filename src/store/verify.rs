@@ -189,8 +189,8 @@ impl Check {
             };
             let written = last_written(&*file, 0)?;
             let Some(start) = read_header(&*file, store, number)? else {
-                // One that was only set aside is all zeros.
-                if written.is_some() || number < last {
+                // Those that were only set aside are all zeros.
+                if written.is_some() || number <= begun.max(1) {
                     self.found_in(number, 0, "the header is damaged");
                     if written.is_some() {
                         mark.position = Position::start_of(number);

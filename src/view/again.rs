@@ -25,6 +25,8 @@ impl View {
     pub fn adopt(&self, restarts: u16) {
         self.adopted.store(true, Ordering::Relaxed);
         self.nodes.clear();
+        // What it let go of before, nobody knows any more.
+        self.nodes.see_let_go();
         self.nodes.after_restarts(restarts);
         self.handles.clear();
         self.computed.clear();

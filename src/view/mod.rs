@@ -320,6 +320,7 @@ impl View {
 
     /// The kernel lets go of `lookups` references to `node`.
     pub fn forget(&self, node: NodeId, lookups: u64) {
+        self.nodes.see_let_go();
         // How often an adopted kernel has looked a node up, it alone knows: the next mount ends what is left.
         if !self.nodes.forgotten(node, lookups) || self.is_adopted() {
             return;

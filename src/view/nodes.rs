@@ -21,6 +21,7 @@
 //! has come to mean another event and nobody has looked it up for a while.
 
 use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -100,6 +101,8 @@ impl Place {
 pub(crate) struct Nodes {
     /// Node number to lookups not yet forgotten; at 16 bytes a node, and as many to spare.
     counts: [Mutex<FxHashMap<u64, u64>>; SHARDS],
+    /// Whether it ever let go of a node.
+    lets_go: AtomicBool,
     views: RwLock<Views>,
 }
 
@@ -135,7 +138,11 @@ pub(crate) struct Entered {
 
 impl Nodes {
     pub(crate) fn new() -> Self {
-        Self { counts: std::array::from_fn(|_| Mutex::default()), views: RwLock::default() }
+        Self {
+            counts: std::array::from_fn(|_| Mutex::default()),
+            lets_go: AtomicBool::new(false),
+            views: RwLock::default(),
+        }
     }
 
     fn shard(&self, node: NodeId) -> &Mutex<FxHashMap<u64, u64>> {
@@ -178,6 +185,19 @@ impl Nodes {
             self.let_go(view);
         }
         true
+    }
+
+    /// Takes note that the kernel lets go of nodes.
+    pub(crate) fn see_let_go(&self) {
+        // Read first: so many come that writing would take the line from every other reader.
+        if !self.lets_go.load(Ordering::Relaxed) {
+            self.lets_go.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the kernel has let go of a node since it connected.
+    pub(crate) fn lets_go(&self) -> bool {
+        self.lets_go.load(Ordering::Relaxed)
     }
 
     /// Whether the kernel knows `node`.
@@ -281,6 +301,7 @@ impl Nodes {
         for counts in &self.counts {
             *counts.lock() = FxHashMap::default();
         }
+        self.lets_go.store(false, Ordering::Relaxed);
         *self.views.write() = Views::default();
     }
 }

@@ -190,14 +190,15 @@ impl View {
     /// Under memory pressure the kernel lets go of names and inodes before it lets go of listings (an inode with
     /// pages stays). A walk would then take the names from the cache and look up each one, where one READDIRPLUS
     /// brings names and attributes at once. A listing of more than that would be read on without attributes
-    /// (adaptive READDIRPLUS), so long ones are left in the cache.
+    /// (adaptive READDIRPLUS), so long ones are left in the cache. Before its first FORGET the kernel has let go of none, and
+    /// nothing is looked up.
     fn names_are_forgotten(
         &self,
         tense: Tense,
         directory: &Inode,
         at: Seq,
     ) -> Result<bool, Refusal> {
-        if !(1..=NAMES_OF_ONE_READDIRPLUS).contains(&directory.entries) {
+        if !self.nodes.lets_go() || !(1..=NAMES_OF_ONE_READDIRPLUS).contains(&directory.entries) {
             return Ok(false);
         }
         let (mut tried, mut unknown) = (0, 0);

@@ -18,6 +18,7 @@ tests![
     log_follows_a_path_and_its_service,
     status_tells_closed_from_in_service_from_killed,
     verify_names_the_file_with_a_flipped_bit,
+    what_a_damaged_log_no_longer_says_is_not_left_out_in_silence,
     a_store_of_a_newer_version_is_refused_untouched,
 ];
 
@@ -187,6 +188,33 @@ fn verify_names_the_file_with_a_flipped_bit() -> Outcome {
         fs::write(&path, good).unwrap();
         place.output(&["verify", "store"]);
     }
+    Ok(())
+}
+
+fn what_a_damaged_log_no_longer_says_is_not_left_out_in_silence() -> Outcome {
+    let place = imported();
+    let path = place.path("store/log/00000001.seg");
+    let good = fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    bad[good.iter().rposition(|&byte| byte != 0).unwrap() / 2] ^= 4;
+    fs::write(&path, bad).unwrap();
+    let log = place.run(&["log", "--store", "store"]);
+    assert_eq!(log.status.code(), Some(1), "{log:?}");
+    let line = String::from_utf8(log.stderr).unwrap();
+    assert!(line.contains("log/00000001.seg, byte "), "{line}");
+    assert!(!log.stdout.is_empty(), "what comes before it is said all the same");
+    // Without an index all that is known is in the log.
+    fs::remove_dir_all(place.path("store/index")).unwrap();
+    for _ in 0..2 {
+        let output = place.run(&["import", "--quiet", "store", "tree"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("damaged at log/00000001.seg, byte "), "{said}");
+        assert!(said.contains("verify") && said.contains("backup"), "{said}");
+    }
+    fs::write(&path, good).unwrap();
+    place.output(&["import", "--quiet", "store", "tree"]);
+    assert!(place.output(&["log", "--store", "store"]).contains("write readme"));
     Ok(())
 }
 

@@ -172,6 +172,17 @@ impl Model {
         Ok(())
     }
 
+    /// Takes away a file's name, and with it the file.
+    pub(crate) fn remove(&mut self, store: &Store, at: usize) -> Result<(), CommitError> {
+        let File { name, ino, .. } = self.files[at].clone();
+        let seq = changes::unlink(store, ino, &name.expect("it has one"))?;
+        self.files.remove(at);
+        self.did(seq);
+        let ended = changes::commit(store, Change::End { ino })?;
+        self.did(ended);
+        Ok(())
+    }
+
     /// Something random; mostly small writes.
     pub(crate) fn step(&mut self, store: &Store, random: &mut Random) -> Result<(), CommitError> {
         if self.files.len() < 3 {

@@ -58,6 +58,7 @@ mod labels;
 mod layer;
 mod names;
 mod pages;
+mod shares;
 mod small;
 #[cfg(test)]
 mod tests;
@@ -82,6 +83,7 @@ use codec::Node;
 use engine::Snapshot;
 use key::{Key, NameHash};
 use layer::{Cursor, Layer, Value};
+pub(super) use shares::Shares;
 use times::Tail;
 
 /// What a file may do beyond its caller; goes when it is written to.
@@ -577,7 +579,7 @@ impl Tables {
 pub struct Totals {
     /// Inodes with a name, or without one and in use.
     pub inodes: u64,
-    /// Sum of `allocated` over them, in bytes.
+    /// Sum of `allocated` over them, in bytes: what several share counts for each.
     pub allocated: u64,
     /// Bytes of content files that foreign events take: no file's, and never given back.
     pub kept: u64,
