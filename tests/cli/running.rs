@@ -74,7 +74,9 @@ fn a_signal_to_us_reaches_the_command() -> Outcome {
             "trap 'echo caught; exit 9' INT TERM; touch {}; while :; do sleep 0.05; done",
             place.text("there")
         );
-        let mut command = std::process::Command::new(crate::fixture::program());
+        // Started in the background of a script, a test ignores SIGINT, its children do too, and a shell cannot trap it then.
+        let mut command = std::process::Command::new("env");
+        command.arg("--default-signal=INT").arg(crate::fixture::program());
         command.args(["run", "store", "--", "sh", "-c", &script]).stdout(Stdio::piped());
         lighthouse_fuse::sys::process::die_with_parent(&mut command);
         let child = command.current_dir(place.path("")).spawn().unwrap();
