@@ -471,7 +471,7 @@ fn what_is_damaged_is_not_moved_under_a_checksum_that_vouches_for_it() {
         };
         assert!(disk.flip(&path, damaged.offset + 7, 3));
         for _ in 0..4 {
-            user.wait(&store).unwrap();
+            user.clock.pass(&store).unwrap();
         }
         assert_ne!(place(0), sound, "the other file is put together");
         assert_eq!(place(1), damaged, "{path}");
