@@ -104,8 +104,7 @@ impl User {
         bytes: &[u8],
     ) -> Result<(), CommitError> {
         let seq = changes::write(store, self.files[file].1, offset, bytes)?;
-        self.saw(store, seq);
-        self.files[file].2 = self.files[file].2.max(offset + bytes.len() as u64);
+        self.wrote(store, file, offset + bytes.len() as u64, seq);
         Ok(())
     }
 
@@ -118,9 +117,14 @@ impl User {
         bytes: &[u8],
     ) -> Result<(), CommitError> {
         let seq = changes::write_on(store, self.files[file].1, offset, bytes)?;
-        self.saw(store, seq);
-        self.files[file].2 = self.files[file].2.max(offset + bytes.len() as u64);
+        self.wrote(store, file, offset + bytes.len() as u64, seq);
         Ok(())
+    }
+
+    /// Event `seq` wrote to a file up to `end`.
+    fn wrote(&mut self, store: &Store, file: usize, end: u64, seq: Seq) {
+        self.saw(store, seq);
+        self.files[file].2 = self.files[file].2.max(end);
     }
 
     /// Takes away a file's name, and with it the file.
@@ -142,8 +146,7 @@ impl User {
     ) -> Result<(), CommitError> {
         let (src, dst) = (self.files[from].1, self.files[to].1);
         let seq = changes::clone_range(store, (src, src_offset), (dst, dst_offset), len)?;
-        self.saw(store, seq);
-        self.files[to].2 = self.files[to].2.max(dst_offset + len);
+        self.wrote(store, to, dst_offset + len, seq);
         Ok(())
     }
 

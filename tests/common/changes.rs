@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lighthouse_fuse::store::codec::Note;
 use lighthouse_fuse::store::disk::Disk;
-use lighthouse_fuse::store::event::{Allocation, Change, Ino, Seq, SetAttr, Timestamp};
+use lighthouse_fuse::store::event::{Allocation, Change, Data, Ino, Seq, SetAttr, Timestamp};
 use lighthouse_fuse::store::index::Tables;
 use lighthouse_fuse::store::log::Next;
 use lighthouse_fuse::store::record::Entry;
@@ -34,8 +34,7 @@ pub(crate) fn write(
     bytes: &[u8],
 ) -> Result<Seq, CommitError> {
     let mut placed = Placed::default();
-    let data = store.place(bytes, &mut placed)?;
-    commit(store, Change::Write { ino, offset, data, mode: None, drop_capability: false })
+    commit_write(store, ino, offset, store.place(bytes, &mut placed)?)
 }
 
 /// As [`write`], of bytes that go on where others were written.
@@ -46,7 +45,10 @@ pub(crate) fn write_on(
     bytes: &[u8],
 ) -> Result<Seq, CommitError> {
     let mut placed = Placed::default();
-    let data = store.place_on(bytes, &mut placed)?;
+    commit_write(store, ino, offset, store.place_on(bytes, &mut placed)?)
+}
+
+fn commit_write(store: &Store, ino: Ino, offset: u64, data: Data<'_>) -> Result<Seq, CommitError> {
     commit(store, Change::Write { ino, offset, data, mode: None, drop_capability: false })
 }
 
