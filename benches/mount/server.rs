@@ -14,7 +14,7 @@ use crate::{BLOCK, peers};
 /// How long a server has to come up.
 const START: Duration = Duration::from_secs(20);
 /// Readers and spin, in microseconds, of the real server.
-const OURS: [(u32, u32); 4] = [(1, 0), (2, 0), (1, 20), (2, 20)];
+const OURS: [(u32, u32); 4] = [(1, 0), (4, 0), (1, 20), (4, 20)];
 /// Those of ours that splice no reply to READ, and all.
 const SPLICING: [(&str, u32); 2] = [(COPYING, 0), ("ours-spliced", 1)];
 pub(crate) const COPYING: &str = "ours-copied";
@@ -163,12 +163,12 @@ impl Server {
         SPLICING.iter().any(|(name, _)| *name == self.name)
     }
 
-    /// The bare loop with the same readers.
+    /// The bare loop with as many threads that receive at one time, of ours one.
     pub(crate) fn floor(&self) -> &'static str {
         match self.name.as_str() {
-            "ours-1-20" | "transport-spin" | "bare-1-spin" => "bare-1-spin",
-            "ours-2-20" | "bare-2-spin" => "bare-2-spin",
-            "ours-2-0" | "bare-2" => "bare-2",
+            "ours-1-20" | "ours-4-20" | "transport-spin" | "bare-1-spin" => "bare-1-spin",
+            "bare-2-spin" => "bare-2-spin",
+            "bare-2" => "bare-2",
             name if name.contains("ring") => "bare-ring",
             _ => "bare-1",
         }

@@ -96,9 +96,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "readers",
-        default: "--readers 2",
-        values: &["--readers 1", "--readers 4"],
-        questions: &["getattr", "create, write"],
+        default: "--readers 4",
+        values: &["--readers 1", "--readers 2", "--readers 8"],
+        questions: &["getattr", "create, write", "fsync of 4 KiB"],
     },
     Setting {
         name: "looking before sleeping",

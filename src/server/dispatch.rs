@@ -25,6 +25,7 @@ use crate::proto::extension::Extensions;
 use crate::proto::op::{self, Op, SetTime, Whence};
 use crate::proto::reply::Reply;
 use crate::proto::types::{Caller, Errno, FileHandle, Name, NodeId, RequestId};
+use crate::transport::turns::Turn;
 use crate::view::listing::{Listed, Page};
 use crate::view::{
     Asker, Attributes, Bytes, Found, Range, Read, Refusal, Scratch, Stored, TimeTo, TreeRefusal,
@@ -41,12 +42,20 @@ pub struct Work {
     pub(super) splice_from: usize,
     /// Where its measurements go, once there are some.
     pub(super) lane: Option<LaneId>,
+    /// Its turn to receive, where readers take turns.
+    pub(super) turn: Option<Turn>,
 }
 
 impl Default for Work {
     /// Every reply is copied into the room.
     fn default() -> Self {
-        Self { value: Vec::new(), scratch: Scratch::default(), splice_from: usize::MAX, lane: None }
+        Self {
+            value: Vec::new(),
+            scratch: Scratch::default(),
+            splice_from: usize::MAX,
+            lane: None,
+            turn: None,
+        }
     }
 }
 
@@ -88,6 +97,18 @@ pub fn answer<'w, 'v>(
         None => attempt(view, id, caller, op, room, work),
     };
     result.unwrap_or_else(|errno| Reply::error(id, errno)).into()
+}
+
+/// From this size on a request's data takes longer to copy than another thread takes to be there for the next one.
+const MUCH: usize = 64 << 10;
+
+/// Whether `op` is served by copying for so long that others should not wait for it.
+pub(super) fn copies_much(op: &Op<'_>) -> bool {
+    match op {
+        Op::Read(read) => len(read.size) >= MUCH,
+        Op::Write(write) => write.data.len() >= MUCH,
+        _ => false,
+    }
 }
 
 /// Reading changes nothing, so it is done again if it comes again.

@@ -7,8 +7,9 @@
 //!  ring n ----- Lane ---+
 //! ```
 //!
-//! Each thread has a lane of its own, takes one message at a time, and sends the reply itself; so no
-//! request waits for another, and once running nothing is allocated. Reader 0 is alone until INIT is answered.
+//! Each thread has a lane of its own, takes one message at a time, and sends the reply itself; once running nothing
+//! is allocated. Readers of the device take turns: one that is about to wait lets the next receive, so that no
+//! request waits for another's disk. Reader 0 is alone until INIT is answered.
 //! Then there are as many readers as asked for; or, where INIT agreed on the ring, one thread for each of its
 //! lanes, and reader 0 beside them for what comes over the device all the same.
 //!
@@ -32,6 +33,7 @@ use crate::proto::connection::{self, Action, Connection, Limits};
 use crate::proto::message;
 use crate::proto::notify::Notice;
 use crate::proto::types::{Errno, Name};
+use crate::transport::turns::Turn;
 use crate::transport::{Delivery, DeviceLane, Frame, Lane, Received, SpliceError, Transport};
 use crate::view::news::{News, Next};
 use crate::view::{Stored, View};
@@ -61,11 +63,19 @@ pub struct Config {
 /// microseconds are won at best.
 pub const SPLICE_FROM: usize = 32 << 10;
 
+/// So many threads can wait for the disk at one time, each with a request. The others sleep, and cost nothing.
+pub const READERS: u16 = 4;
+
 impl Default for Config {
     fn default() -> Self {
         let connection =
             connection::Config { security_context: true, ..connection::Config::default() };
-        Self { connection, readers: 2, ring_only: false, splice_from: Some(SPLICE_FROM) }
+        Self {
+            connection,
+            readers: READERS.into(),
+            ring_only: false,
+            splice_from: Some(SPLICE_FROM),
+        }
     }
 }
 
@@ -326,6 +336,8 @@ impl<'s> Server<'s> {
         {
             work.splice_from = from;
         }
+        work.turn = lane.turn();
+        let _passed_on = work.turn.clone().map(Turn::passed_before_waiting);
         while self.serve_next(lane, &mut work)? {}
         Ok(())
     }
@@ -390,6 +402,11 @@ impl<'s> Server<'s> {
                     errno: 0,
                 };
                 self.view.meter().received(lane, since, &request);
+                if let Some(turn) = &work.turn
+                    && dispatch::copies_much(&op)
+                {
+                    turn.waits();
+                }
                 let answer = guarded(|| dispatch::answer(self.view, id, caller, &op, room, work));
                 let Answer { reply, stored: elsewhere } = answer.unwrap_or_else(|_| {
                     self.counters.panicked();

@@ -4,14 +4,17 @@
 //! a server must never resolve a path that could lead through its own mount.
 
 use std::any::Any;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::sys::blocking;
 
 /// One store's directory.
 pub trait Disk: Send + Sync {
@@ -140,7 +143,7 @@ impl Disk for Real {
             flags |= OFlags::CREATE;
         }
         let fd = retry(|| rustix::fs::openat(&self.root, path, flags, Mode::from(0o600)))?;
-        Ok(Arc::new(RealFile { fd }))
+        Ok(Arc::new(RealFile::new(fd)))
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
@@ -239,9 +242,31 @@ pub fn noted_pid(text: &[u8]) -> Option<u32> {
 #[derive(Debug)]
 struct RealFile {
     fd: OwnedFd,
+    /// The filesystem does not say whether bytes are in memory.
+    no_nowait: AtomicBool,
 }
 
 impl RealFile {
+    const fn new(fd: OwnedFd) -> Self {
+        Self { fd, no_nowait: AtomicBool::new(false) }
+    }
+
+    /// One `pread(2)`; where the bytes are on the disk alone, says so to [`blocking`] before it waits for them.
+    fn read_once(&self, buffer: &mut [u8], offset: u64) -> rustix::io::Result<usize> {
+        if !self.no_nowait.load(Ordering::Relaxed) {
+            let slices = &mut [IoSliceMut::new(buffer)];
+            match rustix::io::preadv2(&self.fd, slices, offset, ReadWriteFlags::NOWAIT) {
+                Err(Errno::AGAIN) => blocking::about_to_wait(),
+                // Not there before Linux 4.14, nor on every filesystem since.
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                    self.no_nowait.store(true, Ordering::Relaxed);
+                }
+                read => return read,
+            }
+        }
+        rustix::io::pread(&self.fd, buffer, offset)
+    }
+
     /// What `fallocate` would do, by writing zeros: for filesystems that do not have it.
     fn write_zeros(&self, mut offset: u64, end: u64) -> io::Result<()> {
         // On the heap: as a constant it would be a part of the program's file.
@@ -259,7 +284,7 @@ impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
-            match rustix::io::pread(&self.fd, &mut buffer[done..], offset + done as u64) {
+            match self.read_once(&mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(len) => done += len,
                 Err(Errno::INTR) => (),
@@ -304,6 +329,7 @@ impl File for RealFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        blocking::about_to_wait();
         Ok(retry(|| rustix::fs::fdatasync(&self.fd))?)
     }
 

@@ -11,9 +11,11 @@
 //! | [`descriptor`] | descriptors taken over by number, or sent over a unix socket |
 //! | [`signals`] | signals as values that are read, not as handlers that interrupt |
 //! | [`grammar`] | grammars of tree-sitter, which are C |
+//! | [`blocking`] | what a thread sees to before it waits |
 //! | [`process`] | children that start with a clean signal mask, namespaces, capabilities, CPUs |
 #![allow(unsafe_code, reason = "this is the layer that holds it, one argued block at a time")]
 
+pub mod blocking;
 pub mod descriptor;
 pub mod fuse_device;
 pub mod fuse_ring;

@@ -6,7 +6,7 @@
 //! |---|---|---|---|
 //! | read | `ENOENT` | the request was aborted while it was copied | read again |
 //! | read | `EINTR` | a signal | read again |
-//! | read | `EAGAIN` | nothing there, on a device that does not block | wait, read again |
+//! | read | `EAGAIN` | nothing there; the device never blocks | look for a while, sleep in poll(2), read again |
 //! | read | `ENODEV` | unmounted, or the connection was aborted | the end |
 //! | read | `ECONNABORTED` | aborted by hand, where INIT asked to be told | the end |
 //! | read | `EPERM` | the device belongs to no mount | error |
@@ -18,12 +18,13 @@
 //!
 //! Invariants: every reader and every sender uses the one descriptor. A request belongs to the
 //! descriptor it was read from, and closing that while the request waits gives its caller
-//! `ECONNABORTED`. Readers sleep in `read(2)`, where one request wakes one of them, and at most one at a
-//! time looks for requests without sleeping: two would take the CPUs that their callers need.
+//! `ECONNABORTED`. One reader at a time receives, see [`turns`](super::turns); it alone looks for requests without
+//! sleeping: two would take the CPUs that their callers need.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -31,6 +32,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
+use super::turns::{ReaderId, Turn, Turns};
 use super::{Buffer, Delivery, Frame, SpliceError, Transport};
 use crate::proto::Reply;
 use crate::sys::pages::PAGE;
@@ -38,10 +40,10 @@ use crate::sys::pages::PAGE;
 /// How a reader waits for a request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum Wait {
-    /// Sleeps in `read(2)`. One request wakes one reader.
+    /// Sleeps in `poll(2)`.
     #[default]
     Block,
-    /// Looks for so long first, unless another reader does or it was in vain lately, then sleeps in `read(2)`.
+    /// Looks for so long first, unless it was in vain lately, then sleeps in `poll(2)`.
     ///
     /// A caller that comes back at once, on another CPU, is answered without waking anybody: on
     /// two idle CPUs a round trip falls from about 45 us to 14 us with 20 us of spinning. At rest
@@ -57,9 +59,9 @@ const CHUNKS: usize = 64;
 pub struct DevFuse {
     device: OwnedFd,
     wait: Wait,
-    /// Whether a reader looks for a request without sleeping.
-    looking: AtomicBool,
+    turns: Arc<Turns>,
     luck: Luck,
+    crowd: Crowd,
     /// Readable once nothing more is to be received.
     stop: Option<OwnedFd>,
 }
@@ -98,42 +100,66 @@ impl Luck {
     }
 }
 
+/// Whether requests come faster than one reader takes them.
+#[derive(Debug)]
+struct Crowd {
+    /// How many in a row were there already when the reader came.
+    waited: AtomicU32,
+    /// Whether a second reader would have a CPU to run on, beside the first and a caller.
+    matters: bool,
+}
+
+impl Crowd {
+    /// So many in a row are no accident.
+    const MANY: u32 = 8;
+
+    fn of_this_machine() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { waited: AtomicU32::new(0), matters: cpus > 2 }
+    }
+
+    /// A request was received, which was there already or was waited for.
+    fn received(&self, at_once: bool) {
+        if self.matters {
+            let waited =
+                if at_once { self.waited.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+            self.waited.store(waited, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether another reader should help.
+    fn is_there(&self) -> bool {
+        self.waited.load(Ordering::Relaxed) >= Self::MANY
+    }
+}
+
 impl DevFuse {
-    /// Takes over a device that is mounted.
+    /// Takes over a device that is mounted. Whoever else has it open finds that it does not block.
     ///
     /// # Errors
     ///
     /// Whatever `fcntl(2)` says.
     pub fn new(device: OwnedFd, wait: Wait) -> io::Result<Self> {
-        let mut flags = rustix::fs::fcntl_getfl(&device)?;
-        // Whoever had it before may have wanted another thing.
-        flags.remove(OFlags::NONBLOCK);
-        rustix::fs::fcntl_setfl(&device, flags)?;
-        let looking = AtomicBool::new(false);
-        Ok(Self { device, wait, looking, luck: Luck::default(), stop: None })
+        let flags = rustix::fs::fcntl_getfl(&device)?;
+        rustix::fs::fcntl_setfl(&device, flags | OFlags::NONBLOCK)?;
+        let (luck, crowd) = (Luck::default(), Crowd::of_this_machine());
+        Ok(Self { device, wait, turns: Arc::default(), luck, crowd, stop: None })
     }
 
-    /// As [`DevFuse::new`], for a device whose readers also end once `stop` is readable. They sleep in poll(2), where
-    /// one request wakes them all.
+    /// As [`DevFuse::new`], for a device whose readers also end once `stop` is readable.
     ///
     /// # Errors
     ///
     /// Whatever `fcntl(2)` says.
     pub fn with_stop(device: OwnedFd, wait: Wait, stop: OwnedFd) -> io::Result<Self> {
-        let new = Self::new(device, wait)?;
-        let flags = rustix::fs::fcntl_getfl(&new.device)? | OFlags::NONBLOCK;
-        rustix::fs::fcntl_setfl(&new.device, flags)?;
-        Ok(Self { stop: Some(stop), ..new })
+        Ok(Self { stop: Some(stop), ..Self::new(device, wait)? })
     }
 
-    /// Whether there is something to read, or the connection has ended; at once.
-    fn is_ready(&self) -> io::Result<bool> {
+    /// Whether there is something to read, at once.
+    fn is_ready(&self) -> bool {
         let mut device = [PollFd::new(&self.device, PollFlags::IN)];
-        match rustix::event::poll(&mut device, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
-            Ok(ready) => Ok(ready > 0),
-            Err(Errno::INTR) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        matches!(rustix::event::poll(&mut device, Some(&now)), Ok(1..))
     }
 
     /// Waits until there is something to read, or at once if the connection has ended. Whether anything is
@@ -153,20 +179,44 @@ impl DevFuse {
         }
     }
 
-    /// Looks for something to read without sleeping, unless another reader does; `time` at most.
-    fn look(&self, time: Duration) -> io::Result<()> {
-        if !self.luck.tries() || self.looking.swap(true, Ordering::Relaxed) {
-            return Ok(());
+    /// One message, for the reader that has the turn; `None` at the end.
+    fn read(&self, bytes: &mut [u8]) -> io::Result<Option<usize>> {
+        let mut looks = match self.wait {
+            Wait::Spin(time) if self.luck.tries() => Some(time),
+            _ => None,
+        };
+        let mut since = None;
+        loop {
+            match rustix::io::read(&self.device, &mut *bytes) {
+                Ok(length) => {
+                    if looks.is_some() {
+                        self.luck.tried(true);
+                    }
+                    self.turns.serves();
+                    self.crowd.received(since.is_none());
+                    return Ok(Some(length));
+                }
+                // Aborted before it reached us, or a signal: there is no request to answer.
+                Err(Errno::NOENT | Errno::INTR) => (),
+                // Unmounted or aborted: the connection ended.
+                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
+                Err(Errno::AGAIN) => {
+                    let begun: Instant = *since.get_or_insert_with(Instant::now);
+                    match looks {
+                        Some(time) if begun.elapsed() < time => std::hint::spin_loop(),
+                        _ => {
+                            if looks.take().is_some() {
+                                self.luck.tried(false);
+                            }
+                            if !self.sleep()? {
+                                return Ok(None);
+                            }
+                        }
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        let begun = Instant::now();
-        let mut found = self.is_ready();
-        while matches!(found, Ok(false)) && begun.elapsed() < time {
-            std::hint::spin_loop();
-            found = self.is_ready();
-        }
-        self.luck.tried(matches!(found, Ok(true)));
-        self.looking.store(false, Ordering::Relaxed);
-        found.map(drop)
     }
 
     fn write(&self, chunks: &[IoSlice<'_>]) -> io::Result<Delivery> {
@@ -192,26 +242,36 @@ impl AsFd for DevFuse {
 
 impl Transport for DevFuse {
     fn receive<'b>(&self, buffer: &'b mut Buffer) -> io::Result<Option<Frame<'b>>> {
-        if let Wait::Spin(time) = self.wait {
-            self.look(time)?;
-        }
-        let length = loop {
-            match rustix::io::read(&self.device, buffer.bytes_mut()) {
-                Ok(length) => break length,
-                // Aborted before it reached us, or a signal: there is no request to answer.
-                Err(Errno::NOENT | Errno::INTR) => (),
-                // Unmounted or aborted: the connection ended.
-                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
-                // The readers are to be stopped, or whoever else has the device open wants it so.
-                Err(Errno::AGAIN) => {
-                    if !self.sleep()? {
-                        return Ok(None);
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let reader = buffer.reader();
+        let received = match self.turns.take(reader, || self.sleep()) {
+            Ok(true) => self.read(buffer.bytes_mut()),
+            Ok(false) => Ok(None),
+            Err(error) => Err(error),
         };
-        Ok(buffer.bytes_mut().get(..length).map(Frame::Whole))
+        match received {
+            Ok(Some(length)) => {
+                if self.crowd.is_there() {
+                    self.turns.pass(reader);
+                }
+                Ok(buffer.bytes_mut().get(..length).map(Frame::Whole))
+            }
+            Ok(None) => {
+                self.turns.end();
+                Ok(None)
+            }
+            Err(error) => {
+                self.turns.pass(reader);
+                Err(error)
+            }
+        }
+    }
+
+    fn answers(&self, reader: ReaderId) {
+        self.turns.answers(reader, || self.is_ready());
+    }
+
+    fn turn(&self, reader: ReaderId) -> Option<Turn> {
+        Some(Turn::new(&self.turns, reader))
     }
 
     fn send(&self, reply: &Reply<'_>) -> io::Result<Delivery> {
@@ -424,7 +484,31 @@ mod tests {
     }
 
     #[test]
-    fn several_readers_take_each_message_once_and_one_of_them_looks() {
+    fn what_comes_while_a_reader_serves_for_long_is_received_by_another() {
+        for passes in [true, false] {
+            let (device, kernels) = pair(Wait::Block);
+            let (received, other) = std::sync::mpsc::channel();
+            std::thread::scope(|scope| {
+                let mut buffer = Buffer::for_writes(4096).unwrap();
+                rustix::io::write(&kernels, &[1]).unwrap();
+                assert!(device.receive(&mut buffer).unwrap().is_some());
+                if passes {
+                    device.turn(buffer.reader()).unwrap().pass();
+                }
+                scope.spawn(|| {
+                    let mut buffer = Buffer::for_writes(4096).unwrap();
+                    let got = device.receive(&mut buffer).unwrap().is_some();
+                    received.send(got).unwrap();
+                });
+                rustix::io::write(&kernels, &[2]).unwrap();
+                // The first one is at its request still.
+                assert!(other.recv_timeout(Duration::from_secs(60)).unwrap());
+            });
+        }
+    }
+
+    #[test]
+    fn several_readers_take_each_message_once() {
         let (device, kernels) = pair(Wait::Spin(Duration::from_millis(20)));
         let taken = std::thread::scope(|scope| {
             let readers: Vec<_> = (0..3)
@@ -451,7 +535,6 @@ mod tests {
             taken
         });
         assert_eq!(taken, (1..=100).collect::<Vec<u8>>());
-        assert!(!device.looking.load(Ordering::Relaxed));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod mount_table;
 pub mod mount_users;
 pub mod namespace;
 pub mod recording;
+pub mod turns;
 pub mod unmount;
 pub mod uring;
 
@@ -35,11 +36,13 @@ use crate::proto::Reply;
 use crate::proto::abi::{FUSE_MIN_READ_BUFFER, fuse_in_header, fuse_write_in};
 use crate::sys::pages::PageBuffer;
 pub use dev_fuse::SplicePipe;
+use turns::{ReaderId, Turn};
 
 /// Where one reader receives its messages.
 #[derive(Debug)]
 pub struct Buffer {
     pages: PageBuffer,
+    reader: ReaderId,
 }
 
 impl Buffer {
@@ -57,7 +60,14 @@ impl Buffer {
         let overhead = size_of::<fuse_in_header>() + size_of::<fuse_write_in>();
         let payload = usize::try_from(max_write).map_err(|_| io::ErrorKind::OutOfMemory)?;
         let bytes = payload.checked_add(overhead).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { pages: PageBuffer::with_at_least(bytes.max(Self::LEAST))? })
+        let pages = PageBuffer::with_at_least(bytes.max(Self::LEAST))?;
+        Ok(Self { pages, reader: ReaderId::new() })
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn reader(&self) -> ReaderId {
+        self.reader
     }
 
     /// All of it, for a transport to receive into.
@@ -122,6 +132,11 @@ pub trait Lane {
     /// As [`Transport::send`].
     fn send(&mut self, reply: &Reply<'_>) -> io::Result<Delivery>;
 
+    /// The turn of this thread, where it takes turns with others to receive.
+    fn turn(&self) -> Option<Turn> {
+        None
+    }
+
     /// Whether [`Lane::send_spliced`] works here.
     fn can_splice(&self) -> bool {
         false
@@ -177,6 +192,14 @@ impl<'t> DeviceLane<'t> {
     }
 }
 
+impl Drop for DeviceLane<'_> {
+    fn drop(&mut self) {
+        if let Some(turn) = self.turn() {
+            turn.pass();
+        }
+    }
+}
+
 impl Lane for DeviceLane<'_> {
     fn receive(&mut self) -> io::Result<Option<Received<'_>>> {
         let Self { transport, buffer, room, .. } = self;
@@ -185,10 +208,15 @@ impl Lane for DeviceLane<'_> {
     }
 
     fn send(&mut self, reply: &Reply<'_>) -> io::Result<Delivery> {
+        self.transport.answers(self.buffer.reader());
         match reply.in_room() {
             None => self.transport.send(reply),
             Some(_) => self.transport.send(&reply.out_of(self.room.bytes())),
         }
+    }
+
+    fn turn(&self) -> Option<Turn> {
+        self.transport.turn(self.buffer.reader())
     }
 
     fn can_splice(&self) -> bool {
@@ -201,6 +229,7 @@ impl Lane for DeviceLane<'_> {
         file: BorrowedFd<'_>,
         offset: u64,
     ) -> Result<Delivery, SpliceError> {
+        self.transport.answers(self.buffer.reader());
         match &mut self.pipe {
             Some(pipe) => self.transport.send_spliced(reply, file, offset, pipe),
             None => Err(SpliceError::NotSent(io::ErrorKind::Unsupported.into())),
@@ -218,6 +247,17 @@ pub trait Transport: Send + Sync {
     /// Only what a reader cannot go on after, such as `EPERM` for a device that is not mounted, or
     /// `EINVAL` for a buffer smaller than the `max_write` of INIT asks for.
     fn receive<'b>(&self, buffer: &'b mut Buffer) -> io::Result<Option<Frame<'b>>>;
+
+    /// `reader` is about to answer what it received last, where readers take turns to receive.
+    fn answers(&self, reader: ReaderId) {
+        let _ = reader;
+    }
+
+    /// The turn of `reader`, where readers take turns to receive.
+    fn turn(&self, reader: ReaderId) -> Option<Turn> {
+        let _ = reader;
+        None
+    }
 
     /// Sends a reply whose data is all in memory.
     ///

@@ -22,6 +22,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::proto::Reply;
 
+use super::turns::{ReaderId, Turn};
 use super::{Buffer, Delivery, Frame, Transport};
 
 /// What a recording begins with.
@@ -148,6 +149,14 @@ impl Transport for Recording {
     fn send_notification(&self, chunks: &[IoSlice<'_>]) -> io::Result<Delivery> {
         self.add(Kind::Notification, chunks.iter().map(|chunk| &**chunk));
         self.inner.send_notification(chunks)
+    }
+
+    fn answers(&self, reader: ReaderId) {
+        self.inner.answers(reader);
+    }
+
+    fn turn(&self, reader: ReaderId) -> Option<Turn> {
+        self.inner.turn(reader)
     }
 
     fn stop(&self) {

@@ -33,6 +33,7 @@ use super::layer::Layer;
 use super::small::Small;
 use super::times::Tail;
 use super::{IndexError, Tables, Totals};
+use crate::sys::blocking;
 
 /// Log bytes after which the young layer is frozen.
 pub const LOG_PER_BATCH: u64 = 16 << 20;
@@ -283,6 +284,7 @@ impl Index {
             if let Some(failure) = &state.failure {
                 return Err(IndexError::Io(io::Error::other(failure.clone())));
             }
+            blocking::about_to_wait();
             self.shared.room.wait(&mut state);
         }
         Ok(())

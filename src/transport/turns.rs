@@ -1,0 +1,427 @@
+//! Which of several readers receives: one at a time, so that a request wakes no more threads than it needs.
+//!
+//! Readers that all sleep in `read(2)` are woken one for each request, also for those that another takes who was
+//! looking already. On few CPUs such a thread runs where the caller or the server was about to. So here one reader
+//! has the turn. It alone receives, keeps the turn while it serves what takes microseconds, and passes it on
+//! before it waits for a disk, if somebody else was there to be served the last times. Of the others one is the
+//! deputy, which sees to it that the turn is never stuck:
+//!
+//! ```text
+//!               takes it once passed on, or once its holder serves one request for a whole tick
+//!   deputy ----------------------------------------------------------------------------------> holder
+//!     ^  \ the holder waits for requests: ticks become rarer, then it sleeps until one comes      |
+//!     |                                                                                           |
+//!   others <------------------------------------------- passed on, or taken away while it served -+
+//! ```
+//!
+//! A lone caller that waits for the disk asks for nothing meanwhile. To wake another thread for it costs a fifth of an
+//! `fsync` of 4 KiB on a fast disk, so that is left to the deputy's tick until there is [`Demand`].
+//!
+//! Invariants: where nobody serves, somebody has the turn or the deputy is about to take it; that two receive at one
+//! time is harmless, and happens only where the turn is taken away from one who comes back in that moment.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::sys::blocking::{self, Prepared};
+
+/// One reader among all of this process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ReaderId(u64);
+
+impl ReaderId {
+    /// One that nobody had before.
+    #[must_use]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(NOBODY + 1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Default for ReaderId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+const NOBODY: u64 = 0;
+
+/// How often the deputy looks after a holder that serves: what comes behind a request that takes longer waits for
+/// up to two of these.
+const TICK: Duration = Duration::from_millis(1);
+/// Where the holder waits for requests the ticks double up to this, and then the deputy sleeps.
+const TICK_MAX: Duration = Duration::from_millis(16);
+
+/// The turn of one reader, whether it has it or not.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    turns: Arc<Turns>,
+    reader: ReaderId,
+}
+
+impl Turn {
+    pub(super) fn new(turns: &Arc<Turns>, reader: ReaderId) -> Self {
+        Self { turns: Arc::clone(turns), reader }
+    }
+
+    /// Lets another receive, if it is this one's turn.
+    pub fn pass(&self) {
+        self.turns.pass(self.reader);
+    }
+
+    /// Its reader is busy for longer than another takes to be there: lets that one receive, if it had something to
+    /// receive the last times.
+    pub fn waits(&self) {
+        self.turns.waits(self.reader);
+    }
+
+    /// While what is returned lives, this is so whenever the calling thread is about to wait.
+    pub fn passed_before_waiting(self) -> Prepared {
+        blocking::before_waiting(move || self.waits())
+    }
+}
+
+/// Whether others have to be served while a reader waits for a disk.
+#[derive(Debug, Default)]
+struct Demand {
+    /// How many more times the turn is passed on, unless it is seen again that it had to be.
+    times: AtomicU32,
+    /// How many requests were received.
+    received: AtomicU64,
+    /// That many when `passed_by` passed the turn on.
+    received_then: AtomicU64,
+    /// The [`ReaderId`] of the last that did and is not back, or [`NOBODY`].
+    passed_by: AtomicU64,
+    /// A reader waited without passing the turn on, so what is there now had to wait as well.
+    asks: AtomicBool,
+}
+
+impl Demand {
+    /// So often in vain is no pattern yet.
+    const TIMES: u32 = 16;
+
+    fn is_there(&self) -> bool {
+        self.times.load(Ordering::Relaxed) > 0
+    }
+
+    fn passed(&self, reader: ReaderId) {
+        self.received_then.store(self.received.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.passed_by.store(reader.0, Ordering::Relaxed);
+    }
+
+    /// `reader` is about to answer. If it passed the turn on: was anything received meanwhile? If it waited and did
+    /// not: `is_ready` says whether anything had to wait with it.
+    ///
+    /// Not once the reply was sent: the caller may have come back with its next request before its reader does.
+    fn answers(&self, reader: ReaderId, is_ready: impl Fn() -> bool) {
+        if self.passed_by.load(Ordering::Relaxed) == reader.0 {
+            self.passed_by.store(NOBODY, Ordering::Relaxed);
+            if self.received.load(Ordering::Relaxed) == self.received_then.load(Ordering::Relaxed) {
+                let times = self.times.load(Ordering::Relaxed).saturating_sub(1);
+                self.times.store(times, Ordering::Relaxed);
+            } else {
+                self.times.store(Self::TIMES, Ordering::Relaxed);
+            }
+        } else if self.asks.load(Ordering::Relaxed) {
+            self.asks.store(false, Ordering::Relaxed);
+            if is_ready() {
+                self.times.store(Self::TIMES, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn received(&self) {
+        let received = self.received.load(Ordering::Relaxed).wrapping_add(1);
+        self.received.store(received, Ordering::Relaxed);
+    }
+}
+
+/// Whose turn it is at one device.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// The [`ReaderId`] of whoever has the turn, or [`NOBODY`].
+    holder: AtomicU64,
+    /// Counts what the holder received, from bit 1 on; bit 0: it is serving it.
+    beat: AtomicU64,
+    demand: Demand,
+    /// Nothing more is to be received.
+    ended: AtomicBool,
+    /// Whoever has it locked is the deputy.
+    deputy: Mutex<()>,
+    /// What the deputy waits at between ticks.
+    free: Mutex<()>,
+    freed: Condvar,
+}
+
+/// What the deputy saw of the holder.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Seen {
+    holder: u64,
+    beat: u64,
+}
+
+/// What the deputy does next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Step {
+    /// Takes the turn, from the holder that was seen or because nobody has it.
+    Take,
+    /// Looks again after so long.
+    Tick(Duration),
+    /// Sleeps until a request comes.
+    Sleep,
+}
+
+/// `last`: what was seen before, and how long ago.
+fn step(last: Option<(Seen, Duration)>, seen: Seen) -> Step {
+    let serves = seen.beat & 1 == 1;
+    match last {
+        _ if seen.holder == NOBODY => Step::Take,
+        Some((last, _)) if last == seen && serves => Step::Take,
+        Some((last, tick)) if last == seen && tick >= TICK_MAX => Step::Sleep,
+        Some((last, tick)) if last == seen => Step::Tick((tick * 2).min(TICK_MAX)),
+        _ => Step::Tick(TICK),
+    }
+}
+
+impl Turns {
+    /// Waits until `reader` has the turn, if it has not kept it. Not so once nothing more is to be received.
+    ///
+    /// `sleep` returns once there is something to receive, and says whether there may be more.
+    pub(super) fn take(
+        &self,
+        reader: ReaderId,
+        sleep: impl Fn() -> io::Result<bool>,
+    ) -> io::Result<bool> {
+        if self.holder.load(Ordering::Acquire) != reader.0 && !self.wait(reader, sleep)? {
+            return Ok(false);
+        }
+        let beat = self.beat.load(Ordering::Relaxed);
+        self.beat.store((beat | 1) + 1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// `reader` is about to answer what it received last. `is_ready`: whether there is something to receive.
+    pub(super) fn answers(&self, reader: ReaderId, is_ready: impl Fn() -> bool) {
+        self.demand.answers(reader, is_ready);
+    }
+
+    /// The holder received something, and serves it now.
+    pub(super) fn serves(&self) {
+        self.demand.received();
+        let beat = self.beat.load(Ordering::Relaxed);
+        self.beat.store(beat | 1, Ordering::Relaxed);
+    }
+
+    /// `reader` is about to wait: another gets the turn if that was worth it lately.
+    pub(super) fn waits(&self, reader: ReaderId) {
+        if self.demand.is_there() {
+            self.pass(reader);
+        } else if self.holder.load(Ordering::Relaxed) == reader.0 {
+            self.demand.asks.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets another reader have the turn, if `reader` has it.
+    pub(super) fn pass(&self, reader: ReaderId) {
+        if self.holder.load(Ordering::Relaxed) == reader.0 {
+            self.demand.passed(reader);
+        }
+        if self.moves(reader.0, NOBODY) {
+            // Under the lock: whoever is about to wait sees that it is free, or is woken.
+            let _waits = self.free.lock();
+            self.freed.notify_one();
+        }
+    }
+
+    /// Nothing more is to be received, by nobody.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        let _waits = self.free.lock();
+        self.freed.notify_all();
+    }
+
+    fn moves(&self, from: u64, to: u64) -> bool {
+        self.holder.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    fn wait(&self, reader: ReaderId, sleep: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
+        if self.moves(NOBODY, reader.0) {
+            return Ok(true);
+        }
+        let _deputy = self.deputy.lock();
+        let mut last = None;
+        while !self.ended.load(Ordering::Acquire) {
+            let seen = Seen {
+                holder: self.holder.load(Ordering::Acquire),
+                beat: self.beat.load(Ordering::Relaxed),
+            };
+            match step(last, seen) {
+                Step::Take if self.moves(seen.holder, reader.0) => {
+                    if seen.holder != NOBODY {
+                        self.demand.passed(ReaderId(seen.holder));
+                    }
+                    return Ok(true);
+                }
+                // Somebody was faster.
+                Step::Take => last = None,
+                // What comes is the holder's to receive; the deputy sees whether it gets beyond it.
+                Step::Sleep if sleep()? => last = None,
+                Step::Sleep => return Ok(false),
+                Step::Tick(tick) => {
+                    last = Some((seen, tick));
+                    let mut waits = self.free.lock();
+                    if self.holder.load(Ordering::Acquire) != NOBODY
+                        && !self.ended.load(Ordering::Acquire)
+                    {
+                        self.freed.wait_for(&mut waits, tick);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+    use std::thread;
+
+    use super::*;
+
+    /// Longer than anything here takes, on however busy a machine.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn never() -> io::Result<bool> {
+        panic!("there is no reason to sleep")
+    }
+
+    /// A reader of its own thread that takes the turn and says so.
+    fn taken<'s>(
+        scope: &'s thread::Scope<'s, '_>,
+        turns: &'s Turns,
+        sleep: impl Fn() -> io::Result<bool> + Send + 's,
+    ) -> (ReaderId, Receiver<bool>) {
+        let (reader, (says, said)) = (ReaderId::new(), channel());
+        scope.spawn(move || says.send(turns.take(reader, sleep).unwrap()).unwrap());
+        (reader, said)
+    }
+
+    #[test]
+    fn whoever_has_the_turn_keeps_it_until_it_is_passed_on() {
+        let (turns, first) = (Turns::default(), ReaderId::new());
+        for _ in 0..3 {
+            assert!(turns.take(first, never).unwrap());
+            turns.serves();
+        }
+        thread::scope(|scope| {
+            turns.pass(first);
+            let (second, said) = taken(scope, &turns, never);
+            assert!(said.recv_timeout(PATIENCE).unwrap());
+            // It is not the first one's any more, so it cannot give it away.
+            turns.pass(first);
+            assert_eq!(turns.holder.load(Ordering::Relaxed), second.0);
+        });
+    }
+
+    #[test]
+    fn a_holder_that_serves_for_long_loses_the_turn_and_gets_it_back_in_time() {
+        let (turns, first) = (Turns::default(), ReaderId::new());
+        assert!(turns.take(first, never).unwrap());
+        turns.serves();
+        thread::scope(|scope| {
+            let (second, said) = taken(scope, &turns, || Ok(true));
+            assert!(said.recv_timeout(PATIENCE).unwrap());
+            turns.pass(second);
+            assert!(turns.take(first, never).unwrap());
+        });
+    }
+
+    #[test]
+    fn the_turn_is_passed_on_before_waiting_while_others_come_meanwhile() {
+        let (turns, first, second) = (Turns::default(), ReaderId::new(), ReaderId::new());
+        let wait_and_answer = |something_came| {
+            assert!(turns.take(first, never).unwrap());
+            turns.serves();
+            turns.waits(first);
+            let passed = turns.holder.load(Ordering::Relaxed) == NOBODY;
+            turns.answers(first, || something_came);
+            passed
+        };
+        // A lone caller.
+        for _ in 0..5 {
+            assert!(!wait_and_answer(false));
+        }
+        // Once somebody had to wait, it is passed on, until that was in vain for a while.
+        assert!(!wait_and_answer(true));
+        assert_eq!((0..100).filter(|_| wait_and_answer(false)).count(), 16);
+        // As long as it is not in vain, it goes on.
+        assert!(!wait_and_answer(true));
+        for _ in 0..100 {
+            assert!(turns.take(first, never).unwrap());
+            turns.serves();
+            turns.waits(first);
+            assert!(turns.take(second, never).unwrap());
+            turns.serves();
+            turns.answers(first, || panic!("it is known already"));
+            turns.pass(second);
+        }
+    }
+
+    #[test]
+    fn only_a_holder_that_serves_one_request_for_a_tick_loses_the_turn() {
+        let seen = |beat| Seen { holder: 1, beat };
+        assert_eq!(step(None, seen(5)), Step::Tick(TICK));
+        assert_eq!(step(Some((seen(5), TICK)), seen(5)), Step::Take);
+        // Another request, another holder, or none.
+        assert_eq!(step(Some((seen(5), TICK)), seen(7)), Step::Tick(TICK));
+        assert_eq!(step(Some((seen(5), TICK)), Seen { holder: 2, beat: 5 }), Step::Tick(TICK));
+        assert_eq!(step(None, Seen { holder: NOBODY, beat: 4 }), Step::Take);
+        // It waits: it is looked after less and less, and not at all in the end.
+        let (mut last, mut ticks) = (None, Vec::new());
+        while let Step::Tick(tick) = step(last, seen(4)) {
+            ticks.push(tick);
+            last = Some((seen(4), tick));
+        }
+        assert_eq!(ticks, [1, 2, 4, 8, 16].map(Duration::from_millis));
+        assert_eq!(step(last, seen(4)), Step::Sleep);
+        assert_eq!(step(last, seen(5)), Step::Tick(TICK));
+    }
+
+    #[test]
+    fn the_deputy_of_a_holder_that_waits_sleeps_until_there_is_something() {
+        let (turns, first) = (Turns::default(), ReaderId::new());
+        assert!(turns.take(first, never).unwrap());
+        let (sleeps, slept) = channel();
+        let (wakes, woken) = channel();
+        let woken = Mutex::new(woken);
+        thread::scope(|scope| {
+            let (_, said) = taken(scope, &turns, || {
+                sleeps.send(()).unwrap();
+                Ok(woken.lock().recv_timeout(PATIENCE).unwrap())
+            });
+            slept.recv_timeout(PATIENCE).unwrap();
+            // It came, and the holder serves it: for long.
+            turns.serves();
+            wakes.send(true).unwrap();
+            assert!(said.recv_timeout(PATIENCE).unwrap());
+        });
+    }
+
+    #[test]
+    fn at_the_end_everybody_comes_back() {
+        let (turns, first) = (Turns::default(), ReaderId::new());
+        assert!(turns.take(first, never).unwrap());
+        thread::scope(|scope| {
+            let others: Vec<_> = (0..4).map(|_| taken(scope, &turns, || Ok(false)).1).collect();
+            turns.end();
+            for said in others {
+                assert!(!said.recv_timeout(PATIENCE).unwrap());
+            }
+        });
+    }
+}
