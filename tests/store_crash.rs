@@ -100,7 +100,7 @@ fn workload(
             }
             4 => append(journal, told, random, 0)?,
             5 => {
-                let len = 4096 + random.below(100_000);
+                let len = 4096 + random.below(200_000);
                 append(journal, told, random, len)?;
             }
             6 | 7 => {

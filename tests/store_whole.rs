@@ -1032,6 +1032,51 @@ fn a_page_travels_in_its_event_unless_it_goes_on_and_older_programs_are_told_so_
     assert_eq!(check_all(&disk).findings, []);
 }
 
+#[test]
+fn where_somebody_waits_for_each_write_longer_ones_travel_in_their_events_too() {
+    let disk = SimDisk::new(1 << 30);
+    let store = Store::create_on(Arc::new(disk.clone()), &ROOMY, &options()).unwrap();
+    let mut user = User::default();
+    user.make(&store).unwrap();
+    let in_event = |user: &mut User, offset, len| {
+        user.write(&store, 0, offset, &vec![7; len]).unwrap();
+        let mut found = Vec::new();
+        store.read().stretches(user.files[0].1, offset, 1, Seq::NOW, &mut found).unwrap();
+        matches!(found[0].at.unwrap().file, FileId::Log(_))
+    };
+    assert!(!in_event(&mut user, 0, 10_000), "nobody waited so far");
+    store.sync().unwrap();
+    for len in [4097, 10_000, 61_440] {
+        assert!(in_event(&mut user, 100_000, len), "{len} bytes");
+        store.sync().unwrap();
+    }
+    assert!(!in_event(&mut user, 200_000, 61_441), "too long");
+    store.sync().unwrap();
+    // What goes on from the last write is no exception: there would be two files to wait for.
+    user.write_on(&store, 0, 300_000, &[8; 4096]).unwrap();
+    // More is written without waiting: then it belongs into content files, page by page.
+    for _ in 0..10 {
+        user.write(&store, 0, 400_000, &[9; 30_000]).unwrap();
+    }
+    assert!(!in_event(&mut user, 500_000, 4097));
+    store.sync().unwrap();
+    assert!(!in_event(&mut user, 500_000, 4097), "the last wait was for much");
+    // A tick of the store's own is nobody's wait.
+    for _ in 0..3 {
+        store.tick().unwrap();
+    }
+    assert!(!in_event(&mut user, 500_000, 4097));
+    store.sync().unwrap();
+    assert!(in_event(&mut user, 500_000, 4097));
+    store.sync().unwrap();
+    drop(store);
+    let disk = disk.after_power_cut(2);
+    let store = open(&disk).unwrap();
+    user.compare(&store, "after a power cut");
+    store.close().unwrap();
+    assert_eq!(check_all(&disk).findings, []);
+}
+
 /// Where the child of the next test works; it is one only if this is set.
 const CHILD: &str = "LIGHTHOUSE_TEST_STORE";
 

@@ -13,8 +13,8 @@
 //! both go over the fields in the order in which [`Change`] and [`Note`] declare them.
 
 use super::event::{
-    Actor, ActorId, Allocation, Change, Data, FileId, Foreign, Format, INLINE_MAX, Ino, Location,
-    Place, Seq, SetAttr, Source, Timestamp, Xattrs,
+    AWAITED_INLINE_MAX, Actor, ActorId, Allocation, Change, Data, FileId, Foreign, Format, Ino,
+    Location, Place, Seq, SetAttr, Source, Timestamp, Xattrs,
 };
 use super::record::{Misfit, SALT_LEN};
 use super::segment::Position;
@@ -529,7 +529,7 @@ impl Put<'_> {
     fn data(&mut self, data: &Data<'_>) -> Result<&mut Self, Misfit> {
         self.bytes(&data.hash);
         match data.place {
-            Place::Inline(bytes) if bytes.len() <= INLINE_MAX => Ok(self.u8(0)),
+            Place::Inline(bytes) if bytes.len() <= AWAITED_INLINE_MAX => Ok(self.u8(0)),
             Place::Inline(_) => Err(Misfit),
             Place::Extent { location, len, crcs } => {
                 let FileId::Content(file) = location.file else { return Err(Misfit) };
@@ -624,7 +624,7 @@ impl<'a> Take<'a> {
             }
             Place::Extent { location, len, crcs }
         } else {
-            Place::Inline(Some(bytes).filter(|bytes| bytes.len() <= INLINE_MAX)?)
+            Place::Inline(Some(bytes).filter(|bytes| bytes.len() <= AWAITED_INLINE_MAX)?)
         };
         Some(Data { hash, salt: *salt, place })
     }
@@ -677,7 +677,7 @@ pub(super) mod tests {
             (mode, uid, gid, rdev) in any::<(u32, u32, u32, u64)>(),
             (a, b, c, d, len) in any::<(u64, u64, u64, u64, u64)>(),
             value in vec(any::<u8>(), 0..300),
-            bytes in vec(any::<u8>(), 0..=INLINE_MAX),
+            bytes in vec(any::<u8>(), 0..=AWAITED_INLINE_MAX),
             (some, flag) in any::<(bool, bool)>(),
             (hash, salt) in any::<([u8; 32], [u8; 16])>(),
             pieces in 0_u32..40,

@@ -418,7 +418,7 @@ pub struct Data<'a> {
 /// Where the bytes of a write are.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place<'a> {
-    /// In the event's own record: [`INLINE_MAX`] bytes at most.
+    /// In the event's own record: [`AWAITED_INLINE_MAX`] bytes at most.
     Inline(&'a [u8]),
     /// In a content file.
     Extent {
@@ -440,6 +440,13 @@ pub enum Place<'a> {
 /// A page itself would waste nothing either way. One that goes on where the last write ended lies beside it in
 /// a content file, so that a long file written page by page is read in one piece; any other travels in its event.
 pub const INLINE_MAX: usize = 4096;
+
+/// Where somebody waits for the disk after each few writes, one of this many bytes or fewer can travel in its event:
+/// then there is one file to wait for, and its space was written before.
+///
+/// On ext4 a write of 16 KiB and its `fdatasync` take 0.6 of the time that two files take. It is a little less than the
+/// record of an event can hold, whose tail is counted in 16 bits.
+pub const AWAITED_INLINE_MAX: usize = 60 << 10;
 
 impl Data<'_> {
     /// How many bytes were written.

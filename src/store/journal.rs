@@ -15,7 +15,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
@@ -23,7 +23,9 @@ use rustc_hash::FxHashMap;
 use super::codec::Note;
 use super::content::{Content, piece_crcs};
 use super::disk::{Disk, Lock, is_full};
-use super::event::{Actor, ActorId, Data, Event, INLINE_MAX, Place, Seq, Timestamp};
+use super::event::{
+    AWAITED_INLINE_MAX, Actor, ActorId, Data, Event, INLINE_MAX, Place, Seq, Timestamp,
+};
 use super::log::{AppendError, Appended, Growth, Log, LogReader, Mark, Next, RESERVE};
 use super::record::Entry;
 use super::recover::{Damage, Recovered, recover};
@@ -33,6 +35,7 @@ use super::segment::{
 };
 use super::superblock::{Shape, State, Super, SuperError};
 use super::{CommitError, Placed};
+use crate::sys::blocking;
 
 /// When the disk is waited for.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -134,12 +137,54 @@ pub struct Journal {
     synced: Condvar,
     answered: Mutex<FxHashMap<u64, Seq>>,
     salts: Salts,
+    waits: Waits,
     /// Held as long as the store is open.
     _lock: Box<dyn Any + Send + Sync>,
 }
 
 /// Why a store that was opened so takes no changes.
 pub(super) const READ_ONLY: &str = "it was opened for reading alone";
+
+/// Whether somebody waits for the disk after each few writes.
+#[derive(Debug)]
+struct Waits {
+    /// Bytes written since anybody last did.
+    since: AtomicU64,
+    /// That they were few the last time.
+    often: AtomicBool,
+    /// Everybody waits for every write.
+    always: bool,
+    /// How long a write may be that is waited for, to travel in its event.
+    longest: usize,
+}
+
+impl Waits {
+    /// More written at one time than this is not waited for often.
+    const FEW: u64 = 256 << 10;
+
+    fn new(durability: Durability, shape: Shape) -> Self {
+        // A record lies in one segment, whose rest is lost if it does not fit.
+        let longest = usize::try_from(shape.segment_len / 2).unwrap_or(usize::MAX);
+        Self {
+            since: AtomicU64::new(0),
+            often: AtomicBool::new(false),
+            always: durability == Durability::Always,
+            longest: longest.clamp(INLINE_MAX, AWAITED_INLINE_MAX),
+        }
+    }
+
+    fn waited(&self) {
+        let since = self.since.swap(0, Ordering::Relaxed);
+        self.often.store(since <= Self::FEW, Ordering::Relaxed);
+    }
+
+    /// How long a write may be to travel in its event, where one of `len` bytes comes now: `least` at least.
+    fn inline_max(&self, len: usize, least: usize) -> usize {
+        let since = self.since.fetch_add(len as u64, Ordering::Relaxed).saturating_add(len as u64);
+        let awaited = self.always || since <= Self::FEW && self.often.load(Ordering::Relaxed);
+        if awaited { self.longest } else { least }
+    }
+}
 
 struct Syncing {
     /// All before this is on the disk.
@@ -320,6 +365,7 @@ impl Journal {
         lock: Box<dyn Any + Send + Sync>,
     ) -> Result<Self, OpenError> {
         let until = log.as_ref().map_or(end.position, Log::synced);
+        let waits = Waits::new(durability, state.shape);
         Ok(Self {
             disk,
             durability,
@@ -335,6 +381,7 @@ impl Journal {
             synced: Condvar::new(),
             answered: Mutex::new(FxHashMap::default()),
             salts: Salts { key: random()?, count: AtomicU64::new(0) },
+            waits,
             _lock: lock,
         })
     }
@@ -447,11 +494,27 @@ impl Journal {
         bytes: &'a [u8],
         placed: &'a mut Placed,
     ) -> Result<Data<'a>, CommitError> {
-        if bytes.len() > INLINE_MAX {
+        if bytes.len() > self.waits.inline_max(bytes.len(), INLINE_MAX) {
             return self.place_extent(bytes, placed);
         }
+        self.place_inline(bytes)
+    }
+
+    /// See [`Store::place_on`](super::Store::place_on).
+    pub fn place_on<'a>(
+        &self,
+        bytes: &'a [u8],
+        placed: &'a mut Placed,
+    ) -> Result<Data<'a>, CommitError> {
+        if bytes.len() > self.waits.inline_max(bytes.len(), INLINE_MAX - 1) {
+            return self.place_extent(bytes, placed);
+        }
+        self.place_inline(bytes)
+    }
+
+    fn place_inline<'a>(&self, bytes: &'a [u8]) -> Result<Data<'a>, CommitError> {
         self.writable()?;
-        if bytes.len() == INLINE_MAX {
+        if bytes.len() >= INLINE_MAX {
             self.raise_version(PAGES_VERSION).map_err(CommitError::Io)?;
         }
         let salt = self.salts.next();
@@ -510,6 +573,7 @@ impl Journal {
         if self.durability == Durability::Async {
             return self.check_synced();
         }
+        self.waits.waited();
         self.sync_now()
     }
 
@@ -530,6 +594,7 @@ impl Journal {
                 return Err(lost());
             }
             if syncing.running {
+                blocking::about_to_wait();
                 self.synced.wait(&mut syncing);
                 continue;
             }

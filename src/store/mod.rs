@@ -440,8 +440,8 @@ impl Store {
     }
 
     /// Puts the bytes of a write where its event can refer to them: [short](event::INLINE_MAX) ones stay where
-    /// they are and travel in the event, long ones go to a content file now, before the event.
-    /// `placed` keeps the checksums the result borrows.
+    /// they are and travel in the event, and where somebody waits for each, [longer](event::AWAITED_INLINE_MAX) ones too;
+    /// all others go to a content file now, before the event. `placed` keeps the checksums the result borrows.
     pub fn place<'a>(
         &self,
         bytes: &'a [u8],
@@ -454,17 +454,16 @@ impl Store {
     }
 
     /// As [`place`](Self::place), for bytes that go on where others of the same file were just written: a page of them goes to a
-    /// content file too, where it lies beside those.
+    /// content file too, where it lies beside those, unless somebody waits for each.
     pub fn place_on<'a>(
         &self,
         bytes: &'a [u8],
         placed: &'a mut Placed,
     ) -> Result<Data<'a>, CommitError> {
-        if bytes.len() < event::INLINE_MAX {
-            return self.place(bytes, placed);
+        if bytes.len() >= event::INLINE_MAX {
+            self.see_to_room(bytes)?;
         }
-        self.see_to_room(bytes)?;
-        self.core.journal.place_extent(bytes, placed)
+        self.core.journal.place_on(bytes, placed)
     }
 
     /// A user's write does not fail because history is full.

@@ -35,8 +35,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// only the one before would misread.
 pub const SQUEEZED_VERSION: u32 = 2;
 
-/// Format of a store in which, besides, writes of a whole page may travel in their events: programs that know only the
-/// formats before take such an event for damage. A store of any later one is refused.
+/// Format of a store in which, besides, writes of a page and more may travel in their events, up to
+/// [`AWAITED_INLINE_MAX`](super::event::AWAITED_INLINE_MAX): programs that know only the formats before take such an event
+/// for damage. A store of any later one is refused.
 pub const PAGES_VERSION: u32 = 3;
 
 /// Bytes before the first record.
