@@ -20,7 +20,7 @@ use lighthouse_fuse::store::superblock::Shape;
 use lighthouse_fuse::store::verify::verify;
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Origin, Store};
 use lighthouse_fuse::tree::Tree;
-use lighthouse_fuse::tree::operation::{Caller, Operation, S_IFDIR, S_IFMT};
+use lighthouse_fuse::tree::operation::{Caller, Operation, S_IFDIR, S_IFMT, WriteTo};
 use serde_json::{Map, Value};
 
 #[path = "common/bridge.rs"]
@@ -606,7 +606,7 @@ fn what_others_told_outlives_the_horizon_a_kill_and_the_index() {
     let mut told = Vec::new();
     for number in 0..40_u32 {
         let content = vec![number as u8; 100_000];
-        tree.write(&caller, ino, 0, false, &content, false).unwrap();
+        tree.write(&caller, ino, WriteTo::Offset(0), &content, false).unwrap();
         let text = "x".repeat(if number % 4 == 0 { 200_000 } else { 10 });
         let data = serde_json::json!({"number": number, "text": text});
         let new = NewEvent {

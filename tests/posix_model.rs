@@ -25,7 +25,7 @@ use lighthouse_fuse::store::event::{Ino, Seq, Timestamp};
 use lighthouse_fuse::store::index::Inode;
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Origin, Store};
 use lighthouse_fuse::tree::operation::{
-    Attributes, Caller, Operation, RenameHow, TimeTo, XattrMust,
+    Attributes, Caller, Operation, RenameHow, TimeTo, WriteTo, XattrMust,
 };
 use lighthouse_fuse::tree::{Outcome, Refusal, Tree};
 use rustix::io::Errno;
@@ -97,7 +97,8 @@ fn perform(tree: &Tree, step: &Step) -> Result<Outcome, Refusal> {
             Operation::SetAttributes { ino: Ino(*ino), set }
         }
         Step::Write { ino, offset, bytes, append, kill } => {
-            return tree.write(&caller, Ino(*ino), *offset, *append, bytes, *kill);
+            let to = if *append { WriteTo::End } else { WriteTo::Offset(*offset) };
+            return tree.write(&caller, Ino(*ino), to, bytes, *kill);
         }
         Step::Allocate { ino, flags, offset, len, kill } => Operation::Allocate {
             ino: Ino(*ino),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lighthouse_fuse::store::event::{Ino, Seq};
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Store};
-use lighthouse_fuse::tree::operation::{Attributes, Caller, Operation, RenameHow};
+use lighthouse_fuse::tree::operation::{Attributes, Caller, Operation, RenameHow, WriteTo};
 use lighthouse_fuse::tree::{Refusal, Tree};
 
 const ROOT: Ino = Ino::ROOT;
@@ -29,7 +29,7 @@ fn make(tree: &Tree, name: &[u8]) -> Ino {
 }
 
 fn write(tree: &Tree, ino: Ino, offset: u64, bytes: &[u8]) -> Seq {
-    tree.write(&Caller::default(), ino, offset, false, bytes, false).unwrap().seq.unwrap()
+    tree.write(&Caller::default(), ino, WriteTo::Offset(offset), bytes, false).unwrap().seq.unwrap()
 }
 
 fn content(tree: &Tree, ino: Ino, at: Seq) -> Vec<u8> {
@@ -55,7 +55,7 @@ fn appends_of_many_threads_lie_side_by_side() {
                 for number in 0..EACH {
                     // Some travel in their event, some go to a content file.
                     let line = vec![thread; if number % 3 == 0 { 5000 } else { 100 }];
-                    tree.write(&Caller::default(), file, 0, true, &line, false).unwrap();
+                    tree.write(&Caller::default(), file, WriteTo::End, &line, false).unwrap();
                 }
             });
         }

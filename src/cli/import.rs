@@ -23,7 +23,7 @@ use crate::agents::Agents;
 use crate::store::Origin;
 use crate::store::event::{Ino, Seq, Timestamp};
 use crate::store::index::Inode;
-use crate::tree::operation::{Attributes, Caller, Operation, S_IFMT, TimeTo, XattrMust};
+use crate::tree::operation::{Attributes, Caller, Operation, S_IFMT, TimeTo, WriteTo, XattrMust};
 use crate::tree::{Refusal, Tree};
 
 use super::progress::Progress;
@@ -338,7 +338,9 @@ impl Import<'_> {
             let Some(piece) = self.buffer.get(..len).filter(|piece| !piece.is_empty()) else {
                 break;
             };
-            self.tree.write(&caller, ino, offset, false, piece, false).map_err(refused)?;
+            self.tree
+                .write(&caller, ino, WriteTo::Offset(offset), piece, false)
+                .map_err(refused)?;
             offset += len as u64;
             self.counts.bytes += len as u64;
             let shown = (len as u64).min(weight_left);

@@ -19,7 +19,7 @@
 use crate::store::event::{Ino, Seq};
 use crate::store::index::Inode;
 use crate::tree::operation::{
-    Attributes, Caller, Operation, RenameHow, S_IFDIR, S_IFMT, S_IFREG, TimeTo,
+    Attributes, Caller, Operation, RenameHow, S_IFDIR, S_IFMT, S_IFREG, TimeTo, WriteTo,
 };
 use crate::tree::{Refusal, Tree};
 
@@ -226,7 +226,7 @@ impl Doing<'_> {
     fn fill(&self, ino: Ino, content: &[u8]) -> Result<(), Unapplied> {
         let mut offset = 0;
         for piece in content.chunks(PIECE) {
-            self.tree.write(self.caller, ino, offset, false, piece, false)?;
+            self.tree.write(self.caller, ino, WriteTo::Offset(offset), piece, false)?;
             offset += piece.len() as u64;
         }
         let inode = self.tree.inode(ino, Seq::NOW)?;

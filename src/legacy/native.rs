@@ -617,7 +617,7 @@ mod tests {
     use super::*;
     use crate::store::sim::SimDisk;
     use crate::store::{CreateOptions, OpenOptions, Store};
-    use crate::tree::operation::{Caller, Operation, RenameHow};
+    use crate::tree::operation::{Caller, Operation, RenameHow, WriteTo};
 
     fn tree() -> Tree {
         let open = OpenOptions { sync_interval: None, memory: 8 << 20, ..OpenOptions::default() };
@@ -659,13 +659,13 @@ mod tests {
         let (who, other) = (caller(tree, "builder"), caller(tree, "expert"));
         let dir = make(tree, &who, Ino::ROOT, b"src", S_IFDIR | 0o755);
         let a = make(tree, &who, dir, b"a.rs", S_IFREG | 0o644);
-        tree.write(&who, a, 0, false, b"one", false).unwrap();
-        tree.write(&who, a, 3, false, b"two", false).unwrap();
+        tree.write(&who, a, WriteTo::Offset(0), b"one", false).unwrap();
+        tree.write(&who, a, WriteTo::Offset(3), b"two", false).unwrap();
         let b = make(tree, &who, dir, b"b.rs", S_IFREG | 0o644);
         tree.store().mark_version(a, who.origin.actor).unwrap();
-        tree.write(&who, b, 0, false, b"x", false).unwrap();
+        tree.write(&who, b, WriteTo::Offset(0), b"x", false).unwrap();
         tree.store().mark_version(b, who.origin.actor).unwrap();
-        tree.write(&other, b, 1, false, b"y", false).unwrap();
+        tree.write(&other, b, WriteTo::Offset(1), b"y", false).unwrap();
         tree.store().mark_version(b, other.origin.actor).unwrap();
         let how = RenameHow::Replace;
         let (parent, new_parent) = (Ino::ROOT, Ino::ROOT);

@@ -176,8 +176,8 @@ pub fn decide<'a>(
             rename(tables, (parent, name), (new_parent, new_name), how)
         }
         Operation::SetAttributes { ino, ref set } => set_attributes(tables, ino, set, time, room),
-        Operation::Write { ino, offset, append, data, kill_set_id } => {
-            write(tables, ino, (!append).then_some(offset), data, kill_set_id)
+        Operation::Write { ino, to, data, kill_set_id } => {
+            write(tables, ino, to.offset(), data, kill_set_id)
         }
         Operation::Allocate { ino, flags, offset, len, kill_set_id } => {
             let how = match (flags, flags & FALLOC_FL_KEEP_SIZE != 0) {
@@ -583,7 +583,7 @@ mod tests {
 
     const CAPABILITY: &[u8] = b"security.capability";
 
-    use super::super::operation::{RenameHow, XattrMust};
+    use super::super::operation::{RenameHow, WriteTo, XattrMust};
     use super::*;
 
     const NOW: Timestamp = Timestamp(1_000);
@@ -673,7 +673,7 @@ mod tests {
 
     fn write(ino: Ino, offset: u64, kill_set_id: bool) -> Operation<'static> {
         let data = Data { hash: [0; 32], salt: [0; 16], place: Place::Inline(b"abc") };
-        Operation::Write { ino, offset, append: false, data, kill_set_id }
+        Operation::Write { ino, to: WriteTo::Offset(offset), data, kill_set_id }
     }
 
     fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
@@ -1053,13 +1053,7 @@ mod tests {
         for operation in [
             set(file, Attributes::default()),
             set(file, Attributes { kill_set_id: true, ..Attributes::default() }),
-            Operation::Write {
-                ino: file,
-                offset: 5,
-                append: false,
-                data: empty,
-                kill_set_id: true,
-            },
+            Operation::Write { ino: file, to: WriteTo::Offset(5), data: empty, kill_set_id: true },
             Operation::Rename {
                 parent: ROOT,
                 name: b"f",

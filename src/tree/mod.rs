@@ -31,7 +31,9 @@ pub use crate::store::{LabelError, Origin, Pin};
 pub type ScratchFile = Arc<dyn File>;
 
 use decide::{Decision, Room};
-use operation::{Caller, FALLOC_FL_PUNCH_HOLE, Operation, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use operation::{
+    Caller, FALLOC_FL_PUNCH_HOLE, Operation, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, WriteTo,
+};
 use watch::{Expected, Watchers};
 
 /// Why an operation changed nothing, or a question has no answer. Each is something a caller can act
@@ -269,36 +271,22 @@ impl Tree {
         Ok(Outcome { seq, inode, other: replaced, len })
     }
 
-    /// Writes `bytes` to `ino` at `offset`, or with `append` at its end; `kill_set_id` as in
-    /// [`Operation`]. Long ones go to a content file before any lock is taken. Zero bytes cause no
-    /// event.
+    /// Writes `bytes` to `ino`; `kill_set_id` as in [`Operation`]. Long ones go to a content file before any lock is taken.
+    /// Zero bytes cause no event.
     pub fn write(
         &self,
         caller: &Caller<'_>,
         ino: Ino,
-        offset: u64,
-        append: bool,
+        to: WriteTo,
         bytes: &[u8],
         kill_set_id: bool,
     ) -> Result<Outcome, Refusal> {
         let mut placed = Placed::default();
-        let data = self.store.place(bytes, &mut placed)?;
-        self.perform(caller, &Operation::Write { ino, offset, append, data, kill_set_id })
-    }
-
-    /// As [`Tree::write`] at `offset`, of bytes that go on where others were just written: see [`Store::place_on`].
-    pub fn write_on(
-        &self,
-        caller: &Caller<'_>,
-        ino: Ino,
-        offset: u64,
-        bytes: &[u8],
-        kill_set_id: bool,
-    ) -> Result<Outcome, Refusal> {
-        let mut placed = Placed::default();
-        let data = self.store.place_on(bytes, &mut placed)?;
-        let append = false;
-        self.perform(caller, &Operation::Write { ino, offset, append, data, kill_set_id })
+        let data = match to {
+            WriteTo::Offset(_) | WriteTo::End => self.store.place(bytes, &mut placed)?,
+            WriteTo::GoesOn(_) => self.store.place_on(bytes, &mut placed)?,
+        };
+        self.perform(caller, &Operation::Write { ino, to, data, kill_set_id })
     }
 
     /// Returns once everything performed before the call is on the disk (`fsync`, `fsyncdir`).

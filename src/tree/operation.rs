@@ -183,6 +183,29 @@ impl XattrMust {
     }
 }
 
+/// Where in a file a write begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WriteTo {
+    /// At this offset.
+    Offset(u64),
+    /// At this offset, where the write before it through the same open file ended: the bytes of both should lie side by
+    /// side in the store.
+    GoesOn(u64),
+    /// At the end of the file as it is when the write is decided. The kernel resolves `O_APPEND` itself and gives
+    /// the offset; this is for callers who do not go through it.
+    End,
+}
+
+impl WriteTo {
+    /// The offset, if it is known before the write is decided.
+    pub(super) const fn offset(self) -> Option<u64> {
+        match self {
+            Self::Offset(offset) | Self::GoesOn(offset) => Some(offset),
+            Self::End => None,
+        }
+    }
+}
+
 /// Something that may change the tree. Each becomes one event, or none.
 ///
 /// `kill_set_id` is the kernel saying that the caller may not keep set-id bits
@@ -288,11 +311,8 @@ pub enum Operation<'a> {
     Write {
         /// To this regular file.
         ino: Ino,
-        /// From this offset on; ignored with `append`.
-        offset: u64,
-        /// At the end of the file as it is when the write is decided. The kernel resolves `O_APPEND`
-        /// itself and gives the offset; this is for callers who do not go through it.
-        append: bool,
+        /// Where in it.
+        to: WriteTo,
         /// The bytes, placed.
         data: Data<'a>,
         /// `FUSE_WRITE_KILL_SUIDGID`.

@@ -21,7 +21,7 @@ use parking_lot::RwLock;
 use crate::store::Placed;
 use crate::store::index::Tables;
 
-use super::operation::{Caller, FALLOC_FL_PUNCH_HOLE, Operation};
+use super::operation::{Caller, FALLOC_FL_PUNCH_HOLE, Operation, WriteTo};
 use super::{ActorId, Ino, Inode, Outcome, Refusal, Seq, Tree};
 
 /// What is different now in the present tree.
@@ -150,7 +150,7 @@ impl Tree {
     ) -> Result<Outcome, Refusal> {
         let mut placed = Placed::default();
         let data = self.store().place(bytes, &mut placed)?;
-        let operation = Operation::Write { ino, offset, append: false, data, kill_set_id };
+        let operation = Operation::Write { ino, to: WriteTo::Offset(offset), data, kill_set_id };
         self.perform_beside(caller, &operation, expected)
     }
 

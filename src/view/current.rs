@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::agents::policy::Access;
 use crate::proto::types::{Attr, Entry, FileHandle, Name, NodeId, OpenFlags, Opened, XattrName};
 use crate::tree::operation::{
-    Attributes, Caller, Operation, RenameHow, S_IFDIR, S_IFMT, XattrMust,
+    Attributes, Caller, Operation, RenameHow, S_IFDIR, S_IFMT, WriteTo, XattrMust,
 };
 use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Seq};
 
@@ -448,13 +448,10 @@ impl View {
             self.mark(ino, self.drafts.before_write(ino, actor));
         }
         let (caller, &Bytes { offset, data, kill_set_id, .. }) = (caller(asker, actor), bytes);
-        let written = if goes_on {
-            self.tree.write_on(&caller, ino, offset, data, kill_set_id)?
-        } else {
-            // Never appending here: the kernel gives the offset, of O_APPEND too, and a page written back
-            // through a handle that appends belongs where it was mapped.
-            self.tree.write(&caller, ino, offset, false, data, kill_set_id)?
-        };
+        // Never at the end: the kernel gives the offset, of O_APPEND too, and a page written back through a handle
+        // that appends belongs where it was mapped.
+        let to = if goes_on { WriteTo::GoesOn(offset) } else { WriteTo::Offset(offset) };
+        let written = self.tree.write(&caller, ino, to, data, kill_set_id)?;
         self.has_written((node, handle), ino, actor, Some((offset, written.len)));
         // Written back at some later time, a page is waited for by msync or fsync.
         if bytes.flags.is_sync() && !bytes.from_cache {
