@@ -4,6 +4,7 @@
 //! do first, and whatever is about to block says so.
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 
 type Hook = Box<dyn Fn()>;
 
@@ -11,15 +12,15 @@ thread_local! {
     static BEFORE: RefCell<Option<Hook>> = const { RefCell::new(None) };
 }
 
-/// While it lives, its thread calls the hook it was made with before it waits.
+/// While it lives, its thread calls the hook it was made with before it waits. It cannot be sent to another.
 #[derive(Debug)]
 #[must_use]
-pub struct Prepared(());
+pub struct Prepared(PhantomData<*const ()>);
 
 /// From now on this thread calls `hook` each time before it waits. `hook` itself must not wait.
 pub fn before_waiting(hook: impl Fn() + 'static) -> Prepared {
     BEFORE.with_borrow_mut(|before| *before = Some(Box::new(hook)));
-    Prepared(())
+    Prepared(PhantomData)
 }
 
 impl Drop for Prepared {

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! A lone caller that waits for the disk asks for nothing meanwhile. To wake another thread for it costs a fifth of an
-//! `fsync` of 4 KiB on a fast disk, so that is left to the deputy's tick until there is [`Demand`].
+//! `fsync` of 4 KiB on a fast disk, so that is left to the deputy's tick until it was seen that others had to wait.
 //!
 //! Invariants: where nobody serves, somebody has the turn or the deputy is about to take it; that two receive at one
 //! time is harmless, and happens only where the turn is taken away from one who comes back in that moment.
