@@ -4,12 +4,13 @@
 //! walks the file: each commit records which pages are in use (redb's quick repair; a build with debug
 //! assertions walks all the same). Nothing in
 //! the file can panic the caller: redb may panic on a page that is not what it wrote, and that is
-//! caught here and reported as damage.
+//! caught here and reported as damage, not as a panic.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Once};
 
 use redb::{
     AccessGuard, Builder, Database, Range, ReadOnlyTable, ReadableDatabase, StorageBackend,
@@ -170,10 +171,40 @@ impl EngineRow {
     }
 }
 
+thread_local! {
+    /// This thread is in the engine, whose panics are caught.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How many panics of the engine were caught.
+#[cfg(test)]
+pub(super) static CAUGHT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
 fn guard<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+    hush();
+    let outer = GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(outer);
+    result.unwrap_or_else(|_| {
+        #[cfg(test)]
+        CAUGHT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Err(IndexError::Damaged("the engine met a page that cannot be right".into()))
     })
+}
+
+/// From now on nobody is told of a panic that is caught here: it is an error like any other, and is told as one.
+fn hush() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if GUARDED.get() {
+                tracing::debug!(%panic, "caught");
+            } else {
+                before(panic);
+            }
+        }));
+    });
 }
 
 fn damage(error: impl Into<redb::Error>) -> IndexError {

@@ -481,4 +481,18 @@ fn a_flipped_bit_anywhere_panics_nobody() {
         }
     }
     assert!(failures.is_empty(), "panics with bits flipped at {failures:?}");
+    let caught = engine::CAUGHT.load(Ordering::Relaxed);
+    assert!(caught > 0, "the engine took all of it, so nothing was tried");
+    println!("caught: {caught}");
+}
+
+#[test]
+fn nobody_is_told_of_a_panic_that_is_caught() {
+    let test = "store::index::tests::a_flipped_bit_anywhere_panics_nobody";
+    let this = std::env::current_exe().unwrap();
+    let ran =
+        std::process::Command::new(this).args(["--exact", test, "--nocapture"]).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success() && said.contains("caught: "), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
 }
