@@ -36,10 +36,10 @@ pub(crate) fn serve(mode: &str, store: &Path, at: &Path) -> Result<(), Box<dyn s
     if !mode.starts_with("bare") {
         return Ok(transported(&device)?);
     }
-    if wait != Wait::Block {
-        let flags = rustix::fs::fcntl_getfl(&device)? | rustix::fs::OFlags::NONBLOCK;
-        rustix::fs::fcntl_setfl(&device, flags)?;
-    }
+    // The transport's device never blocks; these read it themselves.
+    let mut flags = rustix::fs::fcntl_getfl(&device)?;
+    flags.set(rustix::fs::OFlags::NONBLOCK, wait != Wait::Block);
+    rustix::fs::fcntl_setfl(&device, flags)?;
     // As fair as can be: several readers share nothing but the numbers they give out.
     let next = AtomicU64::new(FILE);
     // Never written to: whoever wants these to end unmounts.
