@@ -52,6 +52,7 @@ impl fmt::Debug for Engine {
 impl Engine {
     /// Opens `file`, or makes it where it is empty. `cache` is in bytes.
     pub(super) fn open(file: Arc<dyn File>, cache: usize) -> Result<Self, IndexError> {
+        hush();
         guard(|| {
             let mut builder = Builder::new();
             builder.set_cache_size(cache);
@@ -181,7 +182,6 @@ thread_local! {
 pub(super) static CAUGHT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
 fn guard<T>(work: impl FnOnce() -> Result<T, IndexError>) -> Result<T, IndexError> {
-    hush();
     let outer = GUARDED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(work));
     GUARDED.set(outer);
