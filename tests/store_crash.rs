@@ -477,6 +477,200 @@ fn damage_in_what_was_synced_is_said_with_its_place_and_the_store_can_be_read() 
 }
 
 #[test]
+fn damage_before_what_a_later_seal_vouches_for_is_never_a_cut() {
+    for seed in seeds::of(1..=6) {
+        let whole = disk();
+        let journal = create(&whole).unwrap();
+        let (mut told, mut random) = (Told::default(), Random(seed));
+        // The seal of a sync says so, and the next sync makes that seal durable.
+        let mut synced = Vec::new();
+        for _ in 0..12 * seed {
+            let len = random.below(900);
+            append(&journal, &mut told, &mut random, len).unwrap();
+            synced.push(journal.mark().position);
+            journal.sync().unwrap();
+        }
+        let promised = synced[synced.len() - 2];
+        append(&journal, &mut told, &mut random, 300).unwrap();
+        let header = 256;
+        for _ in 0..60 {
+            let segment = u32::try_from(random.below(promised.segment as usize)).unwrap() + 1;
+            let path = format!("log/{segment:08}.seg");
+            let end = if segment == promised.segment { promised.offset } else { 12 << 10 };
+            let at = header + random.below(end as usize - header);
+            let zeros = random.below(2) == 0;
+            // Zeros where a seal was, and a torn end behind that: nobody can tell any more.
+            let cuts = (!zeros).then(|| whole.after_power_cut(seed));
+            for after in std::iter::once(whole.after_kill()).chain(cuts) {
+                if zeros {
+                    let until = (at + 1 + random.below(512)).min(end as usize);
+                    if after.bytes(&path).unwrap()[at..until].iter().all(|&byte| byte == 0) {
+                        continue;
+                    }
+                    let file = after.open(&path, false).unwrap();
+                    file.write_at(&vec![0; until - at], at as u64).unwrap();
+                    file.sync_data().unwrap();
+                } else {
+                    assert!(after.flip(&path, at as u64, 3));
+                }
+                let (journal, recovered) = open(&after).unwrap();
+                let what = format!("seed {seed}, {path}, byte {at}, {zeros}: {:?}", recovered.cut);
+                assert_eq!(recovered.cut, None, "{what}");
+                // What recovery need not read is for whoever reads it.
+                let is_scanned = segment + 1 >= promised.segment;
+                assert!(recovered.damage.is_some() || !is_scanned, "{what}");
+                assert!(journal.check_writable().is_err() || !is_scanned, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_looks_like_a_seal_in_content_vouches_for_nothing() {
+    use lighthouse_fuse::store::codec::{Note, Seal};
+    use lighthouse_fuse::store::record::{Stamp, encode_note};
+    let disk = disk();
+    let journal = create(&disk).unwrap();
+    let (mut told, mut random) = (Told::default(), Random(1));
+    for _ in 0..3 {
+        append(&journal, &mut told, &mut random, 400).unwrap();
+        journal.sync().unwrap();
+    }
+    let first = journal.mark().position;
+    append(&journal, &mut told, &mut random, 400).unwrap();
+    // Somebody's content, at the very end: all up to there is on the disk, it says.
+    let (hash, previous) = ([1; 32], [2; 32]);
+    let synced = journal.mark().position;
+    let seal = Note::Seal(Seal { synced, hash, previous, reserve: Seq(1 << 30) });
+    let (time, actor, unique) = (Timestamp(9), ActorId(0), 0);
+    let stamp = Stamp { seq: journal.next_seq(), time, actor, unique };
+    let mut bytes = vec![7; 333];
+    encode_note(&mut bytes, 5, stamp, &seal).unwrap();
+    let mut placed = Placed::default();
+    let data = journal.place(&bytes, &mut placed).unwrap();
+    let change = Change::Write { ino: Ino(3), offset: 0, data, mode: None, drop_capability: false };
+    let event = Event { seq: journal.next_seq(), time, actor, unique, change };
+    journal.append(&event).unwrap();
+    let end = journal.mark().position;
+    // Whatever is hit of the record before, it was not synced.
+    for at in first.offset..synced.offset {
+        let disk = disk.after_kill();
+        assert!(disk.flip("log/00000001.seg", at.into(), 1));
+        let (journal, recovered) = open(&disk).unwrap();
+        assert_eq!(recovered.damage, None, "byte {at} of {first} to {end}");
+        assert_eq!(recovered.cut.unwrap().at, first);
+        journal.check_writable().unwrap();
+    }
+}
+
+#[test]
+fn a_sync_that_fails_while_a_store_is_opened_is_made_up_for() {
+    for seed in seeds::of(1..=6) {
+        for nth in 0..6 {
+            let disk = disk();
+            let told = run(&disk, seed, u64::MAX, 60);
+            let killed = disk.after_kill();
+            killed.fail(Step::Sync, nth, 1, 5);
+            let what = format!("seed {seed}, sync {nth} fails");
+            // A later start makes it up, or this one got beyond it.
+            let opened = open(&killed).map(drop).is_ok();
+            let killed = killed.after_kill();
+            open(&killed).map(drop).unwrap_or_else(|err| panic!("{what}, {opened}: {err}"));
+            let told = Told { synced: told.events.len(), ..told };
+            check(&killed.after_power_cut(seed + nth), &told, Stop::PowerCut, &what);
+        }
+    }
+}
+
+#[test]
+fn a_sync_that_fails_while_a_store_is_closed_is_made_up_for() {
+    for seed in seeds::of(1..=8) {
+        for nth in 0..6 {
+            let disk = disk();
+            let journal = create(&disk).unwrap();
+            let (mut told, mut random) = (Told::default(), Random(seed));
+            append(&journal, &mut told, &mut random, 4096).unwrap();
+            workload(&journal, &mut told, &mut random, 40).unwrap();
+            disk.fail(Step::Sync, nth, 1, 5);
+            let closed = journal.close();
+            drop(journal);
+            let what = format!("seed {seed}, sync {nth} fails: {closed:?}");
+            let killed = disk.after_kill();
+            killed.mend();
+            drop(open(&killed).unwrap());
+            told.synced = told.events.len();
+            check(&killed.after_power_cut(seed * 7 + nth), &told, Stop::PowerCut, &what);
+        }
+    }
+}
+
+#[test]
+fn pages_that_were_dropped_after_a_failed_sync_are_not_believed() {
+    for seed in seeds::of(1..=20) {
+        let disk = disk();
+        let journal = create(&disk).unwrap();
+        let (mut told, mut random) = (Told::default(), Random(seed));
+        append(&journal, &mut told, &mut random, 4096).unwrap();
+        // Nobody hears of a store before its first event is durable.
+        journal.sync().unwrap();
+        told.synced = 1;
+        disk.fail(Step::Sync, seed % 7, 1, 5);
+        workload(&journal, &mut told, &mut random, 300).unwrap_err();
+        drop(journal);
+        let (journal, recovered) = open(&disk.after_kill_without_cache()).unwrap();
+        assert_eq!((recovered.stop, recovered.damage), (Stop::Killed, None), "seed {seed}");
+        // Every event that is there has its content, which this looks at.
+        let found = events(&journal);
+        assert!(found.len() >= told.synced, "seed {seed}");
+        assert_eq!(found[..], told.events[..found.len()], "seed {seed}");
+        let (next, last) = (journal.next_seq(), told.events.last().unwrap().0);
+        assert!(next > last, "seed {seed}: {next} was used");
+    }
+}
+
+#[test]
+fn a_record_that_a_kill_cut_short_at_a_page_is_no_event() {
+    let disk = disk();
+    let journal = create(&disk).unwrap();
+    let (mut told, mut random) = (Told::default(), Random(1));
+    append(&journal, &mut told, &mut random, 300).unwrap();
+    let end = journal.mark().position;
+    append(&journal, &mut told, &mut random, 300).unwrap();
+    // Salt and bytes did not arrive: no event has a salt of zeros.
+    let len = journal.mark().position.offset - end.offset;
+    let tail = u64::from(end.offset + len - 316);
+    let killed = disk.after_kill();
+    killed.open("log/00000001.seg", false).unwrap().write_at(&[0; 316], tail).unwrap();
+    let (journal, recovered) = open(&killed).unwrap();
+    assert_eq!(recovered.cut.unwrap().at, end);
+    assert_eq!(events(&journal), told.events[..1]);
+}
+
+#[test]
+fn a_torn_end_is_cut_off_on_a_full_disk_too() {
+    for seed in seeds::of(0..=20) {
+        let disk = disk();
+        let journal = create(&disk).unwrap();
+        let (mut told, mut random) = (Told::default(), Random(seed));
+        for _ in 0..6 {
+            append(&journal, &mut told, &mut random, 500).unwrap();
+        }
+        journal.sync().unwrap();
+        told.synced = told.events.len();
+        for _ in 0..8 {
+            append(&journal, &mut told, &mut random, 900).unwrap();
+        }
+        drop(journal);
+        let space = disk.space().unwrap();
+        let after = disk.after_power_cut(seed);
+        after.resize(space.total - space.available);
+        let (journal, recovered) = open(&after).unwrap_or_else(|err| panic!("seed {seed}: {err}"));
+        assert_eq!(recovered.damage, None, "seed {seed}");
+        assert!(events(&journal).len() >= told.synced, "seed {seed}");
+    }
+}
+
+#[test]
 fn content_given_back_reads_as_zeros_and_the_horizon_is_remembered() {
     use lighthouse_fuse::store::codec::Freed;
     let disk = disk();
@@ -493,9 +687,11 @@ fn content_given_back_reads_as_zeros_and_the_horizon_is_remembered() {
     journal.content().read_at(first, &mut bytes).unwrap();
     assert!(bytes.iter().all(|&byte| byte == 0));
     drop(journal);
-    for after in [disk.after_kill(), disk.after_power_cut(3)] {
-        let (journal, _) = open(&after).unwrap();
+    let cuts = seeds::of(0..100).map(|seed| disk.after_power_cut(seed));
+    for after in std::iter::once(disk.after_kill()).chain(cuts) {
+        let (journal, recovered) = open(&after).unwrap();
+        assert_eq!((recovered.damage, recovered.cut), (None, None));
         assert_eq!(journal.horizon(), horizon);
+        assert!(journal.next_seq() >= horizon);
     }
-    let _ = Arc::new(disk) as Arc<dyn Disk>;
 }

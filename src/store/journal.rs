@@ -26,7 +26,7 @@ use super::disk::{Disk, Lock, is_full};
 use super::event::{
     AWAITED_INLINE_MAX, Actor, ActorId, Data, Event, INLINE_MAX, Place, Seq, Timestamp,
 };
-use super::log::{AppendError, Appended, Growth, Log, LogReader, Mark, Next, RESERVE};
+use super::log::{AppendError, Appended, Claim, Log, LogReader, Mark, Next, RESERVE};
 use super::record::Entry;
 use super::recover::{Damage, Recovered, recover};
 use super::segment::{
@@ -548,13 +548,13 @@ impl Journal {
     /// Appends an event, whose number must be [`next_seq`](Self::next_seq). One at a time.
     pub fn append(&self, event: &Event<'_>) -> Result<Appended, CommitError> {
         let log = self.writable()?;
-        let growth = Growth::of(&event.change);
-        let appended = match log.append(event, growth) {
+        let claim = Claim::of(&event.change);
+        let appended = match log.append(event, claim) {
             // The reserve in the newest seal becomes durable by a sync.
             Err(AppendError::Exhausted) if event.seq < Seq::LIMIT => {
-                self.sync_log(log)?;
-                self.sync_log(log)?;
-                log.append(event, growth)
+                self.sync_anyway(log)?;
+                self.sync_anyway(log)?;
+                log.append(event, claim)
             }
             other => other,
         };
@@ -584,7 +584,7 @@ impl Journal {
     /// Returns once everything appended before the call is on the disk.
     pub fn sync_now(&self) -> Result<(), CommitError> {
         let Some(log) = &self.log else { return Ok(()) };
-        let wanted = log.meant();
+        let wanted = log.sync_target();
         let mut syncing = self.syncing.lock();
         loop {
             if syncing.until >= wanted {
@@ -612,7 +612,7 @@ impl Journal {
     }
 
     /// A sync whether or not anything is new.
-    fn sync_log(&self, log: &Log) -> Result<(), CommitError> {
+    fn sync_anyway(&self, log: &Log) -> Result<(), CommitError> {
         let mut syncing = self.syncing.lock();
         while syncing.running {
             self.synced.wait(&mut syncing);
@@ -633,15 +633,16 @@ impl Journal {
     fn sync_once(&self, log: &Log) -> io::Result<Position> {
         let point = log.begin_sync();
         let result = self.content.sync().and_then(|()| log.finish_sync(&point));
-        if let Err(err) = &result {
-            self.refuse(format!("a sync failed ({err}); start again once the disk is well"));
-            // The next start must know that the page cache cannot be believed. It is enough that
-            // it stands there: after a power cut the page cache is gone.
-            let mut state = self.state.lock();
-            state.state = State::SyncFailed;
-            let _ = state.write(&*self.disk, false);
-        }
-        result.map(|()| point.end())
+        result.inspect_err(|err| self.sync_failed(err)).map(|()| point.end())
+    }
+
+    /// Takes no change any more, and lets the next start know that the page cache cannot be believed. It is enough that
+    /// it stands there: after a power cut the page cache is gone.
+    fn sync_failed(&self, err: &io::Error) {
+        self.refuse(format!("a sync failed ({err}); start again once the disk is well"));
+        let mut state = self.state.lock();
+        state.state = State::SyncFailed;
+        let _ = state.write(&*self.disk, false);
     }
 
     /// What must be done now and then, outside of every lock that a change needs: sync what is
@@ -658,7 +659,7 @@ impl Journal {
         }
         self.sync_now()?;
         if log.reserve_is_low() {
-            self.sync_log(log)?;
+            self.sync_anyway(log)?;
         }
         let synced = log.synced();
         let mut state = self.state.lock();
@@ -700,7 +701,8 @@ impl Journal {
             return Err(lost());
         }
         self.refuse("it was closed".to_owned());
-        let mut end = log.close().map_err(CommitError::Io)?;
+        let closed = log.close().inspect_err(|err| self.sync_failed(err));
+        let mut end = closed.map_err(CommitError::Io)?;
         // Whoever syncs from now on has nothing to wait for, and nothing to say in the log.
         self.syncing.lock().until = end.position;
         (end.content_file, end.content_offset) = self.content.end();
@@ -801,6 +803,9 @@ impl Journal {
         let note = Note::Horizon { horizon, freed };
         log.append_note(&note)?;
         self.sync_now()?;
+        // The seal that says so must be on the disk as well, or after a power cut content that is missing, of an event
+        // that seems not to be synced, ends the log there.
+        self.sync_anyway(log)?;
         let Note::Horizon { freed, .. } = note else { return Ok(()) };
         for range in freed {
             self.content.free(range.file, range.offset, range.len).map_err(CommitError::Io)?;

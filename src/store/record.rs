@@ -69,6 +69,9 @@ pub struct Header {
 }
 const _: () = assert!(HEADER_LEN == 48);
 
+/// Where what `crc` is of begins.
+const AFTER_CRC: usize = std::mem::offset_of!(Header, prev);
+
 /// What a record says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Entry<'a> {
@@ -175,11 +178,33 @@ fn encode(
             return Err(err);
         }
     };
-    let covered = start + HEADER_LEN + header.body_len.get() as usize;
-    out[start..start + HEADER_LEN].copy_from_slice(header.as_bytes());
-    let crc = crc32c::crc32c(&out[start + 4..covered]);
-    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-    Ok(crc)
+    let encoded = &mut out[start..];
+    encoded[..HEADER_LEN].copy_from_slice(header.as_bytes());
+    Ok(rechain(encoded, prev))
+}
+
+/// Header and body of the one encoded record in `encoded`: what the hash chain covers.
+#[must_use]
+pub fn covered(encoded: &[u8]) -> &[u8] {
+    let header = Header::ref_from_prefix(encoded);
+    let body_len = header.map_or(0, |(header, _)| header.body_len.get() as usize);
+    encoded.get(..HEADER_LEN + body_len).unwrap_or(encoded)
+}
+
+/// Makes the one encoded record in `encoded` follow the one whose `crc` is `prev`; returns its own.
+pub fn rechain(encoded: &mut [u8], prev: u32) -> u32 {
+    let covered_len = covered(encoded).len();
+    if let Ok((header, _)) = Header::mut_from_prefix(encoded) {
+        header.prev = prev.into();
+    }
+    let crc = checksum(&encoded[..covered_len]);
+    encoded[..AFTER_CRC].copy_from_slice(&crc.to_le_bytes());
+    crc
+}
+
+/// What `crc` is to be of what the hash chain [covers](covered) of a record.
+pub(super) fn checksum(covered: &[u8]) -> u32 {
+    crc32c::crc32c(covered.get(AFTER_CRC..).unwrap_or_default())
 }
 
 /// Where the parts of a checked record lie, counted from its first byte.
@@ -205,11 +230,11 @@ impl Outline {
         }
         let covered_len = HEADER_LEN + body_len;
         let len = covered_len + tail_len;
-        let (Some(checked), Some(tail)) = (bytes.get(4..covered_len), bytes.get(covered_len..len))
+        let (Some(covered), Some(tail)) = (bytes.get(..covered_len), bytes.get(covered_len..len))
         else {
             return Err(Fault::Short(len));
         };
-        if crc32c::crc32c(checked) != header.crc.get() {
+        if checksum(covered) != header.crc.get() {
             return Err(Fault::Damaged);
         }
         if header.prev.get() != prev {

@@ -8,12 +8,14 @@
 //!
 //! A seal names an end up to which `fdatasync` has returned. Before the newest such end every
 //! record must be whole: a bad one means that the disk lost what it had promised, and the store
-//! opens for reading alone. Behind it, after a power cut, the log is cut at the first record that is
+//! opens for reading alone. The seal that says so may lie behind the bad record, so there it is looked for.
+//! Behind that end, after a power cut, the log is cut at the first record that is
 //! torn or out of order, or whose content is not there, whatever follows: the kernel writes back
 //! in any order. What is cut is moved to `lost/`, and space behind the end is zeros again.
 //!
 //! After a kill the page cache is as it was, so nothing is missing and no content is checked. All
-//! of it is made durable before the store goes on, for nobody else remembers what was not.
+//! of it is made durable before the store goes on, for nobody else remembers what was not. Once that has failed, here or
+//! in service, pages may have been dropped that the disk never got: then content is checked as after a power cut.
 //!
 //! Invariants: recovery cut short by another power cut comes to the same end; it uses no number
 //! that was used before, kept or cut.
@@ -24,14 +26,15 @@ use std::io;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use zerocopy::FromBytes;
 
 use super::Origin;
-use super::codec::{Freed, Note};
+use super::codec::{self, Freed, Note};
 use super::content::{PIECE, content_numbers, content_path};
-use super::disk::{Disk, File};
+use super::disk::{Disk, File, is_full};
 use super::event::{Data, FileId, Place, Seq};
 use super::log::{LogReader, Mark, Next, Tail, absorb, content_until};
-use super::record::{Entry, Fault};
+use super::record::{self, BODY_MAX, Entry, Fault, HEADER_LEN, Header};
 use super::segment::{Checkpoint, Position, open_segment, segment_numbers, segment_path};
 use super::superblock::{State, Super};
 
@@ -136,11 +139,15 @@ pub fn recover(
     if stop == Stop::Clean {
         return closed(disk, state);
     }
-    let scan = match scan(disk, state, None)? {
+    let mut scan = match scan(disk, state, None)? {
         Ok(scan) => scan,
         Err(damage) => return Ok(damaged(state, stop, damage)),
     };
     let bad = scan.broken_off;
+    let mut written = written_behind(&**disk, bad)?;
+    if let Some(synced) = promised_behind(disk, state.store, &scan, &written)? {
+        scan.vouched(synced);
+    }
     if bad < scan.synced {
         let what = match scan.fault {
             Fault::Blank => "a record that was synced is missing",
@@ -153,21 +160,24 @@ pub fn recover(
         found.next = scan.reserve.max(scan.end.seq.next());
         return Ok(found);
     }
-    let cut = first_doubt(&**disk, &scan, stop)?.unwrap_or(bad);
+    let pages_hold = stop == Stop::Killed && state.state != State::SyncFailed;
+    let cut = first_doubt(&**disk, &scan, pages_hold)?.unwrap_or(bad);
     let reserve = scan.reserve;
-    let scan = if cut < bad {
-        match self::scan(disk, state, Some(cut))? {
+    if cut < bad {
+        scan = match self::scan(disk, state, Some(cut))? {
             Ok(scan) => scan,
             Err(damage) => return Ok(damaged(state, stop, damage)),
-        }
-    } else {
-        scan
-    };
+        };
+        written = written_behind(&**disk, cut)?;
+    }
     let end = scan.end;
     let mut moved = None;
     if !read_only {
-        moved = cut_off(&**disk, state, end.position)?;
-        settle(&**disk, state, &scan)?;
+        moved = make_good(&**disk, state, &scan, &written).inspect_err(|_| {
+            // What the kernel failed to write it takes for written from now on; the next start must not.
+            let mut failed = Super { state: State::SyncFailed, ..*state };
+            let _ = failed.write(&**disk, false);
+        })?;
     }
     let (content_file, content_offset) = if read_only {
         (end.content_file, end.content_offset)
@@ -177,8 +187,9 @@ pub fn recover(
     let next = match stop {
         // Nobody was told of a store before its first event was durable.
         _ if end.seq == Seq::ZERO => Seq::FIRST,
-        Stop::PowerCut => reserve.max(end.seq.next()),
-        Stop::Killed | Stop::Clean => end.seq.next(),
+        Stop::Killed if pages_hold => end.seq.next(),
+        Stop::PowerCut | Stop::Killed => reserve.max(end.seq.next()),
+        Stop::Clean => end.seq.next(),
     };
     let tail = Tail {
         end: Checkpoint { content_file, content_offset, reserve, ..end },
@@ -320,11 +331,7 @@ fn scan(
                         scan.end.seal = *blake3::hash(record.covered).as_bytes();
                         scan.seal = mark(state.store, &scan.end);
                         scan.reserve = scan.reserve.max(seal.reserve);
-                        scan.synced = scan.synced.max(seal.synced);
-                        let synced = scan.synced;
-                        while scan.doubtful.front().is_some_and(|(at, _)| *at < synced) {
-                            scan.doubtful.pop_front();
-                        }
+                        scan.vouched(seal.synced);
                     }
                     Entry::Note(note) => {
                         if let Note::Connection { .. } = note {
@@ -343,8 +350,7 @@ fn scan(
         }
     }
     scan.broken_off = senseless.unwrap_or(reader.mark().position);
-    let synced = scan.synced;
-    scan.doubtful.retain(|(at, _)| *at >= synced);
+    scan.vouched(scan.synced);
     Ok(Ok(scan))
 }
 
@@ -360,17 +366,155 @@ impl Scan {
             self.doubtful.push_back((position, Doubt::Extent { file, offset, len, crcs }));
         }
     }
+
+    /// All before `synced` is on the disk.
+    fn vouched(&mut self, synced: Position) {
+        self.synced = self.synced.max(synced);
+        while self.doubtful.front().is_some_and(|(at, _)| *at < self.synced) {
+            self.doubtful.pop_front();
+        }
+    }
 }
 
-/// The first record whose content does not hold.
-fn first_doubt(disk: &dyn Disk, scan: &Scan, stop: Stop) -> io::Result<Option<Position>> {
-    if stop != Stop::PowerCut {
-        return Ok(None);
+/// The longest that content may look like a part of the log, in bytes: no record is longer.
+const DISGUISE_MAX: u64 = (HEADER_LEN + BODY_MAX + u16::MAX as usize) as u64;
+/// Bytes that are looked at, at most, to find where records go on: content may be made so that looking takes long.
+const LOOKED_AT_MAX: usize = 4 << 30;
+
+/// Up to where seals behind the place at which `scan` broke off say that everything is on the disk; `None` if none does.
+/// `written` is all there is from there on.
+///
+/// What is bad may hide where the next record begins. Where its header still says that, records are read on from there; else
+/// they are looked for at every byte. What somebody wrote may look like some, if the record it is in is not whole. But seals
+/// in it do not follow the last one before, which nobody else knows; nor do records go on from there to the end of all
+/// that was written, or for longer than one record is.
+fn promised_behind(
+    disk: &Arc<dyn Disk>,
+    store: [u8; 16],
+    scan: &Scan,
+    written: &[Written],
+) -> io::Result<Option<Position>> {
+    let (bad, Some(last)) = (scan.broken_off, written.last()) else { return Ok(None) };
+    let is_last = |position: Position| {
+        position.segment > last.segment
+            || position.segment == last.segment && u64::from(position.offset) >= last.until
+    };
+    let mut left = LOOKED_AT_MAX;
+    for part in written {
+        let file = match open_segment(&**disk, part.segment) {
+            Ok(file) => file,
+            Err(err) if err.kind() == io::ErrorKind::InvalidData => continue,
+            Err(err) => return Err(err),
+        };
+        let mut bytes = vec![0; usize::try_from(part.until - part.from).unwrap_or_default()];
+        let len = file.read_at(&mut bytes, part.from)?;
+        let bytes = bytes.get(..len).unwrap_or_default();
+        let mut at = 0;
+        if part.segment == bad.segment {
+            let next = len_if_followed(bytes);
+            at = next.unwrap_or(1);
+            if let Some(next) = next
+                && let Some(chain) =
+                    Chain::read(disk, &file, store, bad.advance(next), bytes, next)?
+                && chain.synced > Some(bad)
+            {
+                return Ok(chain.synced);
+            }
+        }
+        while let Some(next) = whole_record(bytes, at, scan.end.seq, &mut left) {
+            let Ok(offset) = u32::try_from(part.from + next as u64) else { break };
+            let begin = Position { segment: part.segment, offset };
+            let Some(chain) = Chain::read(disk, &file, store, begin, bytes, next)? else { break };
+            let len = match chain.end.segment == part.segment {
+                true => u64::from(chain.end.offset.saturating_sub(offset)),
+                false => u64::MAX,
+            };
+            let is_ours =
+                chain.previous == Some(scan.end.seal) || is_last(chain.end) || len > DISGUISE_MAX;
+            if is_ours && chain.synced > Some(bad) {
+                return Ok(chain.synced);
+            }
+            at = next.saturating_add(usize::try_from(len.max(1)).unwrap_or(usize::MAX));
+        }
     }
+    Ok(None)
+}
+
+/// Records that follow one another.
+struct Chain {
+    end: Position,
+    /// The last end of what is on the disk, of those that its seals tell.
+    synced: Option<Position>,
+    /// What its first seal says of the one before.
+    previous: Option<[u8; 32]>,
+}
+
+impl Chain {
+    /// From `begin` on in `file`, of which `bytes` has that place at `at`. `None` if there is no record.
+    fn read(
+        disk: &Arc<dyn Disk>,
+        file: &Arc<dyn File>,
+        store: [u8; 16],
+        begin: Position,
+        bytes: &[u8],
+        at: usize,
+    ) -> io::Result<Option<Self>> {
+        let Some((header, _)) = bytes.get(at..).and_then(|b| Header::ref_from_prefix(b).ok())
+        else {
+            return Ok(None);
+        };
+        let seq = header.seq.get();
+        let seq = Seq(if codec::is_event(header.kind) { seq.saturating_sub(1) } else { seq });
+        let mark = Mark { store, position: begin, prev: header.prev.get(), seq };
+        let mut reader = LogReader::from_mark(Arc::clone(disk), Arc::clone(file), mark);
+        let (mut synced, mut previous) = (None, None);
+        while let Next::Record(_, record) = reader.read_on()? {
+            if let Some(Entry::Note(Note::Seal(seal))) = record.entry() {
+                synced = synced.max(Some(seal.synced));
+                previous.get_or_insert(seal.previous);
+            }
+        }
+        let end = reader.mark().position;
+        Ok((end > begin).then_some(Self { end, synced, previous }))
+    }
+}
+
+/// How long the bad record at the front of `bytes` is, if there is one behind it that followed it.
+fn len_if_followed(bytes: &[u8]) -> Option<usize> {
+    let (header, _) = Header::ref_from_prefix(bytes).ok()?;
+    let covered = record::covered(bytes);
+    let len = covered.len() + usize::from(header.tail_len.get());
+    let (next, _) = Header::ref_from_prefix(bytes.get(len..)?).ok()?;
+    // Either is as it was: what the checksum is of, or the checksum.
+    [header.crc.get(), record::checksum(covered)].contains(&next.prev.get()).then_some(len)
+}
+
+/// Where the next whole record is in `bytes` from `at` on, one that comes after event `after`. Looks at no more than is `left`.
+fn whole_record(bytes: &[u8], at: usize, after: Seq, left: &mut usize) -> Option<usize> {
+    /// More events than that are never lost in one place.
+    const AHEAD_MAX: u64 = 1 << 40;
+    (at..bytes.len().saturating_sub(HEADER_LEN)).find(|&at| {
+        let Some(rest) = bytes.get(at..) else { return false };
+        let Ok((header, _)) = Header::ref_from_prefix(rest) else { return false };
+        let ahead = header.seq.get().wrapping_sub(after.0);
+        if header.zero != 0 || !codec::is_kind(header.kind) || ahead > AHEAD_MAX {
+            return false;
+        }
+        let len = HEADER_LEN + header.body_len.get() as usize + usize::from(header.tail_len.get());
+        let Some(rest_of_them) = left.checked_sub(len.min(rest.len())) else { return false };
+        *left = rest_of_them;
+        record::decode(rest, header.prev.get()).is_ok()
+    })
+}
+
+/// The first record whose content does not hold. Where `pages_hold`, all is as it was written, unless a record was.
+fn first_doubt(disk: &dyn Disk, scan: &Scan, pages_hold: bool) -> io::Result<Option<Position>> {
     let mut open: FxHashMap<u32, Option<Arc<dyn File>>> = FxHashMap::default();
     for (position, doubt) in &scan.doubtful {
         match doubt {
+            // A process that is killed may leave its last record up to the end of a page.
             Doubt::Gone => return Ok(Some(*position)),
+            Doubt::Extent { .. } if pages_hold => (),
             Doubt::Extent { file, offset, len, crcs } => {
                 if !open.contains_key(file) {
                     let found = match disk.open(&content_path(*file), false) {
@@ -414,35 +558,88 @@ pub(super) fn first_bad_piece(
     Ok(None)
 }
 
-/// Moves everything behind `end` to `lost/`, so that it reads as zeros again.
-fn cut_off(disk: &dyn Disk, state: &Super, end: Position) -> io::Result<Option<Cut>> {
-    let mut cut = Cut { at: end, bytes: 0, kept: Vec::new() };
-    // The last first: another power cut in between finds the same end.
-    for number in segment_numbers(disk)?.into_iter().rev().filter(|&n| n > end.segment) {
-        let path = segment_path(number);
-        let file = disk.open(&path, false)?;
-        if let Some(last) = last_written(&*file, 0)? {
-            disk.create_dir("lost")?;
-            let kept = lost_path(disk, number, 0)?;
-            disk.rename(&path, &kept)?;
-            disk.sync_dir("lost")?;
-            disk.sync_dir("log")?;
-            cut.bytes += last;
-            cut.kept.push(kept);
+/// What was ever written to a segment behind the end of the log, none of it zeros at its end.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    segment: u32,
+    from: u64,
+    until: u64,
+}
+
+/// All that was ever written behind `end`, in order.
+fn written_behind(disk: &dyn Disk, end: Position) -> io::Result<Vec<Written>> {
+    let mut written = Vec::new();
+    for segment in segment_numbers(disk)?.into_iter().filter(|&number| number >= end.segment) {
+        let from = if segment == end.segment { end.offset.into() } else { 0 };
+        let until = last_written(&*disk.open(&segment_path(segment), false)?, from)?;
+        written.extend(until.map(|until| Written { segment, from, until }));
+    }
+    Ok(written)
+}
+
+/// Cuts off what was `written` behind the end, and makes the rest durable.
+fn make_good(
+    disk: &dyn Disk,
+    state: &Super,
+    scan: &Scan,
+    written: &[Written],
+) -> io::Result<Option<Cut>> {
+    let end = scan.end.position;
+    let moved = match cut_off(disk, state, end, written) {
+        // What is set aside for a full disk is there for this.
+        Err(err) if is_full(&err) => {
+            remove_blank_behind(disk, end, written)?;
+            cut_off(disk, state, end, &written_behind(disk, end)?)
+        }
+        other => other,
+    }?;
+    settle(disk, state, scan)?;
+    Ok(moved)
+}
+
+/// Removes segments behind `end` that were set aside, and not `written` to.
+fn remove_blank_behind(disk: &dyn Disk, end: Position, written: &[Written]) -> io::Result<()> {
+    for number in segment_numbers(disk)?.into_iter().filter(|&number| number > end.segment) {
+        if written.iter().all(|part| part.segment != number) {
+            disk.remove(&segment_path(number))?;
         }
     }
+    disk.sync_dir("log")
+}
+
+/// Moves everything behind `end`, which is what was `written` there, to `lost/`, so that it reads as zeros again.
+fn cut_off(
+    disk: &dyn Disk,
+    state: &Super,
+    end: Position,
+    written: &[Written],
+) -> io::Result<Option<Cut>> {
+    let mut cut = Cut { at: end, bytes: 0, kept: Vec::new() };
     let file = open_segment(disk, end.segment)?;
-    if let Some(last) = last_written(&*file, end.offset.into())? {
+    // The last first: another power cut in between finds the same end.
+    for part in written.iter().rev() {
         disk.create_dir("lost")?;
-        disk.sync_dir("")?;
-        let kept = lost_path(disk, end.segment, end.offset)?;
-        let aside = disk.open(&kept, true)?;
-        copy(&*file, end.offset.into(), last, &*aside)?;
-        aside.sync_data()?;
-        disk.sync_dir("lost")?;
-        cut.bytes += last - u64::from(end.offset);
+        let from = if part.segment == end.segment { end.offset } else { 0 };
+        let kept = lost_path(disk, part.segment, from)?;
+        if part.segment == end.segment {
+            disk.sync_dir("")?;
+            let aside = disk.open(&kept, true)?;
+            let copied =
+                copy(&*file, part.from, part.until, &*aside).and_then(|()| aside.sync_data());
+            if let Err(err) = copied {
+                // A part of it is of no use, and may be all the space there is.
+                let _ = disk.remove(&kept);
+                return Err(err);
+            }
+            disk.sync_dir("lost")?;
+            file.punch(part.from, part.until - part.from)?;
+        } else {
+            disk.rename(&segment_path(part.segment), &kept)?;
+            disk.sync_dir("lost")?;
+            disk.sync_dir("log")?;
+        }
+        cut.bytes += part.until - part.from;
         cut.kept.push(kept);
-        file.punch(end.offset.into(), last - u64::from(end.offset))?;
     }
     // The space goes with the hole, and must be there before anyone appends.
     file.allocate(0, state.shape.segment_len.into())?;

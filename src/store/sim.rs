@@ -192,6 +192,18 @@ impl SimDisk {
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
+    /// What the next process finds when this one was killed, and memory was wanted for other things: pages that the kernel
+    /// takes for written are read from the disk again, which after a failed sync may not have them.
+    #[must_use]
+    pub fn after_kill_without_cache(&self) -> Self {
+        let after = self.after_kill();
+        for content in after.state.lock().files.values_mut() {
+            content.seen.clone_from(&content.durable);
+            content.pending.iter().for_each(|change| change.apply(&mut content.seen));
+        }
+        after
+    }
+
     /// What the next process finds when this one was killed: all that was written, synced or not.
     #[must_use]
     pub fn after_kill(&self) -> Self {

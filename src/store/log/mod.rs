@@ -2,12 +2,11 @@
 //!
 //! Appending is one `pwrite` of one record at the end. Reading needs no lock: a reader goes from
 //! record to record as long as each is whole and follows the one before, and comes back later to
-//! where it stopped. Nothing outside this folder, [`segment`](super::segment) and
-//! [`recover`](super::recover) knows where the log lives.
+//! where it stopped. How its segments are named only [`segment`](super::segment) knows.
 //!
 //! Invariants: a failed append applies nothing, uses no number, and its place is where the next
 //! one goes; the segment after the one being written is set aside ahead, so that what frees space
-//! ([`Growth::Shrinks`]) has one to go to when the disk is full, and what grows takes that one only if another can
+//! ([`Claim::SetAside`]) has one to go to when the disk is full, and what grows takes that one only if another can
 //! follow it; a segment begins directly behind a seal.
 
 mod reader;
@@ -18,7 +17,7 @@ use super::segment::Position;
 
 pub(super) use reader::payload_of;
 pub use reader::{LogReader, Next, damage_in};
-pub use writer::{AppendError, Appended, Growth, Log, RESERVE, SyncPoint, Tail};
+pub use writer::{AppendError, Appended, Claim, Log, RESERVE, SyncPoint, Tail};
 pub(super) use writer::{absorb, content_until};
 
 /// Where reading can begin again: opaque to whoever keeps it.

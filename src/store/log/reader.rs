@@ -20,7 +20,7 @@ pub struct LogReader {
     file: Arc<dyn File>,
     /// What the next record must follow.
     mark: Mark,
-    /// What the header of the segment says; of the one the reader began in.
+    /// What the header of the current segment says.
     start: Checkpoint,
     /// The log is known to reach to here.
     known: Position,

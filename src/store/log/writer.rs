@@ -1,4 +1,6 @@
-//! The one that appends: records, seals, and the segments they go to.
+//! The one that appends: records and seals. The segments they go to next are set aside in [`aside`].
+
+mod aside;
 
 use std::io;
 use std::sync::Arc;
@@ -12,10 +14,11 @@ use super::super::event::{
 };
 use super::super::record::{self, HEADER_LEN, Misfit, Stamp};
 use super::super::segment::{
-    Checkpoint, Position, SEGMENT_HEADER_LEN, encode_header, open_segment, segment_path,
+    Checkpoint, Position, SEGMENT_HEADER_LEN, encode_header, open_segment,
 };
 use super::super::superblock::Shape;
 use super::Mark;
+use aside::set_aside;
 
 /// How many numbers a seal reserves ahead. A power cut skips at most so many.
 pub const RESERVE: u64 = 1 << 20;
@@ -26,20 +29,17 @@ const ZEROS: u32 = 256 << 10;
 /// What a seal takes, which is kept free at the end of every segment.
 const SEAL_ROOM: usize = HEADER_LEN + SEAL_LEN;
 
-/// With less room than this in a segment, in bytes, the next change may have to go to another.
-const ROLL_ROOM: u32 = 64 << 10;
-
-/// Whether a change makes the store larger for good.
+/// Which space a record may take.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Growth {
-    /// It does: refused when the disk is full.
-    Grows,
-    /// It gives back more than its record takes: may use what was set aside.
-    Shrinks,
+pub enum Claim {
+    /// What there is for everybody: refused when the disk is full.
+    Ordinary,
+    /// What is set aside too: it frees space, or has to work on a full disk.
+    SetAside,
 }
 
-impl Growth {
-    /// Which of both `change` does.
+impl Claim {
+    /// Which of both the record of `change` may.
     #[must_use]
     pub fn of(change: &Change<'_>) -> Self {
         match change {
@@ -50,7 +50,7 @@ impl Growth {
             | Change::End { .. }
             // A size alone takes no space whichever way it goes, and chmod must work on a full disk.
             | Change::SetAttr { .. }
-            | Change::Fallocate { how: Allocation::Punch, .. } => Self::Shrinks,
+            | Change::Fallocate { how: Allocation::Punch, .. } => Self::SetAside,
             Change::Mkfs { .. }
             | Change::Create { .. }
             | Change::Tmpfile { .. }
@@ -59,7 +59,7 @@ impl Growth {
             | Change::Fallocate { .. }
             | Change::Clone { .. }
             | Change::SetXattr { .. }
-            | Change::Foreign(_) => Self::Grows,
+            | Change::Foreign(_) => Self::Ordinary,
         }
     }
 }
@@ -124,10 +124,10 @@ struct Writer {
     sealed: Position,
     /// A failed append may have left something up to here in the current segment.
     garbage_until: u32,
-    /// Up to here the current segment was written to, with records or zeros.
+    /// Up to here zeros were written ahead in the current segment.
     zeroed_until: u32,
     /// Behind the last record that is not a seal: what a `sync` would be for.
-    meant: Position,
+    sync_target: Position,
     /// All before this is on the disk.
     synced: Position,
     /// Numbers below this may be handed out whatever happens to the power.
@@ -207,7 +207,7 @@ impl Log {
     ) -> io::Result<Self> {
         let file = open_segment(&*disk, tail.end.position.segment)?;
         let writer = Writer {
-            meant: tail.end.position,
+            sync_target: tail.end.position,
             sealed: tail.sealed,
             garbage_until: 0,
             zeroed_until: 0,
@@ -238,8 +238,8 @@ impl Log {
     }
 
     /// Behind the last record that is not a seal: what a sync would be for.
-    pub fn meant(&self) -> Position {
-        self.writer.lock().meant
+    pub fn sync_target(&self) -> Position {
+        self.writer.lock().sync_target
     }
 
     /// All before this is on the disk.
@@ -259,24 +259,17 @@ impl Log {
     }
 
     /// Appends `event`, whose number must be above the last one's.
-    pub fn append(&self, event: &Event<'_>, growth: Growth) -> Result<Appended, AppendError> {
+    pub fn append(&self, event: &Event<'_>, claim: Claim) -> Result<Appended, AppendError> {
         let mut writer = self.writer.lock();
         assert!(event.seq > writer.end.seq, "numbers grow");
         if event.seq >= writer.durable_reserve || event.seq >= Seq::LIMIT {
             return Err(AppendError::Exhausted);
         }
         let writer = &mut *writer;
-        let mut buffer = std::mem::take(&mut writer.buffer);
-        buffer.clear();
-        let result = record::encode_event(&mut buffer, writer.end.prev, event)
-            .map_err(AppendError::from)
-            .and_then(|crc| self.write(writer, &mut buffer, crc, growth));
-        let len = buffer.len();
-        writer.buffer = buffer;
-        let position = result?;
+        let encode = |to: &mut Vec<u8>, prev| record::encode_event(to, prev, event);
+        let (position, len) = self.write(writer, claim, encode)?;
         writer.end.seq = event.seq;
         writer.end.time = event.time;
-        writer.meant = writer.end.position;
         let payload = match event.change.data().map(|data| data.place) {
             Some(Place::Inline(bytes)) => {
                 Some(position.location().advance((len - bytes.len()) as u64))
@@ -295,9 +288,7 @@ impl Log {
     /// Appends a note of the log's own.
     pub fn append_note(&self, note: &Note<'_>) -> Result<Position, AppendError> {
         let mut writer = self.writer.lock();
-        let position = self.note(&mut writer, note)?;
-        writer.meant = writer.end.position;
-        Ok(position)
+        self.note(&mut writer, note)
     }
 
     /// Gives the next number for an actor and appends what `actor` makes of it.
@@ -308,55 +299,66 @@ impl Log {
         let mut writer = self.writer.lock();
         let id = ActorId(writer.end.next_actor);
         self.note(&mut writer, &note(id))?;
-        writer.meant = writer.end.position;
         Ok(id)
     }
 
     fn note(&self, writer: &mut Writer, note: &Note<'_>) -> Result<Position, AppendError> {
         let stamp =
             Stamp { seq: writer.end.seq, time: writer.end.time, actor: ActorId(0), unique: 0 };
-        let mut buffer = std::mem::take(&mut writer.buffer);
-        buffer.clear();
-        let result = record::encode_note(&mut buffer, writer.end.prev, stamp, note)
-            .map_err(AppendError::from)
-            .and_then(|crc| self.write(writer, &mut buffer, crc, Growth::Shrinks));
-        writer.buffer = buffer;
-        let position = result?;
+        let encode = |to: &mut Vec<u8>, prev| record::encode_note(to, prev, stamp, note);
+        let (position, _) = self.write(writer, Claim::SetAside, encode)?;
         absorb(&mut writer.end, note);
         Ok(position)
     }
 
-    /// Writes the one record in `buffer`, whose checksum is `crc`, at the end.
+    /// Writes the record that `encode` makes of the one before at the end; says where it is, and how long.
     fn write(
         &self,
         writer: &mut Writer,
+        claim: Claim,
+        encode: impl FnOnce(&mut Vec<u8>, u32) -> Result<u32, Misfit>,
+    ) -> Result<(Position, usize), AppendError> {
+        let mut buffer = std::mem::take(&mut writer.buffer);
+        buffer.clear();
+        let result = encode(&mut buffer, writer.end.prev)
+            .map_err(AppendError::from)
+            .and_then(|crc| self.write_encoded(writer, claim, &mut buffer, crc));
+        let len = buffer.len();
+        writer.buffer = buffer;
+        Ok((result?, len))
+    }
+
+    /// Writes the one record in `buffer`, whose checksum is `crc`, at the end.
+    fn write_encoded(
+        &self,
+        writer: &mut Writer,
+        claim: Claim,
         buffer: &mut [u8],
         mut crc: u32,
-        growth: Growth,
     ) -> Result<Position, AppendError> {
         let capacity = self.shape.segment_len as usize - SEGMENT_HEADER_LEN as usize;
         if buffer.len() + SEAL_ROOM > capacity {
             return Err(AppendError::Misfit);
         }
-        if growth == Growth::Grows && writer.next.is_none() && writer.full {
+        if claim == Claim::Ordinary && writer.next.is_none() && writer.full {
             // Space may have come back since; nobody else asks while the disk is full.
             self.prepare_next(writer).map_err(from_io)?;
         }
         let room = self.shape.segment_len as usize - writer.end.position.offset as usize;
         if buffer.len() + SEAL_ROOM > room {
-            if growth == Growth::Grows {
+            if claim == Claim::Ordinary {
                 self.leave_one_aside(writer)?;
             }
             self.roll(writer)?;
             // It follows the seal that closed the segment now, and may have to say another thing.
-            crc = rechain(buffer, writer.end.prev);
+            crc = record::rechain(buffer, writer.end.prev);
         }
         let position = writer.end.position;
         self.write_at_end(writer, buffer)?;
-        let (covered, _) = covered_of(buffer);
-        writer.hasher.update(covered);
+        writer.hasher.update(record::covered(buffer));
         writer.end.prev = crc;
         writer.end.position = position.advance(buffer.len());
+        writer.sync_target = writer.end.position;
         Ok(position)
     }
 
@@ -379,55 +381,6 @@ impl Log {
         }
         writer.garbage_until = 0;
         Ok(())
-    }
-
-    /// Refuses the last segment that there is space for to what grows: on a full disk it is for what gives space back, and
-    /// lends its own meanwhile ([`lend`](Self::lend)).
-    fn leave_one_aside(&self, writer: &mut Writer) -> Result<(), AppendError> {
-        if writer.next.is_none() {
-            self.prepare_next(writer).map_err(from_io)?;
-        }
-        let len = u64::from(self.shape.segment_len);
-        // It is set aside when there is time for that. What is counted may be less than what we may take.
-        if writer.after.is_none() && self.disk.space().is_ok_and(|space| space.available < len) {
-            let number = writer.end.position.segment + 2;
-            let made = set_aside(&*self.disk, self.shape, number);
-            writer.full = made.as_ref().is_err_and(is_full);
-            writer.after = Some((number, made.map_err(from_io)?));
-        }
-        writer.full = false;
-        Ok(())
-    }
-
-    /// Has `work` done with the space of the segment that is set aside, given back for that, while nothing is appended; then
-    /// sets one aside again, from what `work` gave back. `path` is for `work` to make a file at. `StorageFull` where
-    /// none is set aside.
-    ///
-    /// `work` may wait for pins, and for nothing that waits for the log.
-    pub(in crate::store) fn lend(
-        &self,
-        path: &str,
-        work: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<()> {
-        let _one = self.preparing.lock();
-        let mut writer = self.writer.lock();
-        let Some((number, file)) = writer.next.take() else {
-            return Err(io::ErrorKind::StorageFull.into());
-        };
-        // Renamed rather than removed: the space goes from one to the other, and nobody else comes in between.
-        if let Err(err) = self.disk.rename(&segment_path(number), path) {
-            writer.next = Some((number, file));
-            return Err(err);
-        }
-        drop(file);
-        let done = self.disk.sync_dir("log").and_then(|()| work());
-        if done.is_err() {
-            // `work` has removed it, or did not come to begin.
-            let _ = self.disk.remove(path);
-        }
-        // If there is no space for one now, whoever asks for it next hears of that.
-        let _ = self.prepare_next(&mut writer);
-        done
     }
 
     /// Closes the segment with a seal and goes on in the next.
@@ -477,49 +430,6 @@ impl Log {
         writer.end.position = position.advance(buffer.len());
         writer.sealed = writer.end.position;
         Ok(())
-    }
-
-    /// Sets the next segment aside, if that was not done. Called now and then from outside, so
-    /// that appending need not.
-    pub fn prepare(&self) -> io::Result<()> {
-        let _one = self.preparing.lock();
-        let number = {
-            let writer = self.writer.lock();
-            if writer.next.is_some() {
-                return Ok(());
-            }
-            writer.end.position.segment + 1
-        };
-        let made = set_aside(&*self.disk, self.shape, number);
-        let mut writer = self.writer.lock();
-        Self::prepared(&mut writer, number, made)
-    }
-
-    fn prepare_next(&self, writer: &mut Writer) -> io::Result<()> {
-        let number = writer.end.position.segment + 1;
-        Self::prepared(writer, number, set_aside(&*self.disk, self.shape, number))
-    }
-
-    fn prepared(
-        writer: &mut Writer,
-        number: u32,
-        made: io::Result<Arc<dyn File>>,
-    ) -> io::Result<()> {
-        // The log may have gone on by itself meanwhile.
-        if writer.end.position.segment + 1 != number {
-            return Ok(());
-        }
-        match made {
-            Ok(file) => {
-                writer.next = Some((number, file));
-                writer.full = false;
-                Ok(())
-            }
-            Err(err) => {
-                writer.full |= is_full(&err);
-                Err(err)
-            }
-        }
     }
 
     /// Begins to make everything appended before this call durable. Content that those records
@@ -576,22 +486,6 @@ impl Log {
             }
         }
         Ok(())
-    }
-
-    /// Whether something that grows may be refused as the disk is full: there was no space for the next segment, or this one
-    /// is nearly used up and there is none for the one that must stay aside then.
-    pub fn is_full(&self) -> bool {
-        let mut writer = self.writer.lock();
-        let room = self.shape.segment_len - writer.end.position.offset;
-        let is_short = room < ROLL_ROOM.min(self.shape.segment_len / 4);
-        writer.next.is_none() && writer.full
-            || is_short && self.leave_one_aside(&mut writer).is_err()
-    }
-
-    /// Whether the next segment is still to be set aside.
-    pub fn wants_segment(&self) -> bool {
-        let writer = self.writer.lock();
-        writer.next.is_none() && !writer.full
     }
 
     /// Whether a sync must come before many more numbers can be handed out.
@@ -658,36 +552,6 @@ fn into_io(err: AppendError) -> io::Error {
         AppendError::Exhausted => io::Error::other("no more sequence numbers"),
         AppendError::Io(err) => err,
     }
-}
-
-/// Makes the file of a segment, all zeros, its space and its name safe.
-fn set_aside(disk: &dyn Disk, shape: Shape, number: u32) -> io::Result<Arc<dyn File>> {
-    let file = disk.open(&segment_path(number), true)?;
-    if let Err(err) = file.allocate(0, shape.segment_len.into()) {
-        // A part of it is no use to the log, and may be all there is for what makes room.
-        let _ = file.set_len(0);
-        return Err(err);
-    }
-    disk.sync_dir("log")?;
-    Ok(file)
-}
-
-/// Header and body of the one encoded record in `buffer`, and the rest.
-fn covered_of(buffer: &[u8]) -> (&[u8], &[u8]) {
-    let body_len = buffer
-        .get(36..40)
-        .and_then(|bytes| bytes.try_into().ok())
-        .map_or(0, |bytes| u32::from_le_bytes(bytes) as usize);
-    buffer.split_at((HEADER_LEN + body_len).min(buffer.len()))
-}
-
-/// Makes the one encoded record in `buffer` follow another; returns its new checksum.
-fn rechain(buffer: &mut [u8], prev: u32) -> u32 {
-    let covered = covered_of(buffer).0.len();
-    buffer[4..8].copy_from_slice(&prev.to_le_bytes());
-    let crc = crc32c::crc32c(&buffer[4..covered]);
-    buffer[..4].copy_from_slice(&crc.to_le_bytes());
-    crc
 }
 
 #[cfg(test)]
