@@ -989,6 +989,59 @@ fn what_was_placed_and_not_committed_gives_its_space_back() {
     }
     let after = store.size().unwrap().content;
     assert!(after <= before + SHAPE.content_step + 50_000, "{after} bytes");
+    // Nor does what the log did not take keep any.
+    let ino = changes::make(&store, b"file").unwrap();
+    for _ in 0..50 {
+        let data = store.place(&[7; 50_000], &mut placed).unwrap();
+        disk.fail(Step::Write, 0, 1, 5);
+        let change = Change::Write { ino, offset: 0, data, mode: None, drop_capability: false };
+        changes::commit(&store, change).unwrap_err();
+        disk.mend();
+    }
+    let after = store.size().unwrap().content;
+    assert!(after <= before + SHAPE.content_step + 50_000, "{after} bytes");
+}
+
+#[test]
+fn a_store_whose_index_fell_behind_on_a_full_disk_opens_there() {
+    let disk = SimDisk::new(1 << 30);
+    let interval = Some(Duration::from_secs(3600));
+    let threaded = OpenOptions { sync_interval: interval, ..options() };
+    let shape = Shape { segment_len: 4 << 20, ..ROOMY.shape };
+    let create = CreateOptions { shape, ..ROOMY };
+    let store = Store::create_on(Arc::new(disk.clone()), &create, &threaded).unwrap();
+    store.sync().unwrap();
+    store.tick().unwrap();
+    let space = disk.space().unwrap();
+    disk.resize(space.total - space.available);
+    let mut made = Vec::new();
+    // Killed at any moment, while the index's thread tries to commit what it has.
+    let mut killed = Vec::new();
+    while made.len() < 3000 {
+        made.push(changes::make(&store, format!("file {}", made.len()).as_bytes()).unwrap());
+        if made.len() % 250 == 0 {
+            killed.push((disk.after_kill(), store.read().last()));
+        }
+    }
+    drop(store);
+    for (disk, last) in killed {
+        let store = Store::open_on(Arc::new(disk.clone()), &threaded).unwrap();
+        assert_eq!(store.read().last(), last);
+        changes::unlink(&store, made[0], b"file 0").unwrap();
+        assert!(store.read().entry(Ino::ROOT, b"file 1", Seq::NOW).unwrap().is_some());
+        // Once there is space, nothing is left of it.
+        disk.resize(1 << 30);
+        for number in 0..1000 {
+            changes::make(&store, format!("new file {number}").as_bytes()).unwrap();
+        }
+        let last = store.read().last();
+        store.close().unwrap();
+        drop(store);
+        let store = open(&disk).unwrap();
+        assert_eq!((store.opening().replayed, store.read().last()), (0, last));
+        assert!(store.read().entry(Ino::ROOT, b"file 0", Seq::NOW).unwrap().is_none());
+        assert!(store.read().entry(Ino::ROOT, b"new file 999", Seq::NOW).unwrap().is_some());
+    }
 }
 
 #[test]

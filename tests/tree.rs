@@ -9,6 +9,7 @@ use std::sync::Arc;
 use lighthouse_fuse::store::event::{Ino, Seq};
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Store};
 use lighthouse_fuse::tree::operation::{Attributes, Caller, Operation, RenameHow, WriteTo};
+use lighthouse_fuse::tree::watch::Expected;
 use lighthouse_fuse::tree::{Refusal, Tree};
 
 const ROOT: Ino = Ino::ROOT;
@@ -254,4 +255,25 @@ fn a_listing_that_stops_goes_on_where_it_stopped() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 300);
+}
+
+#[test]
+fn what_is_refused_keeps_no_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = create(&dir.path().join("store"));
+    let file = make(&tree, b"file");
+    write(&tree, file, 0, &[1; 100]);
+    let before = tree.store().size().unwrap().content;
+    let expected = Expected { entry: Some((ROOT, b"another")), ino: file, version: None };
+    let bytes = vec![7; 1 << 20];
+    for _ in 0..100 {
+        let refused =
+            tree.write_beside(&Caller::default(), file, 0, &bytes, false, Some(&expected));
+        assert!(matches!(refused, Err(Refusal::Stale)), "{refused:?}");
+        let refused = tree.write(&Caller::default(), ROOT, WriteTo::Offset(0), &bytes, false);
+        assert!(matches!(refused, Err(Refusal::IsADirectory)), "{refused:?}");
+    }
+    let after = tree.store().size().unwrap().content;
+    assert!(after <= before + (32 << 20), "{after} bytes after {before}");
+    assert_eq!(content(&tree, file, Seq::NOW), [1; 100]);
 }

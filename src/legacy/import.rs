@@ -505,9 +505,8 @@ impl Import<'_> {
             fingerprint,
             body,
         };
-        let kept =
-            store.begin_at(time).and_then(|txn| txn.commit(origin, Change::Foreign(foreign)));
-        kept.inspect_err(|_| store.unplace(&body))?;
+        let txn = store.begin_at(time).inspect_err(|_| store.unplace(&body))?;
+        txn.commit(origin, Change::Foreign(foreign))?;
         self.report.imported += 1;
         self.report.unverified += u64::from(!raw.verified);
         Ok(())

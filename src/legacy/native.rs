@@ -540,24 +540,21 @@ pub(super) fn keep_as(
     let fingerprint = store.fingerprint(body.as_bytes());
     let mut placed = Placed::default();
     let data = store.place(body.as_bytes(), &mut placed)?;
-    let committed = store.begin().and_then(|txn| {
-        let (seq, time) = (txn.seq(), txn.time());
-        let id = named.unwrap_or_else(|| id(seq, time));
-        let foreign = Foreign {
-            id: id.as_bytes(),
-            kind: new.kind.as_bytes(),
-            agent: cut(new.source_agent.as_deref().unwrap_or_default()),
-            aggregate: cut(&new.aggregate_id),
-            time,
-            format: Format::Json,
-            source: None,
-            fingerprint,
-            body: data,
-        };
-        txn.commit(origin, Change::Foreign(foreign))?;
-        Ok((seq, time, id))
-    });
-    let (seq, time, id) = committed.inspect_err(|_| store.unplace(&data))?;
+    let txn = store.begin().inspect_err(|_| store.unplace(&data))?;
+    let (seq, time) = (txn.seq(), txn.time());
+    let id = named.unwrap_or_else(|| id(seq, time));
+    let foreign = Foreign {
+        id: id.as_bytes(),
+        kind: new.kind.as_bytes(),
+        agent: cut(new.source_agent.as_deref().unwrap_or_default()),
+        aggregate: cut(&new.aggregate_id),
+        time,
+        format: Format::Json,
+        source: None,
+        fingerprint,
+        body: data,
+    };
+    txn.commit(origin, Change::Foreign(foreign))?;
     let missing = Missing { id, time };
     // It was just made of what an event has.
     let mut event = Event::from_fields(fields, &missing).map_err(|_| Refusal::Invalid)?;
@@ -615,14 +612,18 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::store::sim::SimDisk;
+    use crate::store::journal::Durability;
+    use crate::store::sim::{SimDisk, Step};
     use crate::store::{CreateOptions, OpenOptions, Store};
     use crate::tree::operation::{Caller, Operation, RenameHow, WriteTo};
 
+    fn options() -> OpenOptions {
+        OpenOptions { sync_interval: None, memory: 8 << 20, ..OpenOptions::default() }
+    }
+
     fn tree() -> Tree {
-        let open = OpenOptions { sync_interval: None, memory: 8 << 20, ..OpenOptions::default() };
         let disk = Arc::new(SimDisk::new(1 << 30));
-        let store = Store::create_on(disk, &CreateOptions::default(), &open).unwrap();
+        let store = Store::create_on(disk, &CreateOptions::default(), &options()).unwrap();
         Tree::new(Arc::new(store))
     }
 
@@ -741,5 +742,31 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_shown_as_numbers() {
         assert_eq!(text(b"a\xffb"), "a\\xffb");
+    }
+
+    #[test]
+    fn an_event_that_is_in_the_log_keeps_its_body_whatever_its_author_was_told() {
+        let disk = SimDisk::new(1 << 30);
+        let always = OpenOptions { durability: Durability::Always, ..options() };
+        let store = Store::create_on(Arc::new(disk.clone()), &CreateOptions::default(), &always);
+        let tree = Tree::new(Arc::new(store.unwrap()));
+        let long = "x".repeat(100_000);
+        let new = NewEvent {
+            kind: "custom",
+            aggregate_id: "a".to_owned(),
+            aggregate_type: "b".to_owned(),
+            source_agent: None,
+            source_component: "http_server".to_owned(),
+            data: json!({"long": long}).as_object().unwrap().clone(),
+            metadata: Map::new(),
+        };
+        // It is appended, and then the disk fails.
+        disk.fail(Step::Sync, 0, 1, 5);
+        keep(&tree, Origin::default(), &new).unwrap_err();
+        drop(tree);
+        let store = Store::open_on(Arc::new(disk.after_kill()), &options()).unwrap();
+        let tree = Tree::new(Arc::new(store));
+        let told = all(&tree, Cursor::default());
+        assert_eq!(told.last().unwrap().event.data, new.data);
     }
 }

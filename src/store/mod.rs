@@ -475,7 +475,7 @@ impl Store {
         Ok(())
     }
 
-    /// Gives back what [`place`](Self::place) took for a write that did not come to be committed.
+    /// Gives back what [`place`](Self::place) took for a write that nobody tried to [commit](Txn::commit).
     pub fn unplace(&self, data: &Data<'_>) {
         if let Place::Extent { location, len, .. } = data.place {
             self.core.journal.content().discard(location, len);
@@ -845,7 +845,7 @@ fn open_index(
 ) -> Result<(Index, Replayed), OpenError> {
     let disk = &**journal.disk();
     let (store, key) = (journal.store_id(), journal.key());
-    let opened = match Index::open(disk, store, &key, options) {
+    let opened = match open_rows(journal, options) {
         Err(IndexError::Damaged(what)) => {
             tracing::warn!("the index is rebuilt: {what}");
             None
@@ -878,6 +878,30 @@ fn open_index(
     let index = Index::open(disk, store, &key, options).map_err(OpenError::Index)?;
     let replayed = replay(journal, &index, None).map_err(OpenError::Index)?;
     Ok((index, replayed))
+}
+
+/// Opens the index as it was left. One that was killed while it committed may need space for that: on a full disk what is
+/// set aside for the log.
+fn open_rows(journal: &Journal, options: &index::Options) -> Result<Index, IndexError> {
+    /// What the segment is called meanwhile.
+    const LENT: &str = "index/lent";
+    let disk = &**journal.disk();
+    let (store, key) = (journal.store_id(), journal.key());
+    let full = match Index::open(disk, store, &key, options) {
+        Err(IndexError::Io(err)) if disk::is_full(&err) => err,
+        other => return other,
+    };
+    tracing::warn!("the disk is full; the index is opened with space that was set aside ({full})");
+    let mut opened = None;
+    let lent = journal.lend(LENT, || {
+        disk.remove(LENT)?;
+        opened = Some(Index::open(disk, store, &key, options));
+        Ok(())
+    });
+    match opened {
+        Some(opened) => opened,
+        None => Err(IndexError::Io(lent.err().unwrap_or(full))),
+    }
 }
 
 /// Whether a mark of the index is a place in this log.
@@ -1024,12 +1048,17 @@ impl Txn<'_> {
         self.time
     }
 
-    /// Appends the change to the log and folds it in.
+    /// Appends the change to the log and folds it in. If it could not be appended, the content it refers to is
+    /// [given back](Store::unplace); after any other error it may have happened all the same.
     pub fn commit(self, origin: Origin, change: Change<'_>) -> Result<Seq, CommitError> {
         let core = &*self.store.core;
         let Origin { actor, unique } = origin;
         let event = Event { seq: self.seq, time: self.time, actor, unique, change };
-        let appended = core.journal.append(&event)?;
+        let appended = core.journal.append(&event).inspect_err(|_| {
+            if let Some(data) = event.change.data() {
+                self.store.unplace(data);
+            }
+        })?;
         let mut tables = RwLockUpgradableReadGuard::upgrade(self.tables);
         let applied = tables.apply(&event, appended.payload).and_then(|()| {
             core.index.advance(&mut tables, appended.len, || index_mark(&appended.mark))

@@ -20,7 +20,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::store::index::{Entry, IndexError, Tables, Totals};
-use crate::store::{CommitError, Placed, Store, disk};
+use crate::store::{CommitError, Placed, Store, Txn, disk};
 
 pub use crate::store::disk::File;
 pub use crate::store::event::{Actor, ActorId, Ino, Seq, Timestamp};
@@ -230,25 +230,14 @@ impl Tree {
         operation: &Operation<'_>,
         expected: Option<&Expected<'_>>,
     ) -> Result<Outcome, Refusal> {
-        if let &Operation::Allocate { ino, flags, len, .. } = operation
-            && flags & FALLOC_FL_PUNCH_HOLE == 0
-        {
-            // What the file has may lie in the range, so this much is needed at least. Space is not
-            // really set aside: content is appended, wherever it belongs in its file.
-            let needed = len.saturating_sub(self.inode(ino, Seq::NOW)?.allocated);
-            if needed > 0 && needed > self.store.space().map_err(Refusal::Io)?.available {
-                return Err(Refusal::NoSpace);
-            }
-        }
         let mut room = Room::default();
-        let txn = match self.time {
-            Some(time) => self.store.begin_at(time)?,
-            None => self.store.begin()?,
-        };
-        if let Some(expected) = expected {
-            expected.check(txn.tables())?;
-        }
-        let decision = decide::decide(txn.tables(), caller, operation, txn.time(), &mut room)?;
+        let (txn, decision) =
+            self.decided(caller, operation, expected, &mut room).inspect_err(|_| {
+                // Nobody else will ever refer to it.
+                if let Operation::Write { data, .. } = operation {
+                    self.store.unplace(data);
+                }
+            })?;
         let Decision { change, about, other, len } = decision;
         let (seq, at) = if let Some(change) = change {
             let seq = txn.commit(caller.origin, change)?;
@@ -269,6 +258,35 @@ impl Tree {
             replaced = attributes(other)?;
         }
         Ok(Outcome { seq, inode, other: replaced, len })
+    }
+
+    /// What `operation` comes to, if it is not refused, and the transaction in which it is so.
+    fn decided<'o>(
+        &self,
+        caller: &Caller<'_>,
+        operation: &Operation<'o>,
+        expected: Option<&Expected<'_>>,
+        room: &'o mut Room,
+    ) -> Result<(Txn<'_>, Decision<'o>), Refusal> {
+        if let &Operation::Allocate { ino, flags, len, .. } = operation
+            && flags & FALLOC_FL_PUNCH_HOLE == 0
+        {
+            // What the file has may lie in the range, so this much is needed at least. Space is not
+            // really set aside: content is appended, wherever it belongs in its file.
+            let needed = len.saturating_sub(self.inode(ino, Seq::NOW)?.allocated);
+            if needed > 0 && needed > self.store.space().map_err(Refusal::Io)?.available {
+                return Err(Refusal::NoSpace);
+            }
+        }
+        let txn = match self.time {
+            Some(time) => self.store.begin_at(time)?,
+            None => self.store.begin()?,
+        };
+        if let Some(expected) = expected {
+            expected.check(txn.tables())?;
+        }
+        let decision = decide::decide(txn.tables(), caller, operation, txn.time(), room)?;
+        Ok((txn, decision))
     }
 
     /// Writes `bytes` to `ino`; `kill_set_id` as in [`Operation`]. Long ones go to a content file before any lock is taken.
@@ -474,9 +492,14 @@ impl Tree {
         name: &[u8],
         at: Seq,
     ) -> Result<Option<Vec<Vec<u8>>>, Refusal> {
+        /// So deep no tree is: what says so is damaged.
+        const DEPTH_MAX: usize = 1 << 20;
         let mut path = vec![name.to_vec()];
         let mut dir = parent;
         while dir != Ino::ROOT {
+            if path.len() > DEPTH_MAX {
+                return Err(Refusal::Damaged("a directory is in itself".to_owned()));
+            }
             // Directories have one name.
             let Some((above, name)) = self.names(dir, at)?.into_iter().next() else {
                 return Ok(None);

@@ -23,7 +23,7 @@ use parking_lot::{
     Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard,
 };
 
-use super::super::disk::{Disk, File};
+use super::super::disk::{Disk, File, is_full};
 use super::super::event::Seq;
 use super::cache::Cache;
 use super::codec::{Reader, Writer};
@@ -226,7 +226,8 @@ impl Index {
     /// `log_bytes` in the log. When a batch is due it is frozen, with the mark of this place in the log.
     ///
     /// # Errors
-    /// Only before [`Index::start`], when the batch is committed here.
+    /// Only before [`Index::start`], when the batch is committed here. On a full disk it is left to the thread, unless
+    /// that is far more than a store leaves behind.
     pub fn advance(
         &self,
         tables: &mut Tables,
@@ -242,7 +243,11 @@ impl Index {
             state.unmarked += log_bytes;
             state.young_bytes = tables.young.bytes;
             let due = state.young_log >= LOG_PER_BATCH || state.young_bytes >= shared.young_max;
-            let due = due && state.frozen.is_none();
+            let waits = state.frozen.is_some();
+            if waits && !state.threaded && shared.is_hopeless(&state) {
+                return Err(IndexError::Io(io::ErrorKind::StorageFull.into()));
+            }
+            let due = due && !waits;
             let unmarked = state.unmarked >= LOG_PER_MARK;
             if !due && !unmarked {
                 return Ok(());
@@ -260,7 +265,14 @@ impl Index {
                 return Ok(());
             }
         }
-        shared.commit_here(tables)
+        match shared.commit_here(tables) {
+            Err(IndexError::Io(error)) if is_full(&error) => {
+                tracing::warn!(%error, "a batch of the index was not committed; it will be tried again");
+                shared.failed(&IndexError::Io(error), false);
+                shared.reopen(tables)
+            }
+            other => other,
+        }
     }
 
     /// Freezes what is young now, whatever its size, unless a batch is under way. For tests of what
@@ -343,6 +355,11 @@ impl Shared {
         let frozen = state.frozen.as_ref().map_or(0, |frozen| frozen.log);
         state.frozen.is_some()
             && (state.young_log + frozen > LOG_BEHIND_MAX || state.young_bytes > 2 * self.young_max)
+    }
+
+    /// So far behind no store is left.
+    fn is_hopeless(&self, state: &State) -> bool {
+        state.young_log > 2 * LOG_BEHIND_MAX || state.young_bytes > 4 * self.young_max
     }
 
     fn freeze(&self, tables: &mut Tables, state: &mut State, mark: Mark) {
@@ -429,7 +446,7 @@ impl Shared {
                     if self.pause() {
                         return;
                     }
-                    if let Err(error) = self.reopen() {
+                    if let Err(error) = self.reopen(&mut self.tables.write()) {
                         tracing::warn!(%error, "the index could not be opened again");
                     }
                 }
@@ -454,8 +471,7 @@ impl Shared {
     }
 
     /// The engine takes no more after a failure of the disk until it is opened again.
-    fn reopen(&self) -> Result<(), IndexError> {
-        let mut tables = self.tables.write();
+    fn reopen(&self, tables: &mut Tables) -> Result<(), IndexError> {
         let mut engine = self.engine.lock();
         *engine = None;
         let opened = Engine::open(self.file.clone(), self.engine_cache)?;
