@@ -31,10 +31,7 @@ use lighthouse_fuse::server::dispatch::Work;
 use lighthouse_fuse::server::{Config, Ended, Server, serve};
 use lighthouse_fuse::store::Store;
 use lighthouse_fuse::store::event::{FileId, Ino, Seq};
-use lighthouse_fuse::transport::dev_fuse::SplicePipe;
-use lighthouse_fuse::transport::{
-    Buffer, Delivery, DeviceLane, Frame, Received, SpliceError, Transport,
-};
+use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Lane, Received, SpliceError, Transport};
 use lighthouse_fuse::tree::Tree;
 use lighthouse_fuse::view::{Options, View};
 
@@ -793,30 +790,29 @@ fn a_kernel_that_does_not_begin_with_init_is_turned_away() {
     assert!(server.connection().is_closed());
 }
 
-/// A transport that reads what it is to splice, or refuses to.
-#[derive(Default)]
-struct Splicer {
-    wire: Wire,
-    asked: Mutex<VecDeque<Vec<u8>>>,
+/// A lane that reads what it is to splice, or refuses to.
+struct Splicer<'w> {
+    wire: &'w Wire,
+    asked: VecDeque<Vec<u8>>,
+    message: Vec<u8>,
+    room: Vec<u8>,
     refuses: bool,
     /// Of the replies that were sent, counted from 0, those by splice.
-    spliced: Mutex<Vec<usize>>,
+    spliced: Vec<usize>,
 }
 
-impl Transport for Splicer {
-    fn receive<'b>(&self, buffer: &'b mut Buffer) -> io::Result<Option<Frame<'b>>> {
-        let Some(message) = self.asked.lock().unwrap().pop_front() else { return Ok(None) };
-        let (room, _) = buffer.bytes_mut().split_at_mut(message.len());
-        room.copy_from_slice(&message);
-        Ok(Some(Frame::Whole(room)))
+impl Lane for Splicer<'_> {
+    fn receive(&mut self) -> io::Result<Option<Received<'_>>> {
+        let Some(message) = self.asked.pop_front() else { return Ok(None) };
+        self.message = message;
+        Ok(Some(Received { frame: Frame::Whole(&self.message), room: &mut self.room }))
     }
 
-    fn send(&self, reply: &Reply<'_>) -> io::Result<Delivery> {
-        self.wire.send(reply)
-    }
-
-    fn send_notification(&self, chunks: &[IoSlice<'_>]) -> io::Result<Delivery> {
-        self.wire.send_notification(chunks)
+    fn send(&mut self, reply: &Reply<'_>) -> io::Result<Delivery> {
+        match reply.in_room() {
+            None => self.wire.send(reply),
+            Some(_) => self.wire.send(&reply.out_of(&self.room)),
+        }
     }
 
     fn can_splice(&self) -> bool {
@@ -824,11 +820,10 @@ impl Transport for Splicer {
     }
 
     fn send_spliced(
-        &self,
+        &mut self,
         reply: &Reply<'_>,
         file: BorrowedFd<'_>,
         offset: u64,
-        _: &mut SplicePipe,
     ) -> Result<Delivery, SpliceError> {
         if self.refuses {
             return Err(SpliceError::NotSent(io::ErrorKind::UnexpectedEof.into()));
@@ -836,7 +831,7 @@ impl Transport for Splicer {
         let mut bytes = vec![0; reply.elsewhere()];
         assert_eq!(rustix::io::pread(file, &mut bytes, offset).unwrap(), bytes.len());
         let mut sent = self.wire.sent.lock().unwrap();
-        self.spliced.lock().unwrap().push(sent.len());
+        self.spliced.push(sent.len());
         sent.push([reply.head(), &bytes].concat());
         Ok(Delivery::Taken)
     }
@@ -873,13 +868,13 @@ fn long_replies_are_spliced_and_copied_where_that_cannot_be() {
     let asked: VecDeque<_> = reads.iter().map(|(bytes, ..)| bytes.clone()).collect();
     for refuses in [false, true] {
         let asked = std::iter::once(init.clone()).chain(asked.iter().cloned()).collect();
-        let splicer = Splicer { asked: Mutex::new(asked), refuses, ..Splicer::default() };
-        let server = Server::new(&splicer, &view, Config::default());
-        let config = server.connection().config();
-        let mut lane = DeviceLane::new(&splicer, config.buffer_len(), config.data_max()).unwrap();
+        let wire = Wire::default();
+        let server = Server::new(&wire, &view, Config::default());
+        let room = vec![0; server.connection().config().data_max()];
+        let (message, spliced) = Default::default();
+        let mut lane = Splicer { wire: &wire, asked, message, room, refuses, spliced };
         server.serve_lane(&mut lane).unwrap();
-        let sent = splicer.wire.sent.lock().unwrap();
-        let spliced = splicer.spliced.lock().unwrap();
+        let (sent, spliced) = (wire.sent.lock().unwrap(), lane.spliced);
         // The first answers INIT.
         assert_eq!(sent.len(), 1 + reads.len());
         for (number, (_, expected, splices)) in (1..).zip(&reads) {

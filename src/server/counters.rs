@@ -62,19 +62,13 @@ impl Counters {
         })
     }
 
-    /// Requests in all.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.requests.iter().map(|count| count.load(Ordering::Relaxed)).sum()
-    }
-
     /// Requests answered with an errno.
     #[must_use]
     pub fn refusals(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Messages that were no requests.
+    /// Messages that were dropped, or answered with an errno, before anybody was asked.
     #[must_use]
     pub fn malformations(&self) -> u64 {
         self.malformed.load(Ordering::Relaxed)

@@ -279,27 +279,10 @@ fn attempt<'w>(
             Reply::lseek(id, view.seek(op.node, op.handle, op.offset, hole)?)
         }
         Op::CopyFileRange(op) => {
-            let range = Range {
-                src: (op.node, op.handle),
-                src_offset: op.offset,
-                dst: (op.new_node, op.new_handle),
-                dst_offset: op.new_offset,
-                // More than its reply can count; the kernel asks again for the rest.
-                len: op.len.min(u32::MAX.into()),
-            };
-            let copied = copy(view, &asker, &range, op.flags)?;
+            let copied = copy(view, &asker, &op.into(), op.flags)?;
             Reply::written(id, u32::try_from(copied).map_err(|_| Errno::EIO)?)
         }
-        Op::CopyFileRange64(op) => {
-            let range = Range {
-                src: (op.node, op.handle),
-                src_offset: op.offset,
-                dst: (op.new_node, op.new_handle),
-                dst_offset: op.new_offset,
-                len: op.len,
-            };
-            Reply::copied_64(id, copy(view, &asker, &range, op.flags)?)
-        }
+        Op::CopyFileRange64(op) => Reply::copied_64(id, copy(view, &asker, &op.into(), op.flags)?),
         Op::Poll(op) => match view.poll(op.node, op.handle, op.wait, op.events, op.notify)? {
             Some(ready) => Reply::poll(id, ready),
             None => return Err(Errno::ENOSYS),
@@ -364,26 +347,10 @@ fn again(view: &View, id: RequestId, op: &Op<'_>) -> Option<Result<Reply<'static
                 Reply::written(id, u32::try_from(op.data.len()).map_err(|_| Errno::EIO)?)
             }
             Op::CopyFileRange(op) => {
-                let range = Range {
-                    src: (op.node, op.handle),
-                    src_offset: op.offset,
-                    dst: (op.new_node, op.new_handle),
-                    dst_offset: op.new_offset,
-                    len: op.len.min(u32::MAX.into()),
-                };
-                let copied = view.copied(&range, seq)?;
+                let copied = view.copied(&op.into(), seq)?;
                 Reply::written(id, u32::try_from(copied).map_err(|_| Errno::EIO)?)
             }
-            Op::CopyFileRange64(op) => {
-                let range = Range {
-                    src: (op.node, op.handle),
-                    src_offset: op.offset,
-                    dst: (op.new_node, op.new_handle),
-                    dst_offset: op.new_offset,
-                    len: op.len,
-                };
-                Reply::copied_64(id, view.copied(&range, seq)?)
-            }
+            Op::CopyFileRange64(op) => Reply::copied_64(id, view.copied(&op.into(), seq)?),
             // Unlink, rmdir, renames, extended attributes, space set aside: their answers say nothing.
             _ => Reply::empty(id),
         })
@@ -455,6 +422,31 @@ fn time_to(time: SetTime) -> TimeTo {
     match time {
         SetTime::Now => TimeTo::Now,
         SetTime::At(time) => TimeTo::from_parts(time.secs, time.nanos),
+    }
+}
+
+impl From<op::CopyFileRange> for Range {
+    fn from(op: op::CopyFileRange) -> Self {
+        Self {
+            src: (op.node, op.handle),
+            src_offset: op.offset,
+            dst: (op.new_node, op.new_handle),
+            dst_offset: op.new_offset,
+            // More than its reply can count; the kernel asks again for the rest.
+            len: op.len.min(u32::MAX.into()),
+        }
+    }
+}
+
+impl From<op::CopyFileRange64> for Range {
+    fn from(op: op::CopyFileRange64) -> Self {
+        Self {
+            src: (op.node, op.handle),
+            src_offset: op.offset,
+            dst: (op.new_node, op.new_handle),
+            dst_offset: op.new_offset,
+            len: op.len,
+        }
     }
 }
 

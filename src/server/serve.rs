@@ -24,8 +24,6 @@ use std::sync::mpsc::channel;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use crate::meter::Request;
 use crate::proto::Reply;
 use crate::proto::abi::FUSE_OVER_IO_URING;
@@ -97,7 +95,6 @@ pub struct Server<'s> {
     readers: usize,
     ring_only: bool,
     splice_from: Option<usize>,
-    ready: Mutex<Option<Box<dyn FnOnce() + Send + 's>>>,
     /// How many processes served this connection before; 0: it is a fresh one.
     restarts: u16,
 }
@@ -146,7 +143,6 @@ impl<'s> Server<'s> {
             readers: config.readers.max(1),
             ring_only: config.ring_only,
             splice_from: config.splice_from,
-            ready: Mutex::new(None),
             restarts: 0,
         }
     }
@@ -189,8 +185,34 @@ impl<'s> Server<'s> {
     ///
     /// What the first reader could not go on after, once all have ended; or why a fresh connection could
     /// not be prepared.
-    pub fn run(&self, ready: impl FnOnce() + Send + 's) -> io::Result<Ended> {
-        *self.ready.lock() = Some(Box::new(ready));
+    pub fn run(&self, ready: impl FnOnce()) -> io::Result<Ended> {
+        self.greet()?;
+        thread::scope(|scope| {
+            thread::Builder::new()
+                .name("news".to_owned())
+                .spawn_scoped(scope, || self.tell_news())?;
+            let mut threads = Vec::new();
+            // A panic would wait for all threads of the scope, and some end only when told so below.
+            let read = guarded(|| self.read_and_start(scope, &mut threads, ready));
+            let mut result = read.unwrap_or_else(|_| Err(panicked_outside()));
+            if result.is_err() {
+                self.transport.stop();
+            }
+            for thread in threads {
+                let ended = thread.join().unwrap_or_else(|_| Err(panicked_outside()));
+                result = result.and(ended);
+            }
+            self.connection.close();
+            self.view.news().close();
+            result
+        })?;
+        let agreed = self.connection.limits().is_some();
+        Ok(if agreed { Ended::Unmounted } else { Ended::NeverAgreed })
+    }
+
+    /// What is due before the first message: a fresh connection ends what an earlier one left, one that was taken over has
+    /// its waiting requests sent again.
+    fn greet(&self) -> io::Result<()> {
         if self.restarts == 0 {
             let ended = self.view.connected().map_err(|refusal| {
                 io::Error::other(format!("cannot end the files of an earlier mount: {refusal:?}"))
@@ -205,32 +227,7 @@ impl<'s> Server<'s> {
                 let _ = self.transport.send_notification(&Notice::Resend.message().io_slices())?;
             }
         }
-        let result = thread::scope(|scope| {
-            let news = thread::Builder::new()
-                .name("news".to_owned())
-                .spawn_scoped(scope, || self.tell_news());
-            let mut threads = Vec::new();
-            let mut result = self.read_and_start(scope, &mut threads);
-            if result.is_err() {
-                self.transport.stop();
-            }
-            for thread in threads {
-                let ended = match thread.join() {
-                    Ok(ended) => ended,
-                    Err(_) => Err(io::Error::other("a thread panicked outside a handler")),
-                };
-                result = result.and(ended);
-            }
-            self.connection.close();
-            self.view.news().close();
-            match news {
-                Ok(_) => result,
-                Err(error) => result.and(Err(error)),
-            }
-        });
-        result?;
-        let agreed = self.connection.limits().is_some();
-        Ok(if agreed { Ended::Unmounted } else { Ended::NeverAgreed })
+        Ok(())
     }
 
     /// Reader 0: answers INIT, starts the other threads, and reads on.
@@ -238,6 +235,7 @@ impl<'s> Server<'s> {
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
         threads: &mut Vec<ScopedJoinHandle<'scope, io::Result<()>>>,
+        ready: impl FnOnce(),
     ) -> io::Result<()> {
         let mut lane = self.device_lane()?;
         let mut work = Work::default();
@@ -271,9 +269,9 @@ impl<'s> Server<'s> {
                     }
                 }
             }
-            tracing::info!(readers = self.readers, "requests come over /dev/fuse");
+            tracing::info!(readers = threads.len() + 1, "requests come over /dev/fuse");
         }
-        self.is_ready();
+        ready();
         let result = self.serve_lane(&mut lane);
         if limits.has(FUSE_OVER_IO_URING) {
             self.transport.stop();
@@ -450,14 +448,6 @@ impl<'s> Server<'s> {
         Taken { reply, stored, more }
     }
 
-    fn is_ready(&self) {
-        // Taken out of the lock first: what is called may take its time.
-        let ready = self.ready.lock().take();
-        if let Some(ready) = ready {
-            ready();
-        }
-    }
-
     /// The thread that tells the kernel what changed behind its back, and looks after what the clock alone
     /// brings about.
     fn tell_news(&self) {
@@ -504,6 +494,10 @@ impl<'s> Server<'s> {
             Err(_) => self.counters.panicked(),
         }
     }
+}
+
+fn panicked_outside() -> io::Error {
+    io::Error::other("a thread panicked outside a handler")
 }
 
 /// Stops a transport when it goes.

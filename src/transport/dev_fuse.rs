@@ -21,7 +21,7 @@
 //! `ECONNABORTED`. One reader at a time receives, see [`turns`](super::turns); it alone looks for requests without
 //! sleeping: two would take the CPUs that their callers need.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,12 +29,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use super::turns::{ReaderId, Turn, Turns};
-use super::{Buffer, Delivery, Frame, SpliceError, Transport};
+use super::{Buffer, Delivery, Frame, Transport};
 use crate::proto::Reply;
+use crate::sys::blocking;
 use crate::sys::pages::PAGE;
 
 /// How a reader waits for a request.
@@ -179,8 +180,8 @@ impl DevFuse {
         }
     }
 
-    /// One message, for the reader that has the turn; `None` at the end.
-    fn read(&self, bytes: &mut [u8]) -> io::Result<Option<usize>> {
+    /// One message, for `reader`, which has the turn; `None` at the end.
+    fn read(&self, reader: ReaderId, bytes: &mut [u8]) -> io::Result<Option<usize>> {
         let mut looks = match self.wait {
             Wait::Spin(time) if self.luck.tries() => Some(time),
             _ => None,
@@ -192,7 +193,7 @@ impl DevFuse {
                     if looks.is_some() {
                         self.luck.tried(true);
                     }
-                    self.turns.serves();
+                    self.turns.serves(reader);
                     self.crowd.received(since.is_none());
                     return Ok(Some(length));
                 }
@@ -244,7 +245,7 @@ impl Transport for DevFuse {
     fn receive<'b>(&self, buffer: &'b mut Buffer) -> io::Result<Option<Frame<'b>>> {
         let reader = buffer.reader();
         let received = match self.turns.take(reader, || self.sleep()) {
-            Ok(true) => self.read(buffer.bytes_mut()),
+            Ok(true) => self.read(reader, buffer.bytes_mut()),
             Ok(false) => Ok(None),
             Err(error) => Err(error),
         };
@@ -294,21 +295,14 @@ impl Transport for DevFuse {
         true
     }
 
-    fn send_spliced(
-        &self,
-        reply: &Reply<'_>,
-        file: BorrowedFd<'_>,
-        offset: u64,
-        pipe: &mut SplicePipe,
-    ) -> Result<Delivery, SpliceError> {
-        let filled = pipe.fill(reply, file, offset).map_err(SpliceError::NotSent)?;
+    fn send_filled(&self, pipe: &mut SplicePipe) -> io::Result<Delivery> {
         loop {
             match rustix::pipe::splice(
                 &pipe.reader,
                 None,
                 &self.device,
                 None,
-                filled,
+                pipe.filled,
                 // Not `MOVE`: see `SplicePipe`.
                 SpliceFlags::empty(),
             ) {
@@ -318,19 +312,19 @@ impl Transport for DevFuse {
                 }
                 Err(Errno::INTR | Errno::AGAIN) => (),
                 Err(Errno::NOENT | Errno::NODEV) => return Ok(Delivery::Unwanted),
-                Err(error) => return Err(SpliceError::Io(error.into())),
+                Err(error) => return Err(error.into()),
             }
         }
     }
 }
 
-/// A pipe of one thread, through which [`Transport::send_spliced`] hands pages to the kernel.
+/// A pipe of one thread, through which [`Transport::send_filled`] hands pages to the kernel.
 ///
 /// Between two replies it is empty, or known not to be.
 ///
 /// What is in the pipe are references to pages of the file, not copies: a hole punched into the file
-/// now would have its zeros read from the pipe. So whoever sends keeps the file as it is until
-/// [`Transport::send_spliced`] has returned. From then on nothing refers to those pages: without
+/// now would have its zeros read from the pipe. So whoever fills it keeps the file as it is until
+/// [`Transport::send_filled`] has returned. From then on nothing refers to those pages: without
 /// `SPLICE_F_MOVE` the kernel copies them into the reply (`fuse_copy_folio`), once instead of twice,
 /// and a hole punched later changes nothing of what was read.
 ///
@@ -343,7 +337,9 @@ pub struct SplicePipe {
     reader: OwnedFd,
     writer: OwnedFd,
     pages: usize,
-    /// Something of a reply that failed may still be in it.
+    /// How long the reply is that it was filled with last.
+    filled: usize,
+    /// Something of a reply may still be in it.
     dirty: bool,
 }
 
@@ -366,7 +362,7 @@ impl SplicePipe {
             }
         }
         let pages = rustix::pipe::fcntl_getpipe_size(&writer)? / PAGE;
-        Ok(Self { reader, writer, pages, dirty: false })
+        Ok(Self { reader, writer, pages, filled: 0, dirty: false })
     }
 
     /// The most bytes of data of one reply, wherever in a file they start.
@@ -375,13 +371,23 @@ impl SplicePipe {
         self.pages.saturating_sub(2) * PAGE
     }
 
-    /// Puts the head of `reply` and its data into the pipe; says how many bytes there are now.
-    fn fill(&mut self, reply: &Reply<'_>, file: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
+    /// Puts `reply`, made by [`Reply::data_elsewhere`], into the pipe, with its data from `offset` on in `file`.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::Unsupported`] if there is more data than [`data_max`](Self::data_max),
+    /// [`io::ErrorKind::UnexpectedEof`] if the file ends early, or whatever `splice(2)` says of the file.
+    pub fn fill(&mut self, reply: &Reply<'_>, file: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
         if reply.elsewhere() > self.data_max() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the pipe is too small"));
         }
         self.drain()?;
-        self.dirty = true;
+        // Of one that is there at both ends what is between is there too, nearly always.
+        let last = offset.saturating_add((reply.elsewhere() as u64).saturating_sub(1));
+        if !is_in_memory(file, offset) || !is_in_memory(file, last) {
+            blocking::about_to_wait();
+        }
+        (self.dirty, self.filled) = (true, reply.len());
         rustix::io::write(&self.writer, reply.head())?;
         let (mut at, mut missing) = (offset, reply.elsewhere());
         while missing > 0 {
@@ -393,7 +399,27 @@ impl SplicePipe {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(reply.len())
+        Ok(())
+    }
+
+    /// Takes out the reply that it was filled with, for a transport without a kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::UnexpectedEof`] if it was not filled.
+    pub(super) fn take(&mut self) -> io::Result<Vec<u8>> {
+        let mut whole = vec![0; self.filled];
+        let mut at = 0;
+        while let Some(rest) = whole.get_mut(at..).filter(|rest| !rest.is_empty()) {
+            match rustix::io::read(&self.reader, rest) {
+                Ok(len @ 1..) => at += len,
+                Err(Errno::INTR) => (),
+                Ok(0) | Err(Errno::AGAIN) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.dirty = false;
+        Ok(whole)
     }
 
     /// Empties the pipe of what a failed reply left.
@@ -410,9 +436,21 @@ impl SplicePipe {
     }
 }
 
+/// Whether reading the byte at `offset` waits for no disk.
+fn is_in_memory(file: BorrowedFd<'_>, offset: u64) -> bool {
+    let mut byte = [0];
+    let read = rustix::io::preadv2(
+        file,
+        &mut [IoSliceMut::new(&mut byte)],
+        offset,
+        ReadWriteFlags::NOWAIT,
+    );
+    // A filesystem that cannot tell is not asked for more.
+    read != Err(Errno::AGAIN)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::io::Write;
 
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -562,10 +600,9 @@ mod tests {
         let mut pipe = SplicePipe::for_data(65_536).unwrap();
         for (offset, len) in [(0, 65_536), (4096, 10), (4097, 65_536), (99_999, 1)] {
             let reply = Reply::data_elsewhere(RequestId(8), len);
-            let filled = pipe.fill(&reply, file.as_fd(), offset).unwrap();
-            assert_eq!(filled, 16 + len);
-            let mut sent = vec![0; filled];
-            std::fs::File::from(pipe.reader.try_clone().unwrap()).read_exact(&mut sent).unwrap();
+            pipe.fill(&reply, file.as_fd(), offset).unwrap();
+            let sent = pipe.take().unwrap();
+            assert_eq!(sent.len(), 16 + len);
             let from = usize::try_from(offset).unwrap();
             assert!(sent[16..] == content[from..from + len], "{offset} {len}");
         }
@@ -575,26 +612,23 @@ mod tests {
     fn a_file_that_ends_early_leaves_the_pipe_fit_for_the_next_reply() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"short").unwrap();
-        let (device, _kernels) = pair(Wait::Block);
         let mut pipe = SplicePipe::for_data(65_536).unwrap();
         let too_long = Reply::data_elsewhere(RequestId(8), 6);
-        let answer = device.send_spliced(&too_long, file.as_fd(), 0, &mut pipe);
-        assert!(matches!(answer, Err(SpliceError::NotSent(_))), "{answer:?}");
+        let error = pipe.fill(&too_long, file.as_fd(), 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         let reply = Reply::data_elsewhere(RequestId(8), 5);
-        assert_eq!(pipe.fill(&reply, file.as_fd(), 0).unwrap(), 21);
-        let mut sent = [0; 64];
-        assert_eq!(rustix::io::read(&pipe.reader, &mut sent).unwrap(), 21);
-        assert_eq!(&sent[16..21], b"short");
+        pipe.fill(&reply, file.as_fd(), 0).unwrap();
+        assert_eq!(&pipe.take().unwrap()[16..], b"short");
+        assert_eq!(rustix::io::read(&pipe.reader, &mut [0; 64]).unwrap_err(), Errno::AGAIN);
     }
 
     #[test]
     fn more_than_a_pipe_holds_is_left_to_the_caller() {
         let file = tempfile::tempfile().unwrap();
-        let (device, _kernels) = pair(Wait::Block);
         let mut pipe = SplicePipe::for_data(4096).unwrap();
         let reply = Reply::data_elsewhere(RequestId(8), pipe.data_max() + 1);
-        let answer = device.send_spliced(&reply, file.as_fd(), 0, &mut pipe);
-        assert!(matches!(answer, Err(SpliceError::NotSent(_))), "{answer:?}");
+        let error = pipe.fill(&reply, file.as_fd(), 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
     }
 
     #[test]

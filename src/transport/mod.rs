@@ -147,7 +147,7 @@ pub trait Lane {
     ///
     /// # Errors
     ///
-    /// As [`Transport::send_spliced`]: after [`SpliceError::NotSent`] the request still waits.
+    /// [`SpliceError::NotSent`] if the request still waits for its reply, [`SpliceError::Io`] as [`Transport::send`].
     fn send_spliced(
         &mut self,
         reply: &Reply<'_>,
@@ -229,11 +229,13 @@ impl Lane for DeviceLane<'_> {
         file: BorrowedFd<'_>,
         offset: u64,
     ) -> Result<Delivery, SpliceError> {
+        let Some(pipe) = &mut self.pipe else {
+            return Err(SpliceError::NotSent(io::ErrorKind::Unsupported.into()));
+        };
+        pipe.fill(reply, file, offset).map_err(SpliceError::NotSent)?;
+        // Not before the data is there: the disk was waited for.
         self.transport.answers(self.buffer.reader());
-        match &mut self.pipe {
-            Some(pipe) => self.transport.send_spliced(reply, file, offset, pipe),
-            None => Err(SpliceError::NotSent(io::ErrorKind::Unsupported.into())),
-        }
+        self.transport.send_filled(pipe).map_err(SpliceError::Io)
     }
 }
 
@@ -298,27 +300,20 @@ pub trait Transport: Send + Sync {
     /// server whose lane broke: nobody else can serve it, so all must end.
     fn stop(&self) {}
 
-    /// Whether [`Transport::send_spliced`] works here.
+    /// Whether [`Transport::send_filled`] works here.
     fn can_splice(&self) -> bool {
         false
     }
 
-    /// Sends a reply made by [`Reply::data_elsewhere`], whose data is in `file` from `offset` on. That
-    /// range must stay as it is until this returns; afterwards it may change.
+    /// Sends the reply that `pipe` was [filled](SplicePipe::fill) with. What it was filled from must stay as it is until
+    /// this returns; afterwards it may change.
     ///
     /// # Errors
     ///
-    /// [`SpliceError::NotSent`] if the request still waits for its reply,
-    /// [`SpliceError::Io`] as [`Transport::send`].
-    fn send_spliced(
-        &self,
-        reply: &Reply<'_>,
-        file: BorrowedFd<'_>,
-        offset: u64,
-        pipe: &mut SplicePipe,
-    ) -> Result<Delivery, SpliceError> {
-        let _ = (reply, file, offset, pipe);
-        Err(SpliceError::NotSent(io::ErrorKind::Unsupported.into()))
+    /// As [`Transport::send`].
+    fn send_filled(&self, pipe: &mut SplicePipe) -> io::Result<Delivery> {
+        let _ = pipe;
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

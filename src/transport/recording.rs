@@ -27,8 +27,8 @@ use super::{Buffer, Delivery, Frame, Transport};
 
 /// What a recording begins with.
 const MAGIC: [u8; 16] = *b"LHFUSE-RECORD-1\n";
-/// A message is not longer: 1 MiB of data, and what is around it.
-const MESSAGE_MAX: u32 = 4 << 20;
+/// A message is not longer: 16 MiB of data, the most that `--max-write` asks for, and what is around it.
+const MESSAGE_MAX: u32 = 17 << 20;
 
 /// Which way a message went.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

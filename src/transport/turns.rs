@@ -51,9 +51,9 @@ impl Default for ReaderId {
 const NOBODY: u64 = 0;
 
 /// How often the deputy looks after a holder that serves: what comes behind a request that takes longer waits for
-/// up to two of these.
+/// up to two of these, and where the holder had nothing to do before, for one and what is left of [`TICK_MAX`].
 const TICK: Duration = Duration::from_millis(1);
-/// Where the holder waits for requests the ticks double up to this, and then the deputy sleeps.
+/// Where the holder waits for requests the ticks double up to this, and then the deputy sleeps until one comes.
 const TICK_MAX: Duration = Duration::from_millis(16);
 
 /// The turn of one reader, whether it has it or not.
@@ -90,14 +90,13 @@ impl Turn {
 struct Demand {
     /// How many more times the turn is passed on, unless it is seen again that it had to be.
     times: AtomicU32,
-    /// How many requests were received.
-    received: AtomicU64,
-    /// That many when `passed_by` passed the turn on.
-    received_then: AtomicU64,
-    /// The [`ReaderId`] of the last that did and is not back, or [`NOBODY`].
+    /// The [`ReaderId`] of the last that passed it on and has not answered yet, or [`NOBODY`].
     passed_by: AtomicU64,
-    /// A reader waited without passing the turn on, so what is there now had to wait as well.
-    asks: AtomicBool,
+    /// The beat of that moment.
+    passed_at: AtomicU64,
+    /// The [`ReaderId`] of one that waited and kept the turn, so that what is there when it answers had to wait as well;
+    /// or [`NOBODY`].
+    kept_by: AtomicU64,
 }
 
 impl Demand {
@@ -108,35 +107,42 @@ impl Demand {
         self.times.load(Ordering::Relaxed) > 0
     }
 
-    fn passed(&self, reader: ReaderId) {
-        self.received_then.store(self.received.load(Ordering::Relaxed), Ordering::Relaxed);
+    fn passed(&self, reader: ReaderId, beat: u64) {
+        self.passed_at.store(beat, Ordering::Relaxed);
         self.passed_by.store(reader.0, Ordering::Relaxed);
+    }
+
+    fn kept(&self, reader: ReaderId) {
+        self.kept_by.store(reader.0, Ordering::Relaxed);
+    }
+
+    /// `reader` received something. If no answer was due for what it passed the turn on for, nothing is learnt of that.
+    fn receives(&self, reader: ReaderId) {
+        if self.passed_by.load(Ordering::Relaxed) == reader.0 {
+            self.passed_by.store(NOBODY, Ordering::Relaxed);
+        }
     }
 
     /// `reader` is about to answer. If it passed the turn on: was anything received meanwhile? If it waited and did
     /// not: `is_ready` says whether anything had to wait with it.
     ///
     /// Not once the reply was sent: the caller may have come back with its next request before its reader does.
-    fn answers(&self, reader: ReaderId, is_ready: impl Fn() -> bool) {
+    fn answers(&self, reader: ReaderId, beat: u64, is_ready: impl Fn() -> bool) {
         if self.passed_by.load(Ordering::Relaxed) == reader.0 {
             self.passed_by.store(NOBODY, Ordering::Relaxed);
-            if self.received.load(Ordering::Relaxed) == self.received_then.load(Ordering::Relaxed) {
+            // Whoever takes the turn makes it even, and what is received odd again.
+            if beat.wrapping_sub(self.passed_at.load(Ordering::Relaxed)) < 2 {
                 let times = self.times.load(Ordering::Relaxed).saturating_sub(1);
                 self.times.store(times, Ordering::Relaxed);
             } else {
                 self.times.store(Self::TIMES, Ordering::Relaxed);
             }
-        } else if self.asks.load(Ordering::Relaxed) {
-            self.asks.store(false, Ordering::Relaxed);
+        } else if self.kept_by.load(Ordering::Relaxed) == reader.0 {
+            self.kept_by.store(NOBODY, Ordering::Relaxed);
             if is_ready() {
                 self.times.store(Self::TIMES, Ordering::Relaxed);
             }
         }
-    }
-
-    fn received(&self) {
-        let received = self.received.load(Ordering::Relaxed).wrapping_add(1);
-        self.received.store(received, Ordering::Relaxed);
     }
 }
 
@@ -206,14 +212,17 @@ impl Turns {
 
     /// `reader` is about to answer what it received last. `is_ready`: whether there is something to receive.
     pub(super) fn answers(&self, reader: ReaderId, is_ready: impl Fn() -> bool) {
-        self.demand.answers(reader, is_ready);
+        self.demand.answers(reader, self.beat.load(Ordering::Relaxed), is_ready);
     }
 
-    /// The holder received something, and serves it now.
-    pub(super) fn serves(&self) {
-        self.demand.received();
-        let beat = self.beat.load(Ordering::Relaxed);
-        self.beat.store(beat | 1, Ordering::Relaxed);
+    /// `reader` received something, and serves it now.
+    pub(super) fn serves(&self, reader: ReaderId) {
+        self.demand.receives(reader);
+        // One from whom the turn was taken while it received says nothing of its new holder, who waits.
+        if self.holder.load(Ordering::Relaxed) == reader.0 {
+            let beat = self.beat.load(Ordering::Relaxed);
+            self.beat.store(beat | 1, Ordering::Relaxed);
+        }
     }
 
     /// `reader` is about to wait: another gets the turn if that was worth it lately.
@@ -221,14 +230,14 @@ impl Turns {
         if self.demand.is_there() {
             self.pass(reader);
         } else if self.holder.load(Ordering::Relaxed) == reader.0 {
-            self.demand.asks.store(true, Ordering::Relaxed);
+            self.demand.kept(reader);
         }
     }
 
     /// Lets another reader have the turn, if `reader` has it.
     pub(super) fn pass(&self, reader: ReaderId) {
         if self.holder.load(Ordering::Relaxed) == reader.0 {
-            self.demand.passed(reader);
+            self.demand.passed(reader, self.beat.load(Ordering::Relaxed));
         }
         if self.moves(reader.0, NOBODY) {
             // Under the lock: whoever is about to wait sees that it is free, or is woken.
@@ -262,7 +271,7 @@ impl Turns {
             match step(last, seen) {
                 Step::Take if self.moves(seen.holder, reader.0) => {
                     if seen.holder != NOBODY {
-                        self.demand.passed(ReaderId(seen.holder));
+                        self.demand.passed(ReaderId(seen.holder), seen.beat);
                     }
                     return Ok(true);
                 }
@@ -316,7 +325,7 @@ mod tests {
         let (turns, first) = (Turns::default(), ReaderId::new());
         for _ in 0..3 {
             assert!(turns.take(first, never).unwrap());
-            turns.serves();
+            turns.serves(first);
         }
         thread::scope(|scope| {
             turns.pass(first);
@@ -332,7 +341,7 @@ mod tests {
     fn a_holder_that_serves_for_long_loses_the_turn_and_gets_it_back_in_time() {
         let (turns, first) = (Turns::default(), ReaderId::new());
         assert!(turns.take(first, never).unwrap());
-        turns.serves();
+        turns.serves(first);
         thread::scope(|scope| {
             let (second, said) = taken(scope, &turns, || Ok(true));
             assert!(said.recv_timeout(PATIENCE).unwrap());
@@ -346,7 +355,7 @@ mod tests {
         let (turns, first, second) = (Turns::default(), ReaderId::new(), ReaderId::new());
         let wait_and_answer = |something_came| {
             assert!(turns.take(first, never).unwrap());
-            turns.serves();
+            turns.serves(first);
             turns.waits(first);
             let passed = turns.holder.load(Ordering::Relaxed) == NOBODY;
             turns.answers(first, || something_came);
@@ -363,13 +372,38 @@ mod tests {
         assert!(!wait_and_answer(true));
         for _ in 0..100 {
             assert!(turns.take(first, never).unwrap());
-            turns.serves();
+            turns.serves(first);
             turns.waits(first);
             assert!(turns.take(second, never).unwrap());
-            turns.serves();
+            turns.serves(second);
             turns.answers(first, || panic!("it is known already"));
             turns.pass(second);
         }
+    }
+
+    #[test]
+    fn who_receives_without_the_turn_says_nothing_of_its_holder() {
+        let (turns, first, second) = (Turns::default(), ReaderId::new(), ReaderId::new());
+        assert!(turns.take(first, never).unwrap());
+        turns.serves(first);
+        turns.pass(first);
+        assert!(turns.take(second, never).unwrap());
+        let beat = turns.beat.load(Ordering::Relaxed);
+        assert_eq!(beat & 1, 0, "it waits for requests");
+        turns.serves(first);
+        assert_eq!(turns.beat.load(Ordering::Relaxed), beat);
+    }
+
+    #[test]
+    fn what_no_answer_is_due_for_teaches_nothing() {
+        let (turns, first) = (Turns::default(), ReaderId::new());
+        assert!(turns.take(first, never).unwrap());
+        turns.serves(first);
+        turns.pass(first);
+        assert!(turns.take(first, never).unwrap());
+        turns.serves(first);
+        turns.answers(first, || panic!("it did not wait"));
+        assert!(!turns.demand.is_there());
     }
 
     #[test]
@@ -406,7 +440,7 @@ mod tests {
             });
             slept.recv_timeout(PATIENCE).unwrap();
             // It came, and the holder serves it: for long.
-            turns.serves();
+            turns.serves(first);
             wakes.send(true).unwrap();
             assert!(said.recv_timeout(PATIENCE).unwrap());
         });

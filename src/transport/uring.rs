@@ -33,7 +33,8 @@ use rustix::event::EventfdFlags;
 use zerocopy::FromBytes;
 
 use super::dev_fuse::{DevFuse, Wait};
-use super::{Buffer, Delivery, Frame, Lane, Received, Transport};
+use super::turns::{ReaderId, Turn};
+use super::{Buffer, Delivery, Frame, Lane, Received, SplicePipe, Transport};
 use crate::proto::Reply;
 use crate::proto::abi::fuse_in_header;
 use crate::proto::types::{Errno, RequestId};
@@ -175,12 +176,28 @@ impl Transport for Uring {
         self.device.receive(buffer)
     }
 
+    fn answers(&self, reader: ReaderId) {
+        self.device.answers(reader);
+    }
+
+    fn turn(&self, reader: ReaderId) -> Option<Turn> {
+        self.device.turn(reader)
+    }
+
     fn send(&self, reply: &Reply<'_>) -> io::Result<Delivery> {
         self.device.send(reply)
     }
 
     fn send_notification(&self, chunks: &[IoSlice<'_>]) -> io::Result<Delivery> {
         self.device.send_notification(chunks)
+    }
+
+    fn can_splice(&self) -> bool {
+        self.device.can_splice()
+    }
+
+    fn send_filled(&self, pipe: &mut SplicePipe) -> io::Result<Delivery> {
+        self.device.send_filled(pipe)
     }
 
     fn lanes(&self) -> usize {

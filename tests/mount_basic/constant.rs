@@ -18,7 +18,7 @@ use lighthouse_fuse::proto::types::{
 };
 use lighthouse_fuse::proto::{Dialect, Message, Op, Reply};
 use lighthouse_fuse::transport::dev_fuse::DevFuse;
-use lighthouse_fuse::transport::{Buffer, Delivery, Frame, SpliceError, SplicePipe, Transport};
+use lighthouse_fuse::transport::{Buffer, Delivery, Frame, SplicePipe, Transport};
 use zerocopy::IntoBytes;
 
 /// What `small` holds.
@@ -167,9 +167,9 @@ impl ConstantServer {
     ) -> io::Result<()> {
         use std::os::fd::AsFd;
         let reply = Reply::data_elsewhere(id, len);
-        match self.device.send_spliced(&reply, self.large.as_fd(), from as u64, pipe) {
-            Ok(Delivery::Taken | Delivery::Unwanted) => Ok(()),
-            Err(SpliceError::NotSent(error) | SpliceError::Io(error)) => Err(error),
+        pipe.fill(&reply, self.large.as_fd(), from as u64)?;
+        match self.device.send_filled(pipe)? {
+            Delivery::Taken | Delivery::Unwanted => Ok(()),
         }
     }
 }

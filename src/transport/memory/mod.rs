@@ -44,7 +44,6 @@ mod xattr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -58,7 +57,7 @@ use crate::proto::message::{Dialect, Message};
 use crate::proto::op::{Destroy, Init, Op, wants_reply};
 use crate::proto::types::Errno;
 
-use super::{Buffer, Delivery, Frame, SpliceError, SplicePipe, Transport};
+use super::{Buffer, Delivery, Frame, SplicePipe, Transport};
 use call::{Call, Credentials};
 use device::{Device, name_of};
 use inode::{Dentry, Ino, Inode};
@@ -777,27 +776,8 @@ impl Transport for Memory {
         self.shared.state.lock().options.can_splice
     }
 
-    fn send_spliced(
-        &self,
-        reply: &Reply<'_>,
-        file: BorrowedFd<'_>,
-        offset: u64,
-        _: &mut SplicePipe,
-    ) -> Result<Delivery, SpliceError> {
-        let head = reply.head();
-        let mut message = head.to_vec();
-        message.resize(reply.len(), 0);
-        let mut at = head.len();
-        while let Some(rest) = message.get_mut(at..).filter(|rest| !rest.is_empty()) {
-            let from = offset + (at - head.len()) as u64;
-            match rustix::io::pread(file, &mut *rest, from) {
-                Ok(0) => return Err(SpliceError::NotSent(io::ErrorKind::UnexpectedEof.into())),
-                Ok(len) => at += len,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(err) => return Err(SpliceError::NotSent(err.into())),
-            }
-        }
-        delivery(self.write(&message)).map_err(SpliceError::Io)
+    fn send_filled(&self, pipe: &mut SplicePipe) -> io::Result<Delivery> {
+        delivery(self.write(&pipe.take()?))
     }
 }
 
