@@ -29,7 +29,7 @@
 //! | [`replay`] | a recorded connection, asked again of a server | how it was recorded |
 //! | [`cli`] | the commands | |
 //!
-//! A layer names only those below it; `tests/tidy.rs` keeps that true.
+//! Which layer may name which is a table in `tests/tidy.rs`, and kept.
 //!
 //! # What always holds
 //!
@@ -42,8 +42,8 @@
 //! - **Extents are versioned, not superseded.** Each write adds a piece keyed by (inode, chunk, sequence); a
 //!   reader lays older under newer until a merged base. So a small write costs a constant, whatever the
 //!   file, and reading the past costs what reading the present costs.
-//! - **Content begins on a page** wherever it is 4 KiB or longer, not from 64 KiB on: what lies beside it
-//!   can then be given back whole when history is.
+//! - **Content begins on a page**, however short it is: what lies beside it can then be given back whole when
+//!   history is.
 //! - **A handler never waits for the kernel.** Notifications go through one queue and one thread.
 //!
 //! # As a library

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// What each folder of `src/` may name with `crate::` besides itself.
 ///
-/// A request travels down this list and its reply back up, so an edge that is missing here would let news
-/// flow upwards by other means than return values. `cli` starts everything and may name everything.
+/// A request travels down this list and its reply back up; what is not listed would let news flow upwards by other
+/// means than return values. `cli` starts everything and may name everything.
 const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &["proto::abi"]),
     ("transport", &["sys", "proto"]),
@@ -43,7 +43,7 @@ const COLUMNS_MAX: usize = 140;
 const SOURCE_LINES_MAX: usize = 1200;
 
 #[test]
-fn a_layer_names_only_the_layers_below_it() {
+fn a_layer_names_only_what_is_listed() {
     let mut broken = Broken::default();
     for file in rust_files("src") {
         let Some(layer) = layer_of(&file.path) else { continue };

@@ -121,7 +121,7 @@ fn collect(shared: &Shared) -> String {
             (
                 "fuse_malformed_total",
                 "counter",
-                "Messages that were no requests.",
+                "Messages dropped or refused before anybody was asked.",
                 counts.malformed,
             ),
             ("fuse_panics_total", "counter", "Handlers that panicked.", counts.panics),

@@ -59,7 +59,7 @@ pub struct FuseCounts {
     pub requests: Vec<(&'static str, u64)>,
     /// Answered with an errno.
     pub refused: u64,
-    /// No requests at all.
+    /// Dropped, or refused before anybody was asked.
     pub malformed: u64,
     /// Handlers that panicked.
     pub panics: u64,

@@ -13,7 +13,7 @@
 //! one to another moment (a name may have any bytes but `/`, and no moment has one); nothing else can be changed here. Who owns the root
 //! of the tree may do so, and the superuser: the mode of `history/` says that, and the kernel checks it.
 //!
-//! Invariants: what a name leads to is bound to one sequence and never changes; each name has nodes of
+//! Invariants: whoever is in a tree stays at one sequence, whatever its name means by then; each name has nodes of
 //! its own, even where two mean the same event.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -21,8 +21,10 @@
 //! Under `history/` modes are what they were, write bits included, so that `cp -a` brings them back; that
 //! nothing can be changed there shows as [`Refusal::ReadOnly`], whatever the mode.
 //!
-//! Invariants: each answer that gives the kernel a node counts one lookup of it, and no other does;
-//! nothing that comes from the kernel is believed: a node or handle that was not given out is refused.
+//! Invariants: each answer that gives the kernel a node counts one lookup of it, and no other does. A number that
+//! means no node, a moment that nobody entered and a handle that was not given out are refused; the latter but for a
+//! connection that was taken over and one that opens nothing, whose handles only the kernel knows. An inode of the
+//! present is answered whether or not it was looked up: who may reach it the kernel has checked.
 
 mod again;
 mod agent;
@@ -128,7 +130,7 @@ pub struct Asker<'a> {
 pub enum Found {
     /// There.
     Entry(Entry),
-    /// Nowhere, and it stays so unless somebody goes through this mount to change it, or for as long.
+    /// Nowhere, and it stays so for as long, unless the kernel is told otherwise.
     Absent(Duration),
 }
 
