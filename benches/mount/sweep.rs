@@ -84,8 +84,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "reading ahead",
-        default: "--read-ahead 2048",
-        values: &["--read-ahead 128", "--read-ahead 512", "--read-ahead 8192"],
+        default: "--read-ahead 512",
+        values: &["--read-ahead 128", "--read-ahead 2048", "--read-ahead 8192"],
         questions: &["read, cold", "read, nothing cached", "read 4 KiB anywhere"],
     },
     Setting {

@@ -92,7 +92,7 @@ pub(super) struct TuningArgs {
           value_parser = clap::value_parser!(u16).range(1..))]
     max_background: u16,
     /// How far the kernel reads ahead, in KiB; more than 128 takes root and a /sys that can be written
-    #[arg(long, value_name = "KIB", default_value_t = 2048, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
+    #[arg(long, value_name = "KIB", default_value_t = 512, env = "LIGHTHOUSE_FUSE_READ_AHEAD",
           value_parser = clap::value_parser!(u32).range(0..=65_536))]
     pub(super) read_ahead: u32,
 }
