@@ -20,6 +20,7 @@ use lighthouse_fuse::store::journal::{Durability, Journal, OpenError, content_ha
 use lighthouse_fuse::store::log::{LogReader, Next, damage_in};
 use lighthouse_fuse::store::record::Entry;
 use lighthouse_fuse::store::recover::{Recovered, Stop};
+use lighthouse_fuse::store::segment::Position;
 use lighthouse_fuse::store::sim::{Random, SimDisk, Step};
 use lighthouse_fuse::store::superblock::Shape;
 
@@ -499,9 +500,7 @@ fn damage_before_what_a_later_seal_vouches_for_is_never_a_cut() {
             let end = if segment == promised.segment { promised.offset } else { 12 << 10 };
             let at = header + random.below(end as usize - header);
             let zeros = random.below(2) == 0;
-            // Zeros where a seal was, and a torn end behind that: nobody can tell any more.
-            let cuts = (!zeros).then(|| whole.after_power_cut(seed));
-            for after in std::iter::once(whole.after_kill()).chain(cuts) {
+            for after in [whole.after_kill(), whole.after_power_cut(seed)] {
                 if zeros {
                     let until = (at + 1 + random.below(512)).min(end as usize);
                     if after.bytes(&path).unwrap()[at..until].iter().all(|&byte| byte == 0) {
@@ -552,15 +551,95 @@ fn what_looks_like_a_seal_in_content_vouches_for_nothing() {
     let event = Event { seq: journal.next_seq(), time, actor, unique, change };
     journal.append(&event).unwrap();
     let end = journal.mark().position;
-    // Whatever is hit of the record before, it was not synced.
+    // Whatever is hit of the record before, or of this one, it was not synced.
+    let segment = "log/00000001.seg";
+    let ended = |disk: &SimDisk, at: Position, what: &str| {
+        let (journal, recovered) = open(disk).unwrap();
+        assert_eq!(recovered.damage, None, "{what} of {first} to {end}");
+        assert_eq!(recovered.cut.unwrap().at, at, "{what}");
+        journal.check_writable().unwrap();
+    };
     for at in first.offset..synced.offset {
         let disk = disk.after_kill();
-        assert!(disk.flip("log/00000001.seg", at.into(), 1));
-        let (journal, recovered) = open(&disk).unwrap();
-        assert_eq!(recovered.damage, None, "byte {at} of {first} to {end}");
-        assert_eq!(recovered.cut.unwrap().at, first);
-        journal.check_writable().unwrap();
+        assert!(disk.flip(segment, at.into(), 1));
+        ended(&disk, first, &format!("byte {at}"));
     }
+    for record in [first, synced] {
+        let disk = disk.after_kill();
+        let file = disk.open(segment, false).unwrap();
+        file.write_at(&[0; 48], record.offset.into()).unwrap();
+        ended(&disk, record, "header");
+    }
+    // Nor does a seal of ours, in another place.
+    let log = disk.bytes(segment).unwrap();
+    let seal = &log[first.offset as usize - 128..first.offset as usize];
+    let moved = disk.after_kill();
+    moved.open(segment, false).unwrap().write_at(seal, u64::from(end.offset) + 100).unwrap();
+    assert!(moved.flip(segment, u64::from(first.offset) + 9, 1));
+    ended(&moved, first, "a seal elsewhere");
+}
+
+#[test]
+fn damage_in_the_last_that_was_synced_is_never_a_cut() {
+    let disk = disk();
+    let journal = create(&disk).unwrap();
+    let (mut told, mut random) = (Told::default(), Random(1));
+    append(&journal, &mut told, &mut random, 300).unwrap();
+    journal.sync().unwrap();
+    let first = journal.mark().position;
+    append(&journal, &mut told, &mut random, 400).unwrap();
+    let end = journal.mark().position;
+    journal.sync().unwrap();
+    let segment = "log/00000001.seg";
+    let is_damaged = |disk: &SimDisk, what: &str| {
+        let (_, recovered) = open(disk).unwrap();
+        assert_eq!(recovered.cut, None, "{what}");
+        assert_eq!(recovered.damage.expect(what).at, first, "{what}");
+    };
+    for at in first.offset..end.offset {
+        for bit in 0..8 {
+            let disk = disk.after_kill();
+            assert!(disk.flip(segment, at.into(), bit));
+            is_damaged(&disk, &format!("bit {bit} of byte {at}"));
+        }
+    }
+    let disk = disk.after_kill();
+    disk.open(segment, false).unwrap().write_at(&[0; 48], first.offset.into()).unwrap();
+    is_damaged(&disk, "header");
+}
+
+#[test]
+fn a_segment_that_was_begun_and_has_no_record_is_cut_off() {
+    let disk = disk();
+    let journal = create(&disk).unwrap();
+    let (mut told, mut random) = (Told::default(), Random(1));
+    let last = loop {
+        let before = journal.mark().position;
+        append(&journal, &mut told, &mut random, 300).unwrap();
+        if journal.mark().position.segment > 1 {
+            break before;
+        }
+    };
+    drop(journal);
+    let killed = disk.after_kill();
+    let len = killed.bytes("log/00000002.seg").unwrap().len();
+    let zeros = vec![0; len - 256];
+    killed.open("log/00000002.seg", false).unwrap().write_at(&zeros, 256).unwrap();
+    let (journal, recovered) = open(&killed).unwrap();
+    assert_eq!(recovered.damage, None);
+    assert!(recovered.cut.unwrap().kept.iter().any(|path| path.contains("00000002")));
+    assert!(journal.mark().position >= last);
+    // What comes in its place is told of its damage.
+    let mut told = Told { events: events(&journal), synced: 0 };
+    let from = journal.mark().position;
+    append(&journal, &mut told, &mut random, 0).unwrap();
+    journal.sync().unwrap();
+    drop(journal);
+    let killed = killed.after_kill();
+    let path = format!("log/{:08}.seg", from.segment);
+    assert!(killed.flip(&path, u64::from(from.offset) + 30, 1));
+    let (_, recovered) = open(&killed).unwrap();
+    assert_eq!((recovered.cut, recovered.damage.map(|damage| damage.at)), (None, Some(from)));
 }
 
 #[test]
@@ -593,6 +672,8 @@ fn a_sync_that_fails_while_a_store_is_closed_is_made_up_for() {
             workload(&journal, &mut told, &mut random, 40).unwrap();
             disk.fail(Step::Sync, nth, 1, 5);
             let closed = journal.close();
+            // Whoever asks for it again may be told that it is done only if it is.
+            let _ = journal.sync_now();
             drop(journal);
             let what = format!("seed {seed}, sync {nth} fails: {closed:?}");
             let killed = disk.after_kill();
@@ -667,6 +748,29 @@ fn a_torn_end_is_cut_off_on_a_full_disk_too() {
         let (journal, recovered) = open(&after).unwrap_or_else(|err| panic!("seed {seed}: {err}"));
         assert_eq!(recovered.damage, None, "seed {seed}");
         assert!(events(&journal).len() >= told.synced, "seed {seed}");
+    }
+}
+
+#[test]
+fn nothing_is_given_back_where_no_seal_can_vouch_for_what_was_before() {
+    use lighthouse_fuse::store::codec::Freed;
+    for nth in 0..8 {
+        let disk = disk();
+        let journal = create(&disk).unwrap();
+        let (mut told, mut random) = (Told::default(), Random(5));
+        append(&journal, &mut told, &mut random, 70_000).unwrap();
+        append(&journal, &mut told, &mut random, 70_000).unwrap();
+        let horizon = journal.next_seq();
+        // Of a few writes in a row, seals among them.
+        disk.fail(Step::Write, nth, 4, 5);
+        let given = journal.give_back(horizon, vec![Freed { file: 1, offset: 0, len: 70_000 }]);
+        let what = format!("write {nth} fails: {given:?}");
+        for seed in 0..30 {
+            let (_, recovered) = open(&disk.after_power_cut(seed)).unwrap();
+            assert_eq!(recovered.damage, None, "{what}");
+            let last = told.events.last().unwrap().0;
+            assert!(recovered.end.seq == last || given.is_err(), "{what}, seed {seed}");
+        }
     }
 }
 

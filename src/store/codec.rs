@@ -144,6 +144,11 @@ pub(super) const fn is_kind(kind: u8) -> bool {
     matches!(kind, MKFS..=FOREIGN | SEAL..=LABEL)
 }
 
+/// Whether records of that kind are seals.
+pub(super) const fn is_seal(kind: u8) -> bool {
+    kind == SEAL
+}
+
 /// Whether it is the kind of an event.
 pub(super) const fn is_event(kind: u8) -> bool {
     kind < NOTES

@@ -281,14 +281,14 @@ impl Journal {
         for directory in ["log", "content", "lost"] {
             disk.create_dir(directory)?;
         }
-        let store = random()?;
+        let (store, key) = (random()?, random()?);
         let reserve = Seq(Seq::FIRST.0 + RESERVE);
-        let log = Log::create(Arc::clone(&disk), store, shape, reserve)?;
+        let log = Log::create(Arc::clone(&disk), (store, key), shape, reserve)?;
         let mut state = Super {
             generation: 0,
             version: super::segment::FORMAT_VERSION,
             store,
-            key: random()?,
+            key,
             shape,
             state: State::InService,
             boot: disk.boot()?,
@@ -332,7 +332,8 @@ impl Journal {
             state.checkpoint = tail.end;
             state.checkpoint.reserve = reserve;
             state.write(&*disk, true)?;
-            log = Some(Log::resume(Arc::clone(&disk), state.store, state.shape, tail, reserve)?);
+            let keys = (state.store, state.key);
+            log = Some(Log::resume(Arc::clone(&disk), keys, state.shape, tail, reserve)?);
         }
         let content = Content::new(Arc::clone(&disk), state.shape, at.0, at.1);
         let (next, end) = (recovered.next, recovered.end);
@@ -640,6 +641,7 @@ impl Journal {
     /// it stands there: after a power cut the page cache is gone.
     fn sync_failed(&self, err: &io::Error) {
         self.refuse(format!("a sync failed ({err}); start again once the disk is well"));
+        self.syncing.lock().failed = true;
         let mut state = self.state.lock();
         state.state = State::SyncFailed;
         let _ = state.write(&*self.disk, false);
@@ -801,11 +803,24 @@ impl Journal {
     ) -> Result<(), CommitError> {
         let log = self.writable()?;
         let note = Note::Horizon { horizon, freed };
-        log.append_note(&note)?;
-        self.sync_now()?;
-        // The seal that says so must be on the disk as well, or after a power cut content that is missing, of an event
-        // that seems not to be synced, ends the log there.
-        self.sync_anyway(log)?;
+        // A seal that says so must be on the disk as well, or after a power cut content that is missing, of an event
+        // that seems not to be synced, ends the log there. A seal may lack the room, and the next note then makes some.
+        let mut tries = 3;
+        loop {
+            log.append_note(&note)?;
+            let noted = log.sync_target();
+            self.sync_now()?;
+            self.sync_anyway(log)?;
+            if log.promised() >= noted {
+                break;
+            }
+            tries -= 1;
+            if tries == 0 {
+                let why =
+                    "no seal could be written; what history gives back stays until the next start";
+                return Err(CommitError::Io(io::Error::other(why)));
+            }
+        }
         let Note::Horizon { freed, .. } = note else { return Ok(()) };
         for range in freed {
             self.content.free(range.file, range.offset, range.len).map_err(CommitError::Io)?;

@@ -887,6 +887,11 @@ fn open_rows(journal: &Journal, options: &index::Options) -> Result<Index, Index
     const LENT: &str = "index/lent";
     let disk = &**journal.disk();
     let (store, key) = (journal.store_id(), journal.key());
+    // One that was killed while it was lent.
+    match disk.remove(LENT) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(IndexError::Io(err)),
+        _ => (),
+    }
     let full = match Index::open(disk, store, &key, options) {
         Err(IndexError::Io(err)) if disk::is_full(&err) => err,
         other => return other,

@@ -30,6 +30,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::codec::{self, Note};
 use super::event::{ActorId, Event, Seq, Timestamp};
+use super::segment::Position;
 
 /// Length of the fixed part in bytes.
 pub const HEADER_LEN: usize = size_of::<Header>();
@@ -52,7 +53,7 @@ pub struct Header {
     pub seq: U64,
     /// Nanoseconds since 1970.
     pub time: I64,
-    /// The kernel's number of the request.
+    /// The kernel's number of the request; of a seal, what it is [signed](sign) with.
     pub unique: U64,
     /// Who.
     pub actor: U32,
@@ -120,8 +121,22 @@ pub struct Stamp {
     pub time: Timestamp,
     /// Who.
     pub actor: ActorId,
-    /// The kernel's number of the request.
+    /// The kernel's number of the request; of a seal, what it is [signed](sign) with.
     pub unique: u64,
+}
+
+/// What a seal at `at` that says that all before `synced` is on the disk is signed with: a part of a hash that is keyed
+/// by the store's own `key`, which whoever writes to a file of the tree does not know.
+#[must_use]
+pub fn sign(key: &[u8; 16], at: Position, synced: Position) -> u64 {
+    let mut hasher =
+        blake3::Hasher::new_derive_key("lighthouse-fuse: a seal and its place in the log");
+    hasher.update(key);
+    for Position { segment, offset } in [at, synced] {
+        hasher.update(&segment.to_le_bytes()).update(&offset.to_le_bytes());
+    }
+    let hash = hasher.finalize();
+    hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// Appends the record of `event` to `out`; returns its `crc`. On failure `out` is as it was.
@@ -203,7 +218,7 @@ pub fn rechain(encoded: &mut [u8], prev: u32) -> u32 {
 }
 
 /// What `crc` is to be of what the hash chain [covers](covered) of a record.
-pub(super) fn checksum(covered: &[u8]) -> u32 {
+fn checksum(covered: &[u8]) -> u32 {
     crc32c::crc32c(covered.get(AFTER_CRC..).unwrap_or_default())
 }
 

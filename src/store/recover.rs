@@ -8,7 +8,8 @@
 //!
 //! A seal names an end up to which `fdatasync` has returned. Before the newest such end every
 //! record must be whole: a bad one means that the disk lost what it had promised, and the store
-//! opens for reading alone. The seal that says so may lie behind the bad record, so there it is looked for.
+//! opens for reading alone. The seal that says so may lie behind the bad record, so there it is looked for. It is signed
+//! for its place, since what somebody wrote may look like one.
 //! Behind that end, after a power cut, the log is cut at the first record that is
 //! torn or out of order, or whose content is not there, whatever follows: the kernel writes back
 //! in any order. What is cut is moved to `lost/`, and space behind the end is zeros again.
@@ -29,12 +30,12 @@ use rustc_hash::FxHashMap;
 use zerocopy::FromBytes;
 
 use super::Origin;
-use super::codec::{self, Freed, Note};
+use super::codec::{self, Freed, Note, SEAL_LEN, Seal};
 use super::content::{PIECE, content_numbers, content_path};
 use super::disk::{Disk, File, is_full};
 use super::event::{Data, FileId, Place, Seq};
 use super::log::{LogReader, Mark, Next, Tail, absorb, content_until};
-use super::record::{self, BODY_MAX, Entry, Fault, HEADER_LEN, Header};
+use super::record::{self, Entry, Fault, HEADER_LEN, Header, sign};
 use super::segment::{Checkpoint, Position, open_segment, segment_numbers, segment_path};
 use super::superblock::{State, Super};
 
@@ -145,7 +146,7 @@ pub fn recover(
     };
     let bad = scan.broken_off;
     let mut written = written_behind(&**disk, bad)?;
-    if let Some(synced) = promised_behind(disk, state.store, &scan, &written)? {
+    if let Some(synced) = promised_behind(&**disk, state, &written)? {
         scan.vouched(synced);
     }
     if bad < scan.synced {
@@ -168,9 +169,12 @@ pub fn recover(
             Ok(scan) => scan,
             Err(damage) => return Ok(damaged(state, stop, damage)),
         };
-        written = written_behind(&**disk, cut)?;
     }
     let end = scan.end;
+    // A segment that was begun and has no record is behind the end, but was not where reading broke off.
+    if end.position < bad {
+        written = written_behind(&**disk, end.position)?;
+    }
     let mut moved = None;
     if !read_only {
         moved = make_good(&**disk, state, &scan, &written).inspect_err(|_| {
@@ -376,135 +380,55 @@ impl Scan {
     }
 }
 
-/// The longest that content may look like a part of the log, in bytes: no record is longer.
-const DISGUISE_MAX: u64 = (HEADER_LEN + BODY_MAX + u16::MAX as usize) as u64;
-/// Bytes that are looked at, at most, to find where records go on: content may be made so that looking takes long.
-const LOOKED_AT_MAX: usize = 4 << 30;
-
-/// Up to where seals behind the place at which `scan` broke off say that everything is on the disk; `None` if none does.
-/// `written` is all there is from there on.
+/// Up to where seals behind the end say that everything is on the disk; `None` if there are none. `written` is all there is.
 ///
-/// What is bad may hide where the next record begins. Where its header still says that, records are read on from there; else
-/// they are looked for at every byte. What somebody wrote may look like some, if the record it is in is not whole. But seals
-/// in it do not follow the last one before, which nobody else knows; nor do records go on from there to the end of all
-/// that was written, or for longer than one record is.
+/// What is bad hides where the next record begins, so seals are looked for at every byte. Content may look like one,
+/// but nobody else can [sign](sign) it for the place where it lies.
 fn promised_behind(
-    disk: &Arc<dyn Disk>,
-    store: [u8; 16],
-    scan: &Scan,
+    disk: &dyn Disk,
+    state: &Super,
     written: &[Written],
 ) -> io::Result<Option<Position>> {
-    let (bad, Some(last)) = (scan.broken_off, written.last()) else { return Ok(None) };
-    let is_last = |position: Position| {
-        position.segment > last.segment
-            || position.segment == last.segment && u64::from(position.offset) >= last.until
-    };
-    let mut left = LOOKED_AT_MAX;
+    let mut promised = None;
     for part in written {
-        let file = match open_segment(&**disk, part.segment) {
+        let file = match open_segment(disk, part.segment) {
             Ok(file) => file,
             Err(err) if err.kind() == io::ErrorKind::InvalidData => continue,
             Err(err) => return Err(err),
         };
-        let mut bytes = vec![0; usize::try_from(part.until - part.from).unwrap_or_default()];
+        // The last bytes of a seal may be zeros.
+        let until = part.until.saturating_add(SEAL_RECORD_LEN as u64);
+        let len = until.min(state.shape.segment_len.into()).saturating_sub(part.from);
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
         let len = file.read_at(&mut bytes, part.from)?;
-        let bytes = bytes.get(..len).unwrap_or_default();
-        let mut at = 0;
-        if part.segment == bad.segment {
-            let next = len_if_followed(bytes);
-            at = next.unwrap_or(1);
-            if let Some(next) = next
-                && let Some(chain) =
-                    Chain::read(disk, &file, store, bad.advance(next), bytes, next)?
-                && chain.synced > Some(bad)
-            {
-                return Ok(chain.synced);
+        let windows = bytes.get(..len).unwrap_or_default().windows(SEAL_RECORD_LEN);
+        for (at, bytes) in (part.from..).zip(windows) {
+            let Ok(offset) = u32::try_from(at) else { break };
+            let position = Position { segment: part.segment, offset };
+            if let Some(seal) = seal_at(bytes, position, &state.key) {
+                promised = promised.max(Some(seal.synced));
             }
-        }
-        while let Some(next) = whole_record(bytes, at, scan.end.seq, &mut left) {
-            let Ok(offset) = u32::try_from(part.from + next as u64) else { break };
-            let begin = Position { segment: part.segment, offset };
-            let Some(chain) = Chain::read(disk, &file, store, begin, bytes, next)? else { break };
-            let len = match chain.end.segment == part.segment {
-                true => u64::from(chain.end.offset.saturating_sub(offset)),
-                false => u64::MAX,
-            };
-            let is_ours =
-                chain.previous == Some(scan.end.seal) || is_last(chain.end) || len > DISGUISE_MAX;
-            if is_ours && chain.synced > Some(bad) {
-                return Ok(chain.synced);
-            }
-            at = next.saturating_add(usize::try_from(len.max(1)).unwrap_or(usize::MAX));
         }
     }
-    Ok(None)
+    Ok(promised)
 }
 
-/// Records that follow one another.
-struct Chain {
-    end: Position,
-    /// The last end of what is on the disk, of those that its seals tell.
-    synced: Option<Position>,
-    /// What its first seal says of the one before.
-    previous: Option<[u8; 32]>,
-}
+/// Length of a seal's record.
+const SEAL_RECORD_LEN: usize = HEADER_LEN + SEAL_LEN;
 
-impl Chain {
-    /// From `begin` on in `file`, of which `bytes` has that place at `at`. `None` if there is no record.
-    fn read(
-        disk: &Arc<dyn Disk>,
-        file: &Arc<dyn File>,
-        store: [u8; 16],
-        begin: Position,
-        bytes: &[u8],
-        at: usize,
-    ) -> io::Result<Option<Self>> {
-        let Some((header, _)) = bytes.get(at..).and_then(|b| Header::ref_from_prefix(b).ok())
-        else {
-            return Ok(None);
-        };
-        let seq = header.seq.get();
-        let seq = Seq(if codec::is_event(header.kind) { seq.saturating_sub(1) } else { seq });
-        let mark = Mark { store, position: begin, prev: header.prev.get(), seq };
-        let mut reader = LogReader::from_mark(Arc::clone(disk), Arc::clone(file), mark);
-        let (mut synced, mut previous) = (None, None);
-        while let Next::Record(_, record) = reader.read_on()? {
-            if let Some(Entry::Note(Note::Seal(seal))) = record.entry() {
-                synced = synced.max(Some(seal.synced));
-                previous.get_or_insert(seal.previous);
-            }
-        }
-        let end = reader.mark().position;
-        Ok((end > begin).then_some(Self { end, synced, previous }))
-    }
-}
-
-/// How long the bad record at the front of `bytes` is, if there is one behind it that followed it.
-fn len_if_followed(bytes: &[u8]) -> Option<usize> {
+/// The seal that `bytes` are, if it was put at `position` by who knows the store's `key`.
+fn seal_at(bytes: &[u8], position: Position, key: &[u8; 16]) -> Option<Seal> {
     let (header, _) = Header::ref_from_prefix(bytes).ok()?;
-    let covered = record::covered(bytes);
-    let len = covered.len() + usize::from(header.tail_len.get());
-    let (next, _) = Header::ref_from_prefix(bytes.get(len..)?).ok()?;
-    // Either is as it was: what the checksum is of, or the checksum.
-    [header.crc.get(), record::checksum(covered)].contains(&next.prev.get()).then_some(len)
-}
-
-/// Where the next whole record is in `bytes` from `at` on, one that comes after event `after`. Looks at no more than is `left`.
-fn whole_record(bytes: &[u8], at: usize, after: Seq, left: &mut usize) -> Option<usize> {
-    /// More events than that are never lost in one place.
-    const AHEAD_MAX: u64 = 1 << 40;
-    (at..bytes.len().saturating_sub(HEADER_LEN)).find(|&at| {
-        let Some(rest) = bytes.get(at..) else { return false };
-        let Ok((header, _)) = Header::ref_from_prefix(rest) else { return false };
-        let ahead = header.seq.get().wrapping_sub(after.0);
-        if header.zero != 0 || !codec::is_kind(header.kind) || ahead > AHEAD_MAX {
-            return false;
+    if !codec::is_seal(header.kind) || header.body_len.get() as usize != SEAL_LEN {
+        return None;
+    }
+    let record = record::decode(bytes, header.prev.get()).ok()?;
+    match record.entry() {
+        Some(Entry::Note(Note::Seal(seal))) => {
+            (record.stamp().unique == sign(key, position, seal.synced)).then_some(seal)
         }
-        let len = HEADER_LEN + header.body_len.get() as usize + usize::from(header.tail_len.get());
-        let Some(rest_of_them) = left.checked_sub(len.min(rest.len())) else { return false };
-        *left = rest_of_them;
-        record::decode(rest, header.prev.get()).is_ok()
-    })
+        _ => None,
+    }
 }
 
 /// The first record whose content does not hold. Where `pages_hold`, all is as it was written, unless a record was.

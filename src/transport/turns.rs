@@ -118,8 +118,10 @@ impl Demand {
 
     /// `reader` received something. If no answer was due for what it passed the turn on for, nothing is learnt of that.
     fn receives(&self, reader: ReaderId) {
-        if self.passed_by.load(Ordering::Relaxed) == reader.0 {
-            self.passed_by.store(NOBODY, Ordering::Relaxed);
+        for learns in [&self.passed_by, &self.kept_by] {
+            if learns.load(Ordering::Relaxed) == reader.0 {
+                learns.store(NOBODY, Ordering::Relaxed);
+            }
         }
     }
 

@@ -100,6 +100,8 @@ pub struct Appended {
 pub struct Log {
     disk: Arc<dyn Disk>,
     store: [u8; 16],
+    /// The store's key, which signs seals.
+    key: [u8; 16],
     shape: Shape,
     writer: Mutex<Writer>,
     /// One at a time sets a segment aside.
@@ -130,6 +132,10 @@ struct Writer {
     sync_target: Position,
     /// All before this is on the disk.
     synced: Position,
+    /// All before this is, as the last seal says.
+    promise: Position,
+    /// The same as a seal that is on the disk says.
+    promised: Position,
     /// Numbers below this may be handed out whatever happens to the power.
     durable_reserve: Seq,
     /// What the newest seal reserves, durable or not.
@@ -153,6 +159,7 @@ pub struct Tail {
 pub struct SyncPoint {
     files: Vec<Arc<dyn File>>,
     end: Position,
+    promise: Position,
     reserve: Seq,
 }
 
@@ -168,7 +175,7 @@ impl Log {
     /// Makes the log of a new store: its first segment, and the one after.
     pub fn create(
         disk: Arc<dyn Disk>,
-        store: [u8; 16],
+        (store, key): ([u8; 16], [u8; 16]),
         shape: Shape,
         reserve: Seq,
     ) -> io::Result<Self> {
@@ -194,13 +201,13 @@ impl Log {
             sealed: start.position,
             synced: Position { segment: 1, offset: 0 },
         };
-        Self::resume(disk, store, shape, tail, reserve)
+        Self::resume(disk, (store, key), shape, tail, reserve)
     }
 
     /// Goes on where a log ends. Numbers below `reserve` may be used at once: that is on the disk.
     pub fn resume(
         disk: Arc<dyn Disk>,
-        store: [u8; 16],
+        (store, key): ([u8; 16], [u8; 16]),
         shape: Shape,
         tail: Tail,
         reserve: Seq,
@@ -218,13 +225,15 @@ impl Log {
             after: None,
             full: false,
             synced: tail.synced,
+            promise: tail.synced,
+            promised: tail.synced,
             durable_reserve: reserve,
             sealed_reserve: reserve,
             end: Checkpoint { reserve, ..tail.end },
             buffer: Vec::with_capacity(8 << 10),
         };
         let log =
-            Self { disk, store, shape, writer: Mutex::new(writer), preparing: Mutex::new(()) };
+            Self { disk, store, key, shape, writer: Mutex::new(writer), preparing: Mutex::new(()) };
         match log.prepare() {
             // A full disk shows when something that grows is asked for.
             Err(err) if is_full(&err) => Ok(log),
@@ -245,6 +254,11 @@ impl Log {
     /// All before this is on the disk.
     pub fn synced(&self) -> Position {
         self.writer.lock().synced
+    }
+
+    /// All before this is on the disk, and whatever happens to the power, a seal says so.
+    pub fn promised(&self) -> Position {
+        self.writer.lock().promised
     }
 
     /// Numbers below this may be handed out whatever happens to the power.
@@ -418,10 +432,11 @@ impl Log {
             previous: writer.end.seal,
             reserve: writer.sealed_reserve,
         };
-        let stamp = Stamp { seq, time: writer.end.time, actor: ActorId(0), unique: 0 };
+        let position = writer.end.position;
+        let unique = record::sign(&self.key, position, seal.synced);
+        let stamp = Stamp { seq, time: writer.end.time, actor: ActorId(0), unique };
         let mut buffer = Vec::with_capacity(SEAL_ROOM);
         let crc = record::encode_note(&mut buffer, writer.end.prev, stamp, &Note::Seal(seal))?;
-        let position = writer.end.position;
         self.write_at_end(writer, &buffer)?;
         writer.hasher.reset();
         writer.end.seal = *blake3::hash(&buffer).as_bytes();
@@ -429,6 +444,7 @@ impl Log {
         writer.end.prev = crc;
         writer.end.position = position.advance(buffer.len());
         writer.sealed = writer.end.position;
+        writer.promise = seal.synced;
         Ok(())
     }
 
@@ -441,7 +457,8 @@ impl Log {
         // The others take no more records; this one does, whatever this sync finds in it.
         let last = writer.dirty.len().saturating_sub(1);
         writer.dirty.drain(..last);
-        SyncPoint { files, end: writer.end.position, reserve: writer.end.reserve }
+        let (end, promise, reserve) = (writer.end.position, writer.promise, writer.end.reserve);
+        SyncPoint { files, end, promise, reserve }
     }
 
     /// Writes zeros where the next records go, if little was appended since the last sync: then somebody
@@ -476,6 +493,7 @@ impl Log {
         let mut writer = self.writer.lock();
         writer.synced = writer.synced.max(point.end);
         writer.durable_reserve = writer.durable_reserve.max(point.reserve);
+        writer.promised = writer.promised.max(point.promise);
         // Only a seal directly behind another can lack the room, and nobody misses that one.
         let room = self.shape.segment_len.saturating_sub(writer.end.position.offset);
         if room as usize >= SEAL_ROOM {
@@ -575,7 +593,7 @@ mod tests {
         let disk = Real::new(dir.path()).unwrap();
         disk.create_dir("log").unwrap();
         let shape = Shape::default();
-        let log = Log::create(Arc::new(disk), [7; 16], shape, Seq(1 << 20)).unwrap();
+        let log = Log::create(Arc::new(disk), ([7; 16], [8; 16]), shape, Seq(1 << 20)).unwrap();
         let append = |bytes: usize| {
             let until = log.end().position.advance(bytes);
             while log.end().position < until {
