@@ -97,19 +97,29 @@ impl Dead {
         {
             end -= PAGE;
         }
-        if start < end && !cloned(tables, (id, start, end), seq)? {
-            match self.pages.last_mut() {
-                // Side by side, or two stretches in one page.
-                Some(last)
-                    if last.file == file
-                        && (last.offset..=last.offset + last.len).contains(&start) =>
-                {
-                    last.len = last.len.max(end - last.offset);
-                }
-                _ => self.pages.push(Freed { file, offset: start, len: end - start }),
+        if start < end {
+            for (kept, until) in cloned(tables, (id, start, end), seq, false)? {
+                self.take(file, start, kept);
+                start = start.max(until);
             }
+            self.take(file, start, end);
         }
         Ok(())
+    }
+
+    fn take(&mut self, file: u32, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        match self.pages.last_mut() {
+            // Side by side, or two stretches in one page.
+            Some(last)
+                if last.file == file && (last.offset..=last.offset + last.len).contains(&start) =>
+            {
+                last.len = last.len.max(end - last.offset);
+            }
+            _ => self.pages.push(Freed { file, offset: start, len: end - start }),
+        }
     }
 }
 
@@ -146,7 +156,8 @@ pub(super) fn is_needed(
     seq: Seq,
 ) -> Result<bool, IndexError> {
     let bytes = (place.file, place.offset, place.offset.saturating_add(len));
-    Ok(shows(tables, ino, (offset, len), bytes, seq)? || cloned(tables, bytes, seq)?)
+    Ok(shows(tables, ino, (offset, len), bytes, seq)?
+        || !cloned(tables, bytes, seq, true)?.is_empty())
 }
 
 /// Whether `ino` has bytes in the pages `start..end` of a file of the store after event `seq`, where the byte
@@ -193,7 +204,8 @@ fn shows(
     }))
 }
 
-/// Whether a clone, or what it was made of, still needs bytes of a file of the store after event `seq`.
+/// What of a file of the store a clone, or what it was made of, still needs after event `seq`: whole pages, in order,
+/// or only the `first` of them.
 ///
 /// Each clone noted down both files, so whoever has the bytes is known, but for who wrote them if they
 /// were never cloned from there. A file that is not there yet at `seq` gets them from one that is. That one may
@@ -203,19 +215,35 @@ fn cloned(
     tables: &Tables,
     (file, start, end): (FileId, u64, u64),
     seq: Seq,
-) -> Result<bool, IndexError> {
+    first: bool,
+) -> Result<Vec<(u64, u64)>, IndexError> {
     let mut references = Vec::new();
-    tables.shared(file, start, end, &mut |location, _, ino, offset| {
-        references.push((ino, (offset, location.offset)));
+    tables.shared(file, start, end, &mut |location, len, ino, offset| {
+        let pages = location.offset / PAGE * PAGE
+            ..location.offset.saturating_add(len).next_multiple_of(PAGE);
+        references.push((
+            pages.start.max(start),
+            pages.end.min(end),
+            ino,
+            (offset, location.offset),
+        ));
         ControlFlow::Continue(())
     })?;
-    for (ino, place) in references {
-        let Some(range) = range_at(place, (start, end)) else { continue };
-        if shows(tables, ino, range, (file, start, end), seq)?
-            || tables.laid_since(ino, range, (file, start, end), seq)?
+    let mut kept: Vec<(u64, u64)> = Vec::new();
+    // They come in the order in which they lie.
+    for (from, to, ino, place) in references {
+        if kept.last().is_some_and(|(_, until)| to <= *until) {
+            continue;
+        }
+        let Some(range) = range_at(place, (from, to)) else { continue };
+        if shows(tables, ino, range, (file, from, to), seq)?
+            || tables.laid_since(ino, range, (file, from, to), seq)?
         {
-            return Ok(true);
+            kept.push((from, to));
+            if first {
+                break;
+            }
         }
     }
-    Ok(false)
+    Ok(kept)
 }

@@ -102,6 +102,8 @@ struct Past {
 #[derive(Default)]
 struct Walk {
     reader: Option<LogReader>,
+    /// An event that was not looked at to its end (the horizon has come to it already), or that a label still keeps.
+    rest: Option<Walked>,
     /// It was said that damage is in the way.
     stuck: bool,
 }
@@ -261,7 +263,7 @@ impl Retainer {
         let result = self.walk(&mut past.walk, journal, index, &mut dead, wanted, until);
         if result.is_err() {
             // It may have gone past events that the horizon has not.
-            past.walk.reader = None;
+            past.walk.begin_again();
             self.horizon.store(journal.horizon().0, Ordering::Release);
         } else {
             past.squeezer.moved(dead.moved);
@@ -288,16 +290,20 @@ impl Retainer {
         // No label comes to be meanwhile: whoever makes one holds the horizon.
         let pinned = index.read().first_labelled().map_err(CommitError::Index)?;
         let pinned = pinned.unwrap_or(Seq::NOW);
-        while horizon < pinned && freed() + pending < wanted {
-            let Some(event_at) = walk.next(journal, horizon).map_err(CommitError::Io)? else {
-                break;
+        // An event is in the log a moment before it is in the tables.
+        let last = index.read().last();
+        let is_late = || until.is_some_and(|until| Instant::now() > until);
+        while (horizon < pinned || walk.rest.is_some()) && freed() + pending < wanted {
+            let walked = match walk.rest.take() {
+                Some(rest) => Some(rest),
+                None => walk.next(journal, horizon, last).map_err(CommitError::Io)?,
             };
-            let Walked { seq, ranges, left, moved } = event_at;
-            if seq > pinned {
-                // The reader is past an event that the horizon is not.
-                walk.reader = None;
+            let Some(walked) = walked else { break };
+            if walked.seq > pinned {
+                walk.rest = Some(walked);
                 break;
             }
+            let Walked { seq, mut ranges, left, moved } = walked;
             dead.moved += moved;
             for (ino, left) in left {
                 let tables = index.read();
@@ -305,26 +311,18 @@ impl Retainer {
                 drop(tables);
                 self.give_back_full(journal, seq, &mut dead.pages)?;
             }
-            for (ino, offset, len) in ranges {
-                // Only what the file had can have died; most ranges are open to the end of numbers.
-                let inode = index.read().inode(ino, seq.before()).map_err(CommitError::Index)?;
-                let size = inode.map_or(0, |inode| inode.size);
-                let mut offset = offset;
-                let end = offset.saturating_add(len).min(size);
-                while offset < end {
-                    let len = (end - offset).min(WINDOW);
-                    // Held for as long as one look takes, so that changes go on meanwhile.
-                    let tables = index.read();
-                    dead.superseded(&tables, ino, (offset, len), seq)
-                        .map_err(CommitError::Index)?;
-                    drop(tables);
-                    offset += len;
-                    self.give_back_full(journal, seq, &mut dead.pages)?;
+            while let Some((ino, offset, len)) = ranges.pop() {
+                let next = self.window(index, dead, (ino, offset, len), seq)?;
+                self.give_back_full(journal, seq, &mut dead.pages)?;
+                ranges.extend(next);
+                if !ranges.is_empty() && is_late() {
+                    walk.rest = Some(Walked { seq, ranges, ..Walked::default() });
+                    break;
                 }
             }
             horizon = seq;
             pending = dead.pages.iter().map(|range| range.len).sum::<u64>() + dead.in_log();
-            if until.is_some_and(|until| Instant::now() > until) {
+            if is_late() {
                 break;
             }
         }
@@ -333,6 +331,26 @@ impl Retainer {
             self.give_back(journal, horizon, pages)?;
         }
         Ok(freed())
+    }
+
+    /// Takes in what has died of the first part of a range of a file with event `seq`; returns what is left of the range.
+    fn window(
+        &self,
+        index: &Index,
+        dead: &mut Dead,
+        (ino, offset, len): (Ino, u64, u64),
+        seq: Seq,
+    ) -> Result<Option<(Ino, u64, u64)>, CommitError> {
+        // Held for as long as one look takes, so that changes go on meanwhile.
+        let tables = index.read();
+        // Only what the file had can have died; most ranges are open to the end of numbers, and a file may be one hole.
+        let data = tables.seek(ino, offset, false, seq.before()).map_err(CommitError::Index)?;
+        let end = offset.saturating_add(len);
+        let Some(data) = data.filter(|&data| data < end) else { return Ok(None) };
+        let len = (end - data).min(WINDOW);
+        dead.superseded(&tables, ino, (data, len), seq).map_err(CommitError::Index)?;
+        let next = data + len;
+        Ok((next < end).then_some((ino, next, end - next)))
     }
 
     /// Gives back as many ranges as make full notes.
@@ -374,16 +392,21 @@ struct Walked {
 }
 
 impl Walk {
-    /// The next event behind `horizon`.
-    fn next(&mut self, journal: &Journal, horizon: Seq) -> io::Result<Option<Walked>> {
-        if self.reader.is_none() {
+    /// Goes back to where the horizon is.
+    fn begin_again(&mut self) {
+        (self.reader, self.rest) = (None, None);
+    }
+
+    /// The next event behind `horizon`, up to event `last`; at first that at the horizon as well: whoever moved it there
+    /// may have been killed before all was given back that died with it. What was, is given back once more.
+    fn next(&mut self, journal: &Journal, horizon: Seq, last: Seq) -> io::Result<Option<Walked>> {
+        let begins = self.reader.is_none();
+        if begins {
             let disk = std::sync::Arc::clone(journal.disk());
-            self.reader = Some(LogReader::before(disk, journal.store_id(), horizon)?);
+            self.reader = Some(LogReader::before(disk, journal.store_id(), horizon.before())?);
         }
         let Some(reader) = &mut self.reader else { return Ok(None) };
-        // Not beyond what is acknowledged: a record may be there a moment before its event is.
-        let last = journal.next_seq();
-        while reader.mark().seq.next() < last {
+        while reader.mark().seq < last {
             let next = match reader.read() {
                 Err(err) if damage_in(&err).is_some() => {
                     if !std::mem::replace(&mut self.stuck, true) {
@@ -398,7 +421,7 @@ impl Walk {
             let Next::Record(_, record) = next else { return Ok(None) };
             let seq = record.stamp().seq;
             // A relocation is of the tree after the event it follows: once more at a new start is no harm.
-            if seq < horizon || record.is_event() && seq == horizon {
+            if seq < horizon || record.is_event() && seq == horizon && !begins {
                 continue;
             }
             match record.entry() {
