@@ -277,3 +277,21 @@ fn what_is_refused_keeps_no_space() {
     assert!(after <= before + (32 << 20), "{after} bytes after {before}");
     assert_eq!(content(&tree, file, Seq::NOW), [1; 100]);
 }
+
+#[test]
+fn a_mount_that_comes_later_ends_no_content_that_is_on_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = create(&dir.path().join("store"));
+    let caller = Caller::default();
+    let nameless = Operation::Tmpfile { parent: ROOT, mode: 0o100_600, security: None };
+    let staged = tree.perform_beside(&caller, &nameless, None).unwrap().inode.unwrap().ino;
+    // What the handles of an earlier mount kept.
+    let left = tree.perform(&caller, &nameless).unwrap().inode.unwrap().ino;
+    assert_eq!(tree.end_orphans().unwrap(), 1);
+    assert!(matches!(tree.inode(left, Seq::NOW), Err(Refusal::Stale)));
+    tree.write_beside(&caller, staged, 0, b"more", false, None).unwrap();
+    let link = Operation::Link { ino: staged, parent: ROOT, name: b"file" };
+    tree.perform_beside(&caller, &link, None).unwrap();
+    tree.perform(&caller, &Operation::Unlink { parent: ROOT, name: b"file" }).unwrap();
+    assert_eq!(tree.end_orphans().unwrap(), 1, "it is as any other once it had a name");
+}

@@ -70,6 +70,8 @@ pub struct Content {
     punching: RwLock<()>,
     /// Bytes that were freed since the start.
     freed: AtomicU64,
+    /// Space that each file takes which nothing is appended to any more, until some of it is given back.
+    settled: Mutex<FxHashMap<u32, u64>>,
 }
 
 /// While this is held, no content is given back that was there when it was taken.
@@ -99,6 +101,7 @@ impl Content {
             open: Mutex::new(FxHashMap::default()),
             punching: RwLock::new(()),
             freed: AtomicU64::new(0),
+            settled: Mutex::default(),
         }
     }
 
@@ -231,11 +234,12 @@ impl Content {
 
     /// Gives back the whole pages inside a range of a content file; they read as zeros from then
     /// on. Waits until every [`Pin`] that is held now is dropped.
-    pub fn free(&self, file: u32, offset: u64, len: u64) -> io::Result<()> {
-        let file = self.file(FileId::Content(file))?;
+    pub fn free(&self, number: u32, offset: u64, len: u64) -> io::Result<()> {
+        let file = self.file(FileId::Content(number))?;
         let _alone = self.punching.write();
         let pages = punch_pages(&*file, offset, len)?;
         self.freed.fetch_add(pages, Ordering::Relaxed);
+        self.unsettle(number);
         Ok(())
     }
 
@@ -245,6 +249,14 @@ impl Content {
             // Its space is lost if this fails, and nothing else.
             let _ = punch_pages(&*file, location.offset, len.next_multiple_of(PAGE));
         }
+        if let FileId::Content(number) = location.file {
+            self.unsettle(number);
+        }
+    }
+
+    /// Space in a file was given back. Not before it was: whoever counts meanwhile may count it still.
+    fn unsettle(&self, number: u32) {
+        self.settled.lock().remove(&number);
     }
 
     /// Bytes given back since the start.
@@ -254,9 +266,20 @@ impl Content {
 
     /// Bytes of space that all content files take.
     pub fn allocated(&self) -> io::Result<u64> {
+        let current = self.end().0;
+        let mut settled = self.settled.lock();
         let mut sum = 0;
         for number in content_numbers(&*self.disk)? {
-            sum += self.file(FileId::Content(number))?.allocated()?;
+            sum += match settled.get(&number) {
+                Some(&known) => known,
+                None => {
+                    let space = self.file(FileId::Content(number))?.allocated()?;
+                    if number < current {
+                        settled.insert(number, space);
+                    }
+                    space
+                }
+            };
         }
         Ok(sum)
     }

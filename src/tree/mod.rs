@@ -19,6 +19,9 @@ use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+use rustc_hash::FxHashSet;
+
 use crate::store::index::{Entry, IndexError, Tables, Totals};
 use crate::store::{CommitError, Placed, Store, Txn, disk};
 
@@ -192,13 +195,15 @@ pub struct Tree {
     /// When what is performed happened; `None` is now.
     time: Option<Timestamp>,
     watchers: Arc<Watchers>,
+    /// Inodes without a name that were made beside every watcher, and are to get one: content that is on its way.
+    unfinished: Arc<Mutex<FxHashSet<Ino>>>,
 }
 
 impl Tree {
     /// The tree of `store`.
     #[must_use]
     pub fn new(store: Arc<Store>) -> Self {
-        Self { store, time: None, watchers: Arc::default() }
+        Self { store, time: None, watchers: Arc::default(), unfinished: Arc::default() }
     }
 
     /// The store below.
@@ -256,6 +261,9 @@ impl Tree {
             };
             inode = attributes(about)?;
             replaced = attributes(other)?;
+        }
+        if let Operation::Link { ino, .. } | Operation::End { ino } = operation {
+            self.unfinished.lock().remove(ino);
         }
         Ok(Outcome { seq, inode, other: replaced, len })
     }
@@ -518,7 +526,7 @@ impl Tree {
     }
 
     /// Ends every inode without a name, so that what they held can be given back: for a start to which
-    /// no connection of the kernel survived. Returns how many there were.
+    /// no connection of the kernel survived. Not those to which content is on its way. Returns how many there were.
     pub fn end_orphans(&self) -> Result<u64, Refusal> {
         /// How many are asked for at a time.
         const BATCH: usize = 1024;
@@ -527,9 +535,11 @@ impl Tree {
         loop {
             let batch = self.store.read().orphans(from, BATCH)?;
             for &ino in &batch {
-                self.perform(&Caller::default(), &Operation::End { ino })?;
-                ended += 1;
                 from = Ino(ino.0.saturating_add(1));
+                if !self.unfinished.lock().contains(&ino) {
+                    self.perform(&Caller::default(), &Operation::End { ino })?;
+                    ended += 1;
+                }
             }
             if batch.len() < BATCH {
                 return Ok(ended);

@@ -119,6 +119,9 @@ impl Tree {
             self.watchers.each(|watcher| watcher.before_write(ino));
         }
         let outcome = self.perform_where(caller, operation, expected)?;
+        if let (Operation::Tmpfile { .. }, Some(inode)) = (operation, &outcome.inode) {
+            self.unfinished.lock().insert(inode.ino);
+        }
         if outcome.seq.is_some() {
             self.tell(operation, &outcome);
             let loses_a_name = matches!(
