@@ -49,7 +49,7 @@ fn errno(refusal: &Refusal) -> Errno {
         Refusal::NoData => Errno::NODATA,
         Refusal::Range => Errno::RANGE,
         Refusal::NotPermitted => Errno::PERM,
-        Refusal::Denied => Errno::ACCESS,
+        Refusal::DefaultAclOnFile => Errno::ACCESS,
         Refusal::TooLarge => Errno::FBIG,
         Refusal::ValueTooLarge => Errno::TOOBIG,
         Refusal::ReadOnly(_) | Refusal::Io(_) | Refusal::Damaged(_) => panic!("{refusal:?}"),

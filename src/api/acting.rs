@@ -9,7 +9,6 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -211,7 +210,7 @@ impl Acting {
         let none = || Problem::missing(format!("there is no tree at {name:?}"));
         // A plus in a query is a space; the offset of a time has one.
         let name = name.replace(' ', "+");
-        let now = now();
+        let now = Timestamp::now();
         let tables = self.tree.store().read();
         let at = match moment::parse(name.as_bytes(), now) {
             Some(Moment::After(seq)) => seq,
@@ -688,13 +687,4 @@ fn outside(path: &TreePath) -> Problem {
         axum::http::StatusCode::FORBIDDEN,
         format!("{}: a link leads out of the tree", path.text()),
     )
-}
-
-/// What time it is.
-pub(crate) fn now() -> Timestamp {
-    let nanos = match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
-    };
-    Timestamp(nanos)
 }

@@ -5,9 +5,9 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::legacy::context::{NewPackage, Package, PackageError, Packages};
-use crate::tree::Seq;
+use crate::tree::{Seq, Timestamp};
 
-use super::acting::{READ, now};
+use super::acting::READ;
 use super::ask::{Fields, TreePath, encode};
 use super::problem::{Problem, answer};
 use super::routes::{Answer, Asked, BODY_MAX, waiting, whole};
@@ -66,7 +66,7 @@ pub(crate) async fn make(shared: Shared, asked: Asked) -> Answer {
                 acting.may(&inode, READ, Seq::NOW)?;
             }
         }
-        Ok(Packages::new(&acting.tree).make(acting.origin(), &new, now())?)
+        Ok(Packages::new(&acting.tree).make(acting.origin(), &new, Timestamp::now())?)
     })
     .await?;
     let mut response = answer(StatusCode::CREATED, &shown(&made));
@@ -80,7 +80,7 @@ pub(crate) async fn make(shared: Shared, asked: Asked) -> Answer {
 
 pub(crate) async fn list(shared: Shared, asked: Asked) -> Answer {
     let acting = shared.acting(&asked.session)?;
-    let packages = waiting(move || Ok(Packages::new(&acting.tree).list(now())?)).await?;
+    let packages = waiting(move || Ok(Packages::new(&acting.tree).list(Timestamp::now())?)).await?;
     let packages: Vec<Value> = packages.iter().map(|package| shown(package)).collect();
     let mut said = Map::new();
     said.insert("count".to_owned(), packages.len().into());
@@ -101,7 +101,8 @@ fn id_of(asked: &Asked) -> Result<String, Problem> {
 pub(crate) async fn get(shared: Shared, asked: Asked) -> Answer {
     let id = id_of(&asked)?;
     let acting = shared.acting(&asked.session)?;
-    let found = waiting(move || Ok(Packages::new(&acting.tree).find(&id, now())?)).await?;
+    let found =
+        waiting(move || Ok(Packages::new(&acting.tree).find(&id, Timestamp::now())?)).await?;
     let found = found.ok_or_else(|| Problem::missing("there is no such package"))?;
     Ok(answer(StatusCode::OK, &shown(&found)))
 }
@@ -109,8 +110,9 @@ pub(crate) async fn get(shared: Shared, asked: Asked) -> Answer {
 pub(crate) async fn remove(shared: Shared, asked: Asked) -> Answer {
     let id = id_of(&asked)?;
     let acting = shared.acting(&asked.session)?;
-    let removed =
-        waiting(move || Ok(Packages::new(&acting.tree).remove(acting.origin(), &id, now())?));
+    let removed = waiting(move || {
+        Ok(Packages::new(&acting.tree).remove(acting.origin(), &id, Timestamp::now())?)
+    });
     if !removed.await? {
         return Err(Problem::missing("there is no such package"));
     }

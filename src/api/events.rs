@@ -19,7 +19,7 @@ use crate::tree::moment::{self, Moment};
 use crate::tree::operation::{S_IFMT, S_IFREG};
 use crate::tree::{Seq, Timestamp, Tree};
 
-use super::acting::{Acting, Content, Must, READ, now};
+use super::acting::{Acting, Content, Must, READ};
 use super::ask::{Fields, Query, TreePath};
 use super::problem::{Problem, answer, fault};
 use super::routes::{Answer, Asked, EVENT_MAX, waiting, whole};
@@ -83,7 +83,7 @@ fn wanted_kind(name: &str) -> String {
 /// A moment in time, or the first instant of what a name names.
 fn time_of(query: &Query, name: &str) -> Result<Option<Timestamp>, Problem> {
     let Some(text) = query.text(name) else { return Ok(None) };
-    match moment::parse(text.replace(' ', "+").as_bytes(), now()) {
+    match moment::parse(text.replace(' ', "+").as_bytes(), Timestamp::now()) {
         Some(Moment::At(time) | Moment::Ago(time)) => Ok(Some(time)),
         Some(Moment::After(_)) | None => {
             let msg = "must be a time such as 2024-01-15T10:00:00Z, or 10min-ago";
@@ -267,7 +267,7 @@ fn id_of(tree: &Tree, seq: Seq) -> Result<String, Problem> {
             None => break,
         }
     }
-    Ok(native::id(seq, now()))
+    Ok(native::id(seq, Timestamp::now()))
 }
 
 /// A random UUID of version 4.

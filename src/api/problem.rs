@@ -93,7 +93,7 @@ impl From<Refusal> for Problem {
             Refusal::NameTooLong | Refusal::NotSupported | Refusal::Range | Refusal::Invalid => {
                 StatusCode::BAD_REQUEST
             }
-            Refusal::NotPermitted | Refusal::Denied => StatusCode::FORBIDDEN,
+            Refusal::NotPermitted | Refusal::DefaultAclOnFile => StatusCode::FORBIDDEN,
             Refusal::TooLarge | Refusal::ValueTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
             Refusal::ReadOnly(_) | Refusal::Io(_) | Refusal::Damaged(_) => {

@@ -380,7 +380,7 @@ impl Import<'_> {
                 ino,
                 name: &name,
                 value: &value,
-                must: XattrMust::Be,
+                must: XattrMust::Any,
                 kill_sgid: false,
             };
             match self.perform(&operation) {

@@ -31,8 +31,8 @@ pub use recorder::Entry;
 use recorder::Ring;
 pub use snapshot::{JSON_MAX, Snapshot, Waiting};
 
-/// Operations are numbered below this; what is not is not measured.
-pub const OPERATIONS: usize = 64;
+/// Operations are numbered below this, but for CUSE_INIT, which is never served; what is not is not measured.
+pub const OPCODES: usize = 64;
 /// Memory of its own has each of so many readers; more share.
 const LANES: usize = 8;
 /// What so many readers are at is known; more are not seen.
@@ -61,7 +61,7 @@ struct Lane {
 impl Default for Lane {
     fn default() -> Self {
         Self {
-            histograms: (0..OPERATIONS).map(|_| Histogram::default()).collect(),
+            histograms: (0..OPCODES).map(|_| Histogram::default()).collect(),
             refused: AtomicU64::new(0),
             ring: Ring::default(),
         }
@@ -215,7 +215,7 @@ impl Meter {
 
     /// All that is known now, with the names that `name_of` knows of threads.
     pub fn snapshot(&self, name_of: impl Fn(u32) -> String) -> Snapshot {
-        let operations = (0..).take(OPERATIONS).map(|opcode| (opcode, self.of(opcode)));
+        let operations = (0..).take(OPCODES).map(|opcode| (opcode, self.of(opcode)));
         Snapshot {
             uptime_ns: nanos(self.uptime()),
             refused: self.refused(),

@@ -61,7 +61,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::meter::{Meter, OPERATIONS, Request};
+    use crate::meter::{Meter, OPCODES, Request};
 
     #[test]
     fn a_snapshot_comes_back_as_it_was_sent() {
@@ -83,7 +83,7 @@ mod tests {
     fn the_fullest_of_all_fits_into_an_attribute() {
         let meter = Meter::default();
         let lane = meter.lane();
-        for opcode in 0..OPERATIONS as u32 {
+        for opcode in 0..OPCODES as u32 {
             for bucket in 0..280 {
                 // Times in every bucket: 8 steps for each of 35 powers of two.
                 let ns = (8 + bucket % 8) << (bucket / 8);

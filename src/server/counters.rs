@@ -2,10 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::meter::OPCODES;
 use crate::proto::op::name;
-
-/// Operations are numbered below this, but for CUSE_INIT, which is never served.
-const OPCODES: usize = 64;
 
 /// Counts since the server began. Reading them while requests come in is fine: each is exact, together
 /// they are of no one moment.

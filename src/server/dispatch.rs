@@ -543,7 +543,7 @@ fn errno(refusal: &Refusal) -> Errno {
             TreeRefusal::NoData => Errno::ENODATA,
             TreeRefusal::Range => Errno::ERANGE,
             TreeRefusal::NotPermitted => Errno::EPERM,
-            TreeRefusal::Denied => Errno::EACCES,
+            TreeRefusal::DefaultAclOnFile => Errno::EACCES,
             TreeRefusal::TooLarge => Errno::EFBIG,
             TreeRefusal::ValueTooLarge => Errno::E2BIG,
             TreeRefusal::Io(error) => {

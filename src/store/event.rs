@@ -5,6 +5,7 @@
 //! replay needs besides the tree before it: applying the log in order rebuilds every tree there was.
 
 use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A place in the order of events. The first event of a store is [`Seq::FIRST`].
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -60,6 +61,18 @@ impl fmt::Display for Ino {
 /// Nanoseconds since 1970-01-01 00:00 UTC, negative before; reaches from 1677 to 2262.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Timestamp(pub i64);
+
+impl Timestamp {
+    /// What time it is.
+    #[must_use]
+    pub fn now() -> Self {
+        let nanos = match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
+            Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
+        };
+        Self(nanos)
+    }
+}
 
 /// Who did it: a number the log gave an [`Actor`] when it was first seen. 0 is unknown.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -30,8 +30,8 @@ use super::log::{AppendError, Appended, Claim, Log, LogReader, Mark, Next, RESER
 use super::record::Entry;
 use super::recover::{Damage, Recovered, recover};
 use super::segment::{
-    PAGES_VERSION, Position, SQUEEZED_VERSION, open_segment, remove_leftovers, segment_numbers,
-    segment_start,
+    PAGES_VERSION, Position, SQUEEZED_VERSION, last_where, open_segment, remove_leftovers,
+    segment_numbers,
 };
 use super::superblock::{Shape, State, Super, SuperError};
 use super::{CommitError, Placed};
@@ -534,7 +534,7 @@ impl Journal {
         let hash = content_hash(&salt, bytes);
         placed.crcs.clear();
         piece_crcs(bytes, &mut placed.crcs);
-        let location = self.content.append(bytes).map_err(refusal_of)?;
+        let location = self.content.append(bytes).map_err(commit_error)?;
         let place = Place::Extent { location, len: bytes.len() as u64, crcs: &placed.crcs };
         Ok(Data { hash, salt, place })
     }
@@ -719,18 +719,18 @@ impl Journal {
     /// The number of `actor`, given now if it has none yet.
     pub fn actor(&self, actor: &Actor) -> Result<ActorId, CommitError> {
         let mut actors = self.actors.lock();
-        if let Some(&id) = actors.numbers.get(actor) {
-            return Ok(id);
+        match actors.numbers.get(actor) {
+            Some(&id) => Ok(id),
+            None => self.number(&mut actors, actor),
         }
-        let log = self.writable()?;
-        let id = log.append_actor(|id| Note::Actor { id, actor: actor.clone() })?;
-        actors.remember(id, actor.clone());
-        Ok(id)
     }
 
     /// Another number for `actor`, who has one and is known by this one from now on.
     pub fn actor_anew(&self, actor: &Actor) -> Result<ActorId, CommitError> {
-        let mut actors = self.actors.lock();
+        self.number(&mut self.actors.lock(), actor)
+    }
+
+    fn number(&self, actors: &mut Actors, actor: &Actor) -> Result<ActorId, CommitError> {
         let log = self.writable()?;
         let id = log.append_actor(|id| Note::Actor { id, actor: actor.clone() })?;
         actors.remember(id, actor.clone());
@@ -850,7 +850,7 @@ impl From<AppendError> for CommitError {
     }
 }
 
-fn refusal_of(err: io::Error) -> CommitError {
+fn commit_error(err: io::Error) -> CommitError {
     if is_full(&err) { CommitError::NoSpace } else { CommitError::Io(err) }
 }
 
@@ -890,19 +890,9 @@ pub fn actors_near(
     id: ActorId,
 ) -> io::Result<FxHashMap<ActorId, Actor>> {
     let numbers = segment_numbers(&**disk)?;
-    let (mut low, mut high) = (0, numbers.len());
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        let Some(&number) = numbers.get(middle) else { break };
-        let start = segment_start(&**disk, store, number)?;
-        if start.is_some_and(|start| start.next_actor <= id.0) {
-            low = middle;
-        } else {
-            high = middle;
-        }
-    }
+    let last = last_where(&**disk, store, &numbers, |start| start.next_actor <= id.0)?;
     let mut found = FxHashMap::default();
-    let Some(&first) = numbers.get(low) else { return Ok(found) };
+    let Some(&first) = numbers.get(last) else { return Ok(found) };
     let mut reader = LogReader::at_segment(Arc::clone(disk), store, first)?;
     // What damage hides is not known; what is before it is.
     while let Next::Record(position, record) = reader.read_on()? {

@@ -50,7 +50,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
 
@@ -435,7 +435,7 @@ impl Store {
         core.index.wait_for_room().map_err(CommitError::Index)?;
         let tables = core.index.decide();
         let seq = core.journal.next_seq();
-        let time = now().min(time).max(core.journal.last_time());
+        let time = Timestamp::now().min(time).max(core.journal.last_time());
         Ok(Txn { store: self, tables, seq, time })
     }
 
@@ -511,7 +511,7 @@ impl Store {
 
     /// Does once what the store's own thread does every interval.
     pub fn tick(&self) -> Result<(), CommitError> {
-        self.core.tick(now()).map(drop)
+        self.core.tick(Timestamp::now()).map(drop)
     }
 
     /// [`tick`](Self::tick) as if it were `now`: for tests of what waits until a file was left alone.
@@ -789,7 +789,7 @@ impl Core {
                 }
                 Ring::Wanted | Ring::Quiet => {
                     ticked = Instant::now();
-                    self.tick(now()).map(|more| behind = more)
+                    self.tick(Timestamp::now()).map(|more| behind = more)
                 }
             };
             // What fails is kept by the journal and said to whoever wants to change something.
@@ -1011,15 +1011,6 @@ fn open_error(err: CommitError) -> OpenError {
         CommitError::Io(err) => OpenError::Io(err),
         CommitError::Index(err) => OpenError::Index(err),
     }
-}
-
-/// The time of day.
-fn now() -> Timestamp {
-    let nanos = match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
-    };
-    Timestamp(nanos)
 }
 
 /// Room for what [`Store::place`] must keep beside the bytes themselves.

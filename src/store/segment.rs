@@ -151,6 +151,27 @@ pub(super) fn segment_start(
     }
 }
 
+/// Which of the segments `numbers`, in order, is the last whose start is so, if it is so of all before; the first if of
+/// none. Of one without a readable header it is not.
+pub(super) fn last_where(
+    disk: &dyn Disk,
+    store: [u8; 16],
+    numbers: &[u32],
+    is_so: impl Fn(&Checkpoint) -> bool,
+) -> io::Result<usize> {
+    let (mut low, mut high) = (0, numbers.len());
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        let Some(&number) = numbers.get(middle) else { break };
+        if segment_start(disk, store, number)?.as_ref().is_some_and(&is_so) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
+}
+
 /// Numbers of all segment files, sorted.
 pub(super) fn segment_numbers(disk: &dyn Disk) -> io::Result<Vec<u32>> {
     let names = disk.list("log")?;

@@ -28,7 +28,7 @@ use super::journal::Journal;
 use super::log::{LogReader, Mark, Next};
 use super::record::{Entry, Record};
 use super::segment::{
-    Position, open_segment, read_header, segment_numbers, segment_path, segment_start,
+    Position, last_where, open_segment, read_header, segment_numbers, segment_path,
 };
 
 /// Bytes of log between two stops.
@@ -171,19 +171,11 @@ impl Sources {
         }
         let (disk, store) = (&**journal.disk(), journal.store_id());
         let numbers = segment_numbers(disk)?;
-        let (mut low, mut high) = (0, numbers.len());
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            let Some(&number) = numbers.get(middle) else { break };
-            let start = segment_start(disk, store, number)?;
-            if start.is_some_and(|start| (start.content_file, start.content_offset) <= place) {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
+        let last = last_where(disk, store, &numbers, |start| {
+            (start.content_file, start.content_offset) <= place
+        })?;
         // Content that was set aside before a segment was begun may be referred to in it.
-        for &number in numbers.get(low..).unwrap_or_default().iter().take(2) {
+        for &number in numbers.get(last..).unwrap_or_default().iter().take(2) {
             if let Some(extent) = self.extent_in(journal, number, place)? {
                 return Ok(Some(extent));
             }

@@ -13,8 +13,8 @@ use super::acl::{self, Acl, AclError};
 use super::operation::{
     Attributes, COPY_MAX, Caller, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE,
     FILE_SIZE_MAX, LINK_MAX, NAME_MAX, Operation, PERMISSIONS, RenameHow, S_IFBLK, S_IFCHR,
-    S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, S_ISGID, S_ISUID, TARGET_MAX, TimeTo,
-    XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX, XattrMust,
+    S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, S_ISGID, S_ISUID, Security, TARGET_MAX,
+    TimeTo, XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX, XattrMust,
 };
 use super::{Refusal, directory, regular, there};
 
@@ -82,59 +82,10 @@ pub fn decide<'a>(
 ) -> Result<Decision<'a>, Refusal> {
     match *operation {
         Operation::Make { parent, name, mode, rdev, exclusive, security } => {
-            let kind = match mode & S_IFMT {
-                0 => S_IFREG,
-                kind @ (S_IFREG | S_IFDIR | S_IFIFO | S_IFSOCK | S_IFCHR | S_IFBLK) => kind,
-                _ => return Err(Refusal::Invalid),
-            };
-            let dir = living_directory(tables, parent)?;
-            if let Some(entry) = entry(tables, parent, name)? {
-                return match entry.kind {
-                    _ if exclusive => Err(Refusal::Exists),
-                    S_IFREG => Ok(Decision::nothing(entry.ino)),
-                    S_IFDIR => Err(Refusal::IsADirectory),
-                    _ => Err(Refusal::Stale),
-                };
-            }
-            let mode = kind | mode & PERMISSIONS;
-            let Made { mode, gid, xattrs } = made(tables, caller, &dir, mode, security, room)?;
-            let rdev = if matches!(kind, S_IFCHR | S_IFBLK) { rdev } else { 0 };
-            let change = Change::Create {
-                parent,
-                name,
-                mode,
-                uid: caller.uid,
-                gid,
-                rdev,
-                target: &[],
-                xattrs,
-            };
-            Ok(Decision::change(change, About::Made))
+            make(tables, caller, (parent, name), (mode, rdev), exclusive, security, room)
         }
         Operation::Symlink { parent, name, target, security } => {
-            match target.len() {
-                0 => return Err(Refusal::NotFound),
-                1..=TARGET_MAX => (),
-                _ => return Err(Refusal::NameTooLong),
-            }
-            if target.contains(&0) {
-                return Err(Refusal::Invalid);
-            }
-            let dir = living_directory(tables, parent)?;
-            vacant(tables, parent, name)?;
-            let mode = S_IFLNK | 0o777;
-            let Made { mode, gid, xattrs } = made(tables, caller, &dir, mode, security, room)?;
-            let change = Change::Create {
-                parent,
-                name,
-                mode,
-                uid: caller.uid,
-                gid,
-                rdev: 0,
-                target,
-                xattrs,
-            };
-            Ok(Decision::change(change, About::Made))
+            symlink(tables, caller, (parent, name), target, security, room)
         }
         Operation::Tmpfile { parent, mode, security } => {
             let dir = living_directory(tables, parent)?;
@@ -180,40 +131,10 @@ pub fn decide<'a>(
             write(tables, ino, to.offset(), data, kill_set_id)
         }
         Operation::Allocate { ino, flags, offset, len, kill_set_id } => {
-            let how = match (flags, flags & FALLOC_FL_KEEP_SIZE != 0) {
-                (0 | FALLOC_FL_KEEP_SIZE, keep_size) => Allocation::Reserve { keep_size },
-                (flags, true) if flags == FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE => {
-                    Allocation::Punch
-                }
-                (flags, keep_size) if flags & !FALLOC_FL_KEEP_SIZE == FALLOC_FL_ZERO_RANGE => {
-                    Allocation::Zero { keep_size }
-                }
-                _ => return Err(Refusal::NotSupported),
-            };
-            if len == 0 {
-                return Err(Refusal::Invalid);
-            }
-            let file = regular(tables, ino, Seq::NOW)?;
-            end_of(offset, len)?;
-            let mode = kill_set_id.then(|| without_set_id(file.mode)).flatten();
-            Ok(Decision::quiet(Change::Fallocate { ino, how, offset, len, mode }, len))
+            allocate(tables, ino, flags, (offset, len), kill_set_id)
         }
         Operation::Copy { src, src_offset, dst, dst_offset, len, kill_set_id } => {
-            let from = regular(tables, src, Seq::NOW)?;
-            let to = regular(tables, dst, Seq::NOW)?;
-            let len = len.min(from.size.saturating_sub(src_offset));
-            if len == 0 {
-                return Ok(Decision::default());
-            }
-            let (src_end, dst_end) =
-                (end_of(src_offset, len)?, end_of(dst_offset, len.min(COPY_MAX))?);
-            if src == dst && dst_offset < src_end && src_offset < dst_offset.saturating_add(len) {
-                return Err(Refusal::Invalid);
-            }
-            let len = dst_end - dst_offset;
-            let mode = kill_set_id.then(|| without_set_id(to.mode)).flatten();
-            let change = Change::Clone { src, src_offset, dst, dst_offset, len, mode };
-            Ok(Decision::quiet(change, len))
+            copy(tables, (src, src_offset), (dst, dst_offset), len, kill_set_id)
         }
         Operation::SetXattr { ino, name, value, must, kill_sgid } => {
             set_xattr(tables, ino, (name, value), must, kill_sgid, room)
@@ -231,6 +152,110 @@ pub fn decide<'a>(
             _ => Ok(Decision::default()),
         },
     }
+}
+
+/// Makes an inode of any type but a symbolic link.
+fn make<'a>(
+    tables: &Tables,
+    caller: &Caller<'_>,
+    (parent, name): (Ino, &'a [u8]),
+    (mode, rdev): (u32, u64),
+    exclusive: bool,
+    security: Security<'a>,
+    room: &'a mut Room,
+) -> Result<Decision<'a>, Refusal> {
+    let kind = match mode & S_IFMT {
+        0 => S_IFREG,
+        kind @ (S_IFREG | S_IFDIR | S_IFIFO | S_IFSOCK | S_IFCHR | S_IFBLK) => kind,
+        _ => return Err(Refusal::Invalid),
+    };
+    let dir = living_directory(tables, parent)?;
+    if let Some(entry) = entry(tables, parent, name)? {
+        return match entry.kind {
+            _ if exclusive => Err(Refusal::Exists),
+            S_IFREG => Ok(Decision::nothing(entry.ino)),
+            S_IFDIR => Err(Refusal::IsADirectory),
+            _ => Err(Refusal::Stale),
+        };
+    }
+    let mode = kind | mode & PERMISSIONS;
+    let Made { mode, gid, xattrs } = made(tables, caller, &dir, mode, security, room)?;
+    let rdev = if matches!(kind, S_IFCHR | S_IFBLK) { rdev } else { 0 };
+    let change =
+        Change::Create { parent, name, mode, uid: caller.uid, gid, rdev, target: &[], xattrs };
+    Ok(Decision::change(change, About::Made))
+}
+
+fn symlink<'a>(
+    tables: &Tables,
+    caller: &Caller<'_>,
+    (parent, name): (Ino, &'a [u8]),
+    target: &'a [u8],
+    security: Security<'a>,
+    room: &'a mut Room,
+) -> Result<Decision<'a>, Refusal> {
+    match target.len() {
+        0 => return Err(Refusal::NotFound),
+        1..=TARGET_MAX => (),
+        _ => return Err(Refusal::NameTooLong),
+    }
+    if target.contains(&0) {
+        return Err(Refusal::Invalid);
+    }
+    let dir = living_directory(tables, parent)?;
+    vacant(tables, parent, name)?;
+    let mode = S_IFLNK | 0o777;
+    let Made { mode, gid, xattrs } = made(tables, caller, &dir, mode, security, room)?;
+    let change =
+        Change::Create { parent, name, mode, uid: caller.uid, gid, rdev: 0, target, xattrs };
+    Ok(Decision::change(change, About::Made))
+}
+
+fn allocate<'a>(
+    tables: &Tables,
+    ino: Ino,
+    flags: u32,
+    (offset, len): (u64, u64),
+    kill_set_id: bool,
+) -> Result<Decision<'a>, Refusal> {
+    let how = match (flags, flags & FALLOC_FL_KEEP_SIZE != 0) {
+        (0 | FALLOC_FL_KEEP_SIZE, keep_size) => Allocation::Reserve { keep_size },
+        (flags, true) if flags == FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE => Allocation::Punch,
+        (flags, keep_size) if flags & !FALLOC_FL_KEEP_SIZE == FALLOC_FL_ZERO_RANGE => {
+            Allocation::Zero { keep_size }
+        }
+        _ => return Err(Refusal::NotSupported),
+    };
+    if len == 0 {
+        return Err(Refusal::Invalid);
+    }
+    let file = regular(tables, ino, Seq::NOW)?;
+    end_of(offset, len)?;
+    let mode = kill_set_id.then(|| without_set_id(file.mode)).flatten();
+    Ok(Decision::quiet(Change::Fallocate { ino, how, offset, len, mode }, len))
+}
+
+fn copy<'a>(
+    tables: &Tables,
+    (src, src_offset): (Ino, u64),
+    (dst, dst_offset): (Ino, u64),
+    len: u64,
+    kill_set_id: bool,
+) -> Result<Decision<'a>, Refusal> {
+    let from = regular(tables, src, Seq::NOW)?;
+    let to = regular(tables, dst, Seq::NOW)?;
+    let len = len.min(from.size.saturating_sub(src_offset));
+    if len == 0 {
+        return Ok(Decision::default());
+    }
+    let (src_end, dst_end) = (end_of(src_offset, len)?, end_of(dst_offset, len.min(COPY_MAX))?);
+    if src == dst && dst_offset < src_end && src_offset < dst_offset.saturating_add(len) {
+        return Err(Refusal::Invalid);
+    }
+    let len = dst_end - dst_offset;
+    let mode = kill_set_id.then(|| without_set_id(to.mode)).flatten();
+    let change = Change::Clone { src, src_offset, dst, dst_offset, len, mode };
+    Ok(Decision::quiet(change, len))
 }
 
 /// What `name` in `parent` stands for; a name nothing could have is refused.
@@ -276,7 +301,7 @@ fn made<'a>(
     caller: &Caller<'_>,
     dir: &Inode,
     mut mode: u32,
-    security: Option<(&'a [u8], &'a [u8])>,
+    security: Security<'a>,
     room: &'a mut Room,
 ) -> Result<Made<'a>, Refusal> {
     let mut gid = caller.gid;
@@ -533,14 +558,14 @@ fn set_xattr<'a>(
     match must {
         XattrMust::BeNew if is_set => return Err(Refusal::Exists),
         XattrMust::Exist if !is_set => return Err(Refusal::NoData),
-        XattrMust::Be | XattrMust::BeNew | XattrMust::Exist => (),
+        XattrMust::Any | XattrMust::BeNew | XattrMust::Exist => (),
     }
     let mut mode = None;
     let mut value = value;
     if is_acl(name) {
         let says_something = value.len() > acl::HEADER_LEN;
         if name == acl::DEFAULT && inode.mode & S_IFMT != S_IFDIR && says_something {
-            return Err(Refusal::Denied);
+            return Err(Refusal::DefaultAclOnFile);
         }
         let parsed = if value.is_empty() { Ok(None) } else { Acl::parse(value) };
         let acl = parsed.map_err(|error| match error {
@@ -668,7 +693,7 @@ mod tests {
     }
 
     fn set_xattr<'a>(ino: Ino, name: &'a [u8], value: &'a [u8]) -> Operation<'a> {
-        Operation::SetXattr { ino, name, value, must: XattrMust::Be, kill_sgid: false }
+        Operation::SetXattr { ino, name, value, must: XattrMust::Any, kill_sgid: false }
     }
 
     fn write(ino: Ino, offset: u64, kill_set_id: bool) -> Operation<'static> {
@@ -819,7 +844,10 @@ mod tests {
         assert_eq!(small.inode(file).mode, S_IFREG | 0o640);
         // Removing what is not there is no event; on a file, a default ACL is refused.
         assert!(small.is_nothing(&Operation::RemoveXattr { ino: file, name: acl::ACCESS }));
-        assert!(matches!(small.refusal(&set_xattr(file, acl::DEFAULT, &plain)), Refusal::Denied));
+        assert!(matches!(
+            small.refusal(&set_xattr(file, acl::DEFAULT, &plain)),
+            Refusal::DefaultAclOnFile
+        ));
     }
 
     #[test]
@@ -827,7 +855,7 @@ mod tests {
         let small = Small::new();
         let file = small.make(ROOT, b"f", 0o2755);
         let value = acl(&[(1, 7, NONE), (4, 5, NONE), (0x20, 5, NONE)]);
-        let (name, must) = (acl::ACCESS, XattrMust::Be);
+        let (name, must) = (acl::ACCESS, XattrMust::Any);
         let operation =
             Operation::SetXattr { ino: file, name, value: &value, must, kill_sgid: true };
         small.perform(&operation);

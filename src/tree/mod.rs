@@ -75,7 +75,7 @@ pub enum Refusal {
     /// Nobody may do this (`EPERM`).
     NotPermitted,
     /// A default ACL belongs to a directory (`EACCES`).
-    Denied,
+    DefaultAclOnFile,
     /// The file would grow beyond [`FILE_SIZE_MAX`](operation::FILE_SIZE_MAX) (`EFBIG`).
     TooLarge,
     /// The value of an extended attribute is larger than
@@ -106,7 +106,7 @@ impl fmt::Display for Refusal {
             Self::NoData => "there is no such attribute, or no data",
             Self::Range => "the attribute's name is empty or too long",
             Self::NotPermitted => "nobody may do this",
-            Self::Denied => "only a directory has a default ACL",
+            Self::DefaultAclOnFile => "only a directory has a default ACL",
             Self::TooLarge => "the file would be too large",
             Self::ValueTooLarge => "the attribute's value is too large",
             Self::Invalid => "the request makes no sense",
@@ -137,7 +137,7 @@ impl std::error::Error for Refusal {
             | Self::NoData
             | Self::Range
             | Self::NotPermitted
-            | Self::Denied
+            | Self::DefaultAclOnFile
             | Self::TooLarge
             | Self::ValueTooLarge
             | Self::Invalid

@@ -158,12 +158,15 @@ impl RenameHow {
     }
 }
 
+/// What an inode is to be labelled with when it is made (`FUSE_SECURITY_CTX`): name and value of an attribute.
+pub type Security<'a> = Option<(&'a [u8], &'a [u8])>;
+
 /// What `setxattr(2)` expects of the attribute.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum XattrMust {
     /// Nothing.
     #[default]
-    Be,
+    Any,
     /// `XATTR_CREATE`: it must be new.
     BeNew,
     /// `XATTR_REPLACE`: it must exist.
@@ -175,7 +178,7 @@ impl XattrMust {
     #[must_use]
     pub const fn from_flags(flags: u32) -> Option<Self> {
         match flags {
-            0 => Some(Self::Be),
+            0 => Some(Self::Any),
             1 => Some(Self::BeNew),
             2 => Some(Self::Exist),
             _ => None,
@@ -240,7 +243,7 @@ pub enum Operation<'a> {
         /// Whether a name that is taken is refused (`O_EXCL`, and all but `open`).
         exclusive: bool,
         /// The security context the kernel wants on the inode (`FUSE_SECURITY_CTX`): name and value.
-        security: Option<(&'a [u8], &'a [u8])>,
+        security: Security<'a>,
     },
     /// `symlink`.
     Symlink {
@@ -251,7 +254,7 @@ pub enum Operation<'a> {
         /// Any bytes but NUL, 1 to [`TARGET_MAX`] of them.
         target: &'a [u8],
         /// As in [`Operation::Make`].
-        security: Option<(&'a [u8], &'a [u8])>,
+        security: Security<'a>,
     },
     /// `open(O_TMPFILE)`: a regular file without a name, which [`Operation::Link`] can give one.
     Tmpfile {
@@ -260,7 +263,7 @@ pub enum Operation<'a> {
         /// Permissions as the caller gave them.
         mode: u32,
         /// As in [`Operation::Make`].
-        security: Option<(&'a [u8], &'a [u8])>,
+        security: Security<'a>,
     },
     /// `link`: one more name for what is no directory. Whether an inode without names may get one
     /// (`O_TMPFILE` without `O_EXCL`) is checked by the kernel (`I_LINKABLE`).

@@ -17,9 +17,8 @@ use serde_json::{Map, Value};
 
 use crate::legacy::context::Package;
 use crate::tree::operation::{S_IFMT, S_IFREG};
-use crate::tree::{Ino, Inode, Seq};
+use crate::tree::{Ino, Inode, Seq, Timestamp};
 
-use super::history::now;
 use super::made::Made;
 use super::{Found, Refusal, TreeRefusal, View};
 
@@ -55,24 +54,24 @@ impl PackageFile {
 impl View {
     /// The package that event `seq` made.
     pub(super) fn package(&self, seq: Seq) -> Result<Arc<Package>, Refusal> {
-        let package = self.packages.made_by(seq, now())?;
+        let package = self.packages.made_by(seq, Timestamp::now())?;
         package.ok_or(Refusal::Tree(TreeRefusal::Stale))
     }
 
     /// How many packages there are; none where the store cannot tell.
     pub(super) fn context_packages(&self) -> usize {
-        self.packages.list(now()).map_or(0, |packages| packages.len())
+        self.packages.list(Timestamp::now()).map_or(0, |packages| packages.len())
     }
 
     pub(super) fn context_lookup(&self, name: &[u8]) -> Result<Found, Refusal> {
         let id = str::from_utf8(name).map_err(|_| TreeRefusal::NotFound)?;
-        let package = self.packages.find(id, now())?.ok_or(TreeRefusal::NotFound)?;
+        let package = self.packages.find(id, Timestamp::now())?.ok_or(TreeRefusal::NotFound)?;
         self.give_out_made(Made::Package(package.seq))
     }
 
     /// Name and event of each package.
     pub(super) fn context_names(&self) -> Result<Vec<(Vec<u8>, Made)>, Refusal> {
-        let packages = self.packages.list(now())?;
+        let packages = self.packages.list(Timestamp::now())?;
         let name = |package: &Arc<Package>| package.is.package_id.clone().into_bytes();
         Ok(packages.iter().map(|package| (name(package), Made::Package(package.seq))).collect())
     }

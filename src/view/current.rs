@@ -130,16 +130,22 @@ impl View {
             // Somebody may have it open since before; the next mount ends it.
             return Ok(());
         }
-        let node = node(Tense::Now, inode.ino)?;
+        if !self.kernel_keeps(inode.ino)? {
+            self.end(inode.ino);
+        }
+        Ok(())
+    }
+
+    /// Whether the kernel knows an inode that has no name any more: then it is ended once that forgets it.
+    pub(super) fn kernel_keeps(&self, ino: Ino) -> Result<bool, Refusal> {
+        let node = node(Tense::Now, ino)?;
         let mut nameless = self.nameless.lock();
         // Under the lock that `forget` takes after it has taken the node out: one of the two ends it.
-        if self.nodes.knows(node) {
-            nameless.insert(inode.ino.0);
-            return Ok(());
+        let known = self.nodes.knows(node);
+        if known {
+            nameless.insert(ino.0);
         }
-        drop(nameless);
-        self.end(inode.ino);
-        Ok(())
+        Ok(known)
     }
 
     /// Makes an inode of any type but a symbolic link, with a name that must be free.
@@ -234,9 +240,7 @@ impl View {
         let mut wrote = None;
         // It was there, which the kernel did not know: so it does not cut it either.
         if made.seq.is_none() && flags.truncates() {
-            self.mark(inode.ino, self.drafts.before_write(inode.ino, actor));
             inode = self.cut(asker, actor, inode.ino, kill_set_id)?;
-            self.mark(inode.ino, self.drafts.wrote(inode.ino, actor, 0));
             wrote = Some(actor);
         }
         let entry = self.give_out(Tense::Now, &inode)?;
@@ -288,9 +292,7 @@ impl View {
                 return Err(Refusal::Executing);
             }
             let actor = self.actor(asker, false);
-            self.mark(ino, self.drafts.before_write(ino, actor));
             self.cut(asker, actor, ino, kill_set_id)?;
-            self.mark(ino, self.drafts.wrote(ino, actor, 0));
             wrote = Some(actor);
         } else {
             self.tree.inode(ino, Seq::NOW)?;
@@ -299,6 +301,7 @@ impl View {
         Ok(Opened { handle, flags: self.opened_flags(), backing_id: 0 })
     }
 
+    /// Cuts a file to nothing, which is writing to it.
     fn cut(
         &self,
         asker: &Asker<'_>,
@@ -307,7 +310,10 @@ impl View {
         kill_set_id: bool,
     ) -> Result<Inode, Refusal> {
         let set = Attributes { size: Some(0), kill_set_id, ..Attributes::default() };
-        about(self.perform(asker, actor, &Operation::SetAttributes { ino, set })?)
+        self.mark(ino, self.drafts.before_write(ino, actor));
+        let inode = about(self.perform(asker, actor, &Operation::SetAttributes { ino, set })?)?;
+        self.mark(ino, self.drafts.wrote(ino, actor, 0));
+        Ok(inode)
     }
 
     /// Closes a file. If it was written through the handle, that ends a version of it, by who wrote last:

@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
-use crate::meter::{OPERATIONS as OPERATIONS_MAX, Snapshot, Summary, Waiting};
+use crate::meter::{OPCODES, Snapshot, Summary, Waiting};
 use crate::proto::op::name;
 use crate::tree::Timestamp;
 
@@ -88,7 +88,7 @@ impl View {
 
     fn together(&self, names: &[&str]) -> Summary {
         let mut together = Summary::default();
-        for opcode in (0..).take(OPERATIONS_MAX).filter(|&opcode| names.contains(&name(opcode))) {
+        for opcode in (0..).take(OPCODES).filter(|&opcode| names.contains(&name(opcode))) {
             together.merge(&self.meter.of(opcode));
         }
         together

@@ -16,12 +16,12 @@
 //! Invariants: whoever is in a tree stays at one sequence, whatever its name means by then; each name has nodes of
 //! its own, even where two mean the same event.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::proto::types::{Attr, Entry, FOREVER};
 use crate::tree::{Ino, Inode, LabelError, Seq, Timestamp};
 
-use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed};
+use super::listing::{AFTER_DOTS, Filling, Listed};
 use super::moment::{self, Moment};
 use super::nodes::{Entered, Tense};
 use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, version};
@@ -45,7 +45,7 @@ impl View {
     }
 
     pub(super) fn history_lookup(&self, name: &[u8]) -> Result<Found, Refusal> {
-        let (at, still, valid) = match moment::parse(name, now()) {
+        let (at, still, valid) = match moment::parse(name, Timestamp::now()) {
             Some(moment) => {
                 let at = self.sequence(moment)?;
                 match moment {
@@ -98,7 +98,7 @@ impl View {
         let (Some(moment), Some(name)) = (parts.next(), parts.next()) else {
             return Err(TreeRefusal::Invalid.into());
         };
-        let moment = moment::parse(moment, now()).ok_or(TreeRefusal::Invalid)?;
+        let moment = moment::parse(moment, Timestamp::now()).ok_or(TreeRefusal::Invalid)?;
         if !moment::may_be_label(name) {
             return Err(TreeRefusal::Invalid.into());
         }
@@ -109,7 +109,7 @@ impl View {
 
     /// Takes the label `name` back. Whoever is in its tree stays there.
     pub(super) fn remove_label(&self, name: &[u8]) -> Result<(), Refusal> {
-        if moment::parse(name, now()).is_some() {
+        if moment::parse(name, Timestamp::now()).is_some() {
             return Err(Refusal::ReadOnly);
         }
         self.tree.store().unlabel(name).map_err(label_refusal)?;
@@ -120,7 +120,7 @@ impl View {
     fn sequence(&self, moment: Moment) -> Result<Seq, Refusal> {
         let seq = match moment {
             Moment::After(seq) => seq,
-            Moment::At(time) | Moment::Ago(time) if time < now() => {
+            Moment::At(time) | Moment::Ago(time) if time < Timestamp::now() => {
                 self.tree.store().read().seq_at(time).map_err(TreeRefusal::from)?
             }
             Moment::At(_) | Moment::Ago(_) => return Err(TreeRefusal::NotFound.into()),
@@ -150,15 +150,10 @@ impl View {
         filling: &mut Filling<'_>,
     ) -> Result<(), Refusal> {
         let mode = history_mode(self.top()?.mode);
-        for (next, name, ino) in
-            [(AFTER_DOT, &b"."[..], HISTORY_INO), (AFTER_DOTS, b"..", ROOT_INO)]
-        {
-            let listed = Listed { name, ino, mode, next, entry: None };
-            if next > offset && !filling.push(next, &listed) {
-                return Ok(());
-            }
+        if !filling.push_dots(offset, HISTORY_INO, ROOT_INO, mode) {
+            return Ok(());
         }
-        let now = now();
+        let now = Timestamp::now();
         for (next, hours_ago) in
             (AFTER_DOTS + 1..).zip(0..self.options.list_times.min(LISTED_HOURS_MAX))
         {
@@ -219,13 +214,4 @@ fn label_refusal(error: LabelError) -> Refusal {
         LabelError::Missing | LabelError::NoTree => TreeRefusal::NotFound,
         LabelError::Commit(error) => error.into(),
     })
-}
-
-/// What time it is.
-pub(super) fn now() -> Timestamp {
-    let now = match SystemTime::now().duration_since(UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
-    };
-    Timestamp(now)
 }

@@ -59,6 +59,15 @@ impl<'p> Filling<'p> {
         Self { page, nodes, hash: 0, mark, first: None, more: Vec::new() }
     }
 
+    /// Adds `.` and `..`, if they are behind `offset`; `false` once the page is full.
+    pub(super) fn push_dots(&mut self, offset: u64, own: u64, above: u64, mode: u32) -> bool {
+        let dots = [(AFTER_DOT, &b"."[..], own), (AFTER_DOTS, b"..", above)];
+        let mut behind = dots.into_iter().filter(|(next, ..)| *next > offset);
+        behind.all(|(next, name, ino)| {
+            self.push(next, &Listed { name, ino, mode, next, entry: None })
+        })
+    }
+
     /// Adds a name whose hash is `hash`; `false` once the page is full.
     pub(super) fn push(&mut self, hash: u64, listed: &Listed<'_>) -> bool {
         if hash != self.hash {

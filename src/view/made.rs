@@ -37,8 +37,8 @@ use super::agent::Lines;
 use super::context::PackageFile;
 use super::debug::DebugFile;
 use super::handles::Open;
-use super::history::{history_mode, now};
-use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed};
+use super::history::history_mode;
+use super::listing::{AFTER_DOTS, Filling, Listed};
 use super::nodes::{Place, SYNTHETIC};
 use super::streams::{Reader, StreamName};
 use super::{Asker, BLOCK_SIZE, Bytes, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
@@ -274,7 +274,7 @@ impl Computed {
         };
         let bytes: Arc<[u8]> = compute()?.into();
         let open = open + usize::from(opens);
-        let time = now();
+        let time = Timestamp::now();
         let known = Shown { bytes: Arc::clone(&bytes), computed: now_here, time, open };
         shown.insert(node.get(), known);
         Ok((bytes, time))
@@ -432,11 +432,8 @@ impl View {
             return self.shadow_list(dir, offset, plus, filling);
         }
         let above = made.above().map_or(ROOT_INO, Made::ino);
-        for (next, name, ino) in [(AFTER_DOT, &b"."[..], made.ino()), (AFTER_DOTS, b"..", above)] {
-            let listed = Listed { name, ino, mode: S_IFDIR, next, entry: None };
-            if next > offset && !filling.push(next, &listed) {
-                return Ok(());
-            }
+        if !filling.push_dots(offset, made.ino(), above, S_IFDIR) {
+            return Ok(());
         }
         let packages = if made == Made::Context { self.context_names()? } else { Vec::new() };
         let names: Vec<(&[u8], Made)> = match made {

@@ -260,7 +260,7 @@ impl View {
             shadow_sizes: Mutex::default(),
             annotated: annotations::Known::default(),
             meter: Meter::default(),
-            began: history::now(),
+            began: Timestamp::now(),
             told: watch::Told::default(),
             adopted: AtomicBool::new(false),
         }

@@ -14,7 +14,7 @@ use crate::proto::types::{
 use crate::tree::{File, Ino, Inode, Pin, Seq, Stretch};
 
 use super::handles::Open;
-use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed, Page};
+use super::listing::{AFTER_DOTS, Filling, Listed, Page};
 use super::made::Made;
 use super::nodes::{Place, Tense};
 use super::{
@@ -362,11 +362,8 @@ impl View {
         if offset < AFTER_DOTS {
             let inode = self.tree.inode(dir, at)?;
             let (own, above) = (shown_ino(tense, &inode), self.ino_above(tense, &inode, at)?);
-            for (next, name, ino) in [(AFTER_DOT, &b"."[..], own), (AFTER_DOTS, b"..", above)] {
-                let listed = Listed { name, ino, mode: inode.mode, next, entry: None };
-                if next > offset && !filling.push(next, &listed) {
-                    return Ok(());
-                }
+            if !filling.push_dots(offset, own, above, inode.mode) {
+                return Ok(());
             }
         }
         // In the past, the number of an inode is that of its version, which is among its attributes.

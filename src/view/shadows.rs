@@ -28,8 +28,7 @@ use crate::syntax::Language;
 use crate::tree::operation::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
-use super::history::now;
-use super::listing::{AFTER_DOT, AFTER_DOTS, Filling, Listed};
+use super::listing::{AFTER_DOTS, Filling, Listed};
 use super::made::{Made, node};
 use super::nodes::Tense;
 use super::{Found, ROOT_INO, Refusal, TreeRefusal, View, attr};
@@ -81,7 +80,7 @@ impl View {
             return Ok(size);
         }
         let size = self.shadow_json(inode, &path)?.len() as u64;
-        if now().0.saturating_sub(inode.ctime.0) < YOUNG {
+        if Timestamp::now().0.saturating_sub(inode.ctime.0) < YOUNG {
             return Ok(size);
         }
         let version = version(inode);
@@ -195,11 +194,8 @@ impl View {
             Err(refusal) => return Err(refusal.into()),
         };
         let own = Made::Shadow(dir).ino();
-        for (next, name, ino) in [(AFTER_DOT, &b"."[..], own), (AFTER_DOTS, b"..", above)] {
-            let listed = Listed { name, ino, mode: S_IFDIR, next, entry: None };
-            if next > offset && !filling.push(next, &listed) {
-                return Ok(());
-            }
+        if !filling.push_dots(offset, own, above, S_IFDIR) {
+            return Ok(());
         }
         let mut from = offset.max(AFTER_DOTS);
         loop {

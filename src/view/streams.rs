@@ -42,7 +42,6 @@ use crate::legacy::native::{Cursor, PROJECT, Teller, Told};
 use crate::proto::types::{FileHandle, NodeId};
 use crate::tree::{ScratchFile, Seq, Timestamp, Tree};
 
-use super::history::now;
 use super::made::{FROM_MAX, Made, Pinned};
 use super::moment::{self, Moment};
 use super::nodes::Place;
@@ -157,14 +156,14 @@ const _: () = {
 #[derive(Debug, Default)]
 pub(super) struct Streams {
     usual: Mutex<Option<Arc<Telling>>>,
-    from: Mutex<Vec<From>>,
+    from: Mutex<Vec<Beginning>>,
     waits: Mutex<Vec<Wait>>,
     /// How many wait; looked at by whoever changes something.
     waiting: AtomicUsize,
 }
 
 #[derive(Debug)]
-struct From {
+struct Beginning {
     since: Seq,
     telling: Arc<Telling>,
     used: Instant,
@@ -233,7 +232,7 @@ impl Streams {
             }
         }
         let telling = Arc::new(Telling::begin(tree, since)?);
-        from.push(From { since, telling: Arc::clone(&telling), used });
+        from.push(Beginning { since, telling: Arc::clone(&telling), used });
         Ok(telling)
     }
 
@@ -276,7 +275,7 @@ impl Streams {
 impl View {
     /// What `name` in `streams/from/` leads to: any event that history reaches back to, or one that is to come.
     pub(super) fn streams_since(&self, name: &[u8]) -> Result<Found, Refusal> {
-        let Some(Moment::After(since)) = moment::parse(name, now()) else {
+        let Some(Moment::After(since)) = moment::parse(name, Timestamp::now()) else {
             return Ok(Found::Absent(self.options.caching.absent));
         };
         if since < self.tree.store().horizon() || since >= FROM_MAX {
@@ -540,7 +539,7 @@ impl Text {
         };
         extent.len += lines.len() as u64;
         extent.pieces.push_back(at);
-        self.changed.store(now().0, Ordering::Relaxed);
+        self.changed.store(Timestamp::now().0, Ordering::Relaxed);
         if extent.len - extent.begin > kept + kept / 2 {
             self.give_back(&mut extent, kept)?;
         }

@@ -68,14 +68,7 @@ impl Watcher for View {
         if self.is_adopted() {
             return true;
         }
-        let Ok(node) = node(Tense::Now, inode.ino) else { return false };
-        let mut nameless = self.nameless.lock();
-        // Under the lock that `forget` takes after it has taken the node out: one of the two ends it.
-        let known = self.nodes.knows(node);
-        if known {
-            nameless.insert(inode.ino.0);
-        }
-        known
+        self.kernel_keeps(inode.ino).unwrap_or(false)
     }
 
     fn before_write(&self, ino: Ino) {

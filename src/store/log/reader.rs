@@ -8,8 +8,8 @@ use super::super::event::{Change, Data, Location, Place, Seq, Timestamp};
 use super::super::record::{Fault, HEADER_LEN, Outline, Record};
 use super::super::recover::Damage;
 use super::super::segment::{
-    Checkpoint, Position, SEGMENT_HEADER_LEN, open_segment, read_header, segment_numbers,
-    segment_path, segment_start,
+    Checkpoint, Position, SEGMENT_HEADER_LEN, last_where, open_segment, read_header,
+    segment_numbers, segment_path, segment_start,
 };
 use super::Mark;
 
@@ -111,19 +111,9 @@ impl LogReader {
     /// Reads from the segment that holds the event after `seq`, which may begin well before it.
     pub fn before(disk: Arc<dyn Disk>, store: [u8; 16], seq: Seq) -> io::Result<Self> {
         let numbers = segment_numbers(&*disk)?;
-        let header = |number: u32| segment_start(&*disk, store, number);
-        // The last one whose header says that what is before it ends at `seq` or earlier.
-        let (mut low, mut high) = (0, numbers.len());
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            match numbers.get(middle) {
-                Some(&number) if header(number)?.is_some_and(|start| start.seq <= seq) => {
-                    low = middle;
-                }
-                _ => high = middle,
-            }
-        }
-        let first = numbers.get(low).copied().ok_or(io::ErrorKind::NotFound)?;
+        // What is before it ends at `seq` or earlier.
+        let last = last_where(&*disk, store, &numbers, |start| start.seq <= seq)?;
+        let first = numbers.get(last).copied().ok_or(io::ErrorKind::NotFound)?;
         Self::at_segment(disk, store, first)
     }
 
