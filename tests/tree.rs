@@ -295,3 +295,33 @@ fn a_mount_that_comes_later_ends_no_content_that_is_on_its_way() {
     tree.perform(&caller, &Operation::Unlink { parent: ROOT, name: b"file" }).unwrap();
     assert_eq!(tree.end_orphans().unwrap(), 1, "it is as any other once it had a name");
 }
+
+#[test]
+fn holes_and_data_are_found_in_files_of_many_chunks() {
+    const CHUNK: u64 = 64 << 10;
+    const MIDDLE: u64 = 5000;
+    let dir = tempfile::tempdir().unwrap();
+    let tree = create(&dir.path().join("store"));
+    let file = make(&tree, b"file");
+    let source = make(&tree, b"source");
+    write(&tree, source, 0, &[7; 1 << 20]);
+    // Data, by reference, in more chunks than are looked at in one go; a hole of one chunk; and data again.
+    let len = 1 << 20;
+    for n in 0..MIDDLE * CHUNK / len {
+        let (src, src_offset, dst, dst_offset) = (source, 0, file, n * len);
+        let copy = Operation::Copy { src, src_offset, dst, dst_offset, len, kill_set_id: false };
+        tree.perform(&Caller::default(), &copy).unwrap();
+    }
+    let end = MIDDLE * CHUNK / len * len;
+    write(&tree, file, end + CHUNK, &[8; 100]);
+    assert_eq!(tree.seek(file, 0, true, Seq::NOW).unwrap(), end);
+    assert_eq!(tree.seek(file, 5, false, Seq::NOW).unwrap(), 5);
+    assert_eq!(tree.seek(file, end, false, Seq::NOW).unwrap(), end + CHUNK);
+    assert_eq!(tree.seek(file, end + CHUNK, true, Seq::NOW).unwrap(), end + CHUNK + 100);
+    // As many chunks that were data once.
+    let flags = 3; // FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+    let punch = Operation::Allocate { ino: file, flags, offset: 0, len: end, kill_set_id: false };
+    tree.perform(&Caller::default(), &punch).unwrap();
+    assert_eq!(tree.seek(file, 0, false, Seq::NOW).unwrap(), end + CHUNK);
+    assert_eq!(tree.seek(file, 0, true, Seq::NOW).unwrap(), 0);
+}

@@ -33,7 +33,7 @@ use super::CommitError;
 use super::codec::{Freed, Left, Note};
 use super::dead::{Dead, ranges_of};
 use super::event::{Ino, Seq};
-use super::index::{Index, IndexError, Shares};
+use super::index::{Index, IndexError, Shares, Sought};
 use super::journal::Journal;
 use super::log::{LogReader, Next, damage_in};
 use super::record::Entry;
@@ -341,12 +341,16 @@ impl Retainer {
         (ino, offset, len): (Ino, u64, u64),
         seq: Seq,
     ) -> Result<Option<(Ino, u64, u64)>, CommitError> {
+        let end = offset.saturating_add(len);
         // Held for as long as one look takes, so that changes go on meanwhile.
         let tables = index.read();
         // Only what the file had can have died; most ranges are open to the end of numbers, and a file may be one hole.
-        let data = tables.seek(ino, offset, false, seq.before()).map_err(CommitError::Index)?;
-        let end = offset.saturating_add(len);
-        let Some(data) = data.filter(|&data| data < end) else { return Ok(None) };
+        let sought = tables.seek_near(ino, offset, false, seq.before());
+        let data = match sought.map_err(CommitError::Index)? {
+            Sought::At(data) if data < end => data,
+            Sought::FurtherOn(next) if next < end => return Ok(Some((ino, next, end - next))),
+            Sought::At(_) | Sought::FurtherOn(_) | Sought::Nowhere => return Ok(None),
+        };
         let len = (end - data).min(WINDOW);
         dead.superseded(&tables, ino, (data, len), seq).map_err(CommitError::Index)?;
         let next = data + len;

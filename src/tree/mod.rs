@@ -22,7 +22,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
-use crate::store::index::{Entry, IndexError, Tables, Totals};
+use crate::store::index::{Entry, IndexError, Sought, Tables, Totals};
 use crate::store::{CommitError, Placed, Store, Txn, disk};
 
 pub use crate::store::disk::File;
@@ -438,12 +438,17 @@ impl Tree {
     /// `lseek` with `SEEK_DATA`, or with `SEEK_HOLE` (`hole`): the end of the file counts as a hole.
     /// [`Refusal::NoData`] where there is none, and from the end of the file on.
     pub fn seek(&self, ino: Ino, offset: u64, hole: bool, at: Seq) -> Result<u64, Refusal> {
-        let tables = self.store.read();
-        let file = regular(&tables, ino, at)?;
-        if offset >= file.size {
-            return Err(Refusal::NoData);
+        let mut from = offset;
+        loop {
+            // Taken for one step at a time: a large file takes long, and changes wait meanwhile.
+            let tables = self.store.read();
+            regular(&tables, ino, at)?;
+            match tables.seek_near(ino, from, hole, at)? {
+                Sought::At(found) => return Ok(found),
+                Sought::FurtherOn(next) => from = next,
+                Sought::Nowhere => return Err(Refusal::NoData),
+            }
         }
-        tables.seek(ino, offset, hole, at)?.ok_or(Refusal::NoData)
     }
 
     /// Target of the symbolic link `ino`; [`Refusal::Invalid`] for anything else.

@@ -454,15 +454,16 @@ impl Tables {
         offset: u64,
         hole: bool,
         at: Seq,
-    ) -> Result<Option<u64>, IndexError> {
-        let Some(node) = self.node(ino, at)? else { return Ok(None) };
+        chunks: u64,
+    ) -> Result<Sought, IndexError> {
+        let Some(node) = self.node(ino, at)? else { return Ok(Sought::Nowhere) };
         let size = node.inode.size;
         if offset >= size {
-            return Ok(None);
+            return Ok(Sought::Nowhere);
         }
         // `done`: up to where everything since `offset` is data.
-        let (mut done, mut data) = (offset, None);
-        self.pieces(&node, (offset, size), at, u64::MAX, |start, len, what| {
+        let (mut done, mut data, mut met_hole) = (offset, None, false);
+        let stop = self.pieces(&node, (offset, size), at, chunks, |start, len, what| {
             match what {
                 What::At(_) if !hole => {
                     data = Some(start);
@@ -470,13 +471,35 @@ impl Tables {
                 }
                 What::At(_) if start == done => done = start + len,
                 // A gap, or zeros: the hole begins where data ended.
-                _ if hole => return ControlFlow::Break(()),
+                _ if hole => {
+                    met_hole = true;
+                    return ControlFlow::Break(());
+                }
                 _ => (),
             }
             ControlFlow::Continue(())
         })?;
-        Ok(if hole { Some(done.min(size)) } else { data })
+        let is_cut_short = !met_hole && stop < size.min(node.high);
+        Ok(match data {
+            Some(data) => Sought::At(data),
+            None if !hole && is_cut_short => Sought::FurtherOn(stop),
+            None if !hole => Sought::Nowhere,
+            // All that was looked at is data, and there is more.
+            None if is_cut_short && done >= stop => Sought::FurtherOn(stop),
+            None => Sought::At(done.min(size)),
+        })
     }
+}
+
+/// What came of looking for data, or for a hole, in a part of a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sought {
+    /// It is there.
+    At(u64),
+    /// There is none up to here; behind it nobody has looked.
+    FurtherOn(u64),
+    /// There is none.
+    Nowhere,
 }
 
 impl Node {

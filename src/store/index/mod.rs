@@ -73,6 +73,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 #[doc(hidden)]
 pub use commit::Tap;
 pub use commit::{Index, LOG_BEHIND_MAX, LOG_PER_BATCH, Mark, Options};
+pub use extents::Sought;
 
 use super::event::{Event, FileId, Ino, Location, Seq, Timestamp};
 use parking_lot::Mutex;
@@ -291,7 +292,22 @@ impl Tables {
         hole: bool,
         at: Seq,
     ) -> Result<Option<u64>, IndexError> {
-        self.seek_at(ino, offset, hole, at)
+        Ok(match self.seek_at(ino, offset, hole, at, u64::MAX)? {
+            Sought::At(found) => Some(found),
+            Sought::FurtherOn(_) | Sought::Nowhere => None,
+        })
+    }
+    /// The same, but looks at a bounded part of the file: for whoever lets others have the tables in between.
+    pub fn seek_near(
+        &self,
+        ino: Ino,
+        offset: u64,
+        hole: bool,
+        at: Seq,
+    ) -> Result<Sought, IndexError> {
+        /// 256 MiB where all is data.
+        const CHUNKS: u64 = 4096;
+        self.seek_at(ino, offset, hole, at, CHUNKS)
     }
     /// Target of a symbolic link, as long as it exists at `at`.
     pub fn target(&self, ino: Ino, at: Seq) -> Result<Option<Vec<u8>>, IndexError> {
