@@ -413,7 +413,8 @@ impl Tree {
     /// event `at`, cut at its size, and returns how many bytes that is. For replies that are spliced
     /// from the content files. Take a [`Store::pin`] first, and keep it until they are read.
     ///
-    /// [`Refusal::Stale`] for a sequence that history no longer reaches back to: the bytes may be gone.
+    /// [`Refusal::Stale`] for a sequence that history no longer reaches back to, unless the file is still as it was
+    /// then: the bytes may be gone.
     pub fn stretches(
         &self,
         ino: Ino,
@@ -423,11 +424,14 @@ impl Tree {
         out: &mut Vec<Stretch>,
     ) -> Result<u64, Refusal> {
         // The present is always at or after the horizon, and need not ask where that is.
-        if at != Seq::NOW && at < self.store.horizon() {
-            return Err(Refusal::Stale);
-        }
+        let asked = at;
+        let is_gone = asked != Seq::NOW && asked < self.store.horizon();
+        let at = if is_gone { Seq::NOW } else { asked };
         let tables = self.store.read();
         let file = regular(&tables, ino, at)?;
+        if is_gone && file.changed > asked {
+            return Err(Refusal::Stale);
+        }
         let len = len.min(file.size.saturating_sub(offset));
         if len > 0 {
             tables.stretches(ino, offset, len, at, out)?;
