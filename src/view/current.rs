@@ -199,7 +199,9 @@ impl View {
         self.give_out(Tense::Now, &about(made)?)
     }
 
-    /// Opens the regular file `name`, made if it is not there. `kill_set_id` where it is there and cut.
+    /// Makes the regular file `name`, and opens it. One that is there already is stale: the kernel, which asks for
+    /// this only where it knows of none, takes the file for one of the caller's making and would not check whether he
+    /// may open it. After ESTALE it looks the name up, checks, and opens what it finds.
     pub fn create(
         &self,
         asker: &Asker<'_>,
@@ -207,20 +209,11 @@ impl View {
         name: Name<'_>,
         mode: u32,
         flags: OpenFlags,
-        kill_set_id: bool,
     ) -> Result<(Entry, Opened), Refusal> {
         let parent = self.changeable(parent)?;
         self.may_name(asker, &[(parent, name.as_bytes())], false)?;
-        if self.agents.guard().is_some()
-            && let Ok(there) = self.tree.lookup(parent, name.as_bytes(), Seq::NOW)
-        {
-            // It was made since the kernel looked: then it is opened, with whatever other names it has.
-            self.may_open(asker, Place::Tree(Tense::Now, there.ino), Access::Write)?;
-        }
-        let actor = self.actor(asker, false);
-        let made = self.perform(
+        let made = self.change(
             asker,
-            actor,
             &Operation::Make {
                 parent,
                 name: name.as_bytes(),
@@ -230,17 +223,11 @@ impl View {
                 security: asker.security,
             },
         )?;
-        let mut inode = about(made)?;
-        let mut wrote = None;
-        // It was there, which the kernel did not know: so it does not cut it either.
-        if made.seq.is_none() && flags.truncates() {
-            self.mark(inode.ino, self.drafts.before_write(inode.ino, actor));
-            inode = self.cut(asker, actor, inode.ino, kill_set_id)?;
-            self.mark(inode.ino, self.drafts.wrote(inode.ino, actor, 0));
-            wrote = Some(actor);
+        if made.seq.is_none() {
+            return Err(TreeRefusal::Stale.into());
         }
-        let entry = self.give_out(Tense::Now, &inode)?;
-        let handle = self.handles.open(entry.node, Open::file(flags, wrote));
+        let entry = self.give_out(Tense::Now, &about(made)?)?;
+        let handle = self.handles.open(entry.node, Open::file(flags, None));
         Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }
 
