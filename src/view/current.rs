@@ -263,7 +263,7 @@ impl View {
         self.may_open(asker, place, if changes { Access::Write } else { Access::Read })?;
         let ino = match place {
             Place::Root | Place::History => return Err(TreeRefusal::IsADirectory.into()),
-            Place::Tree(Tense::Past(_), _) => return self.open_past(node, flags),
+            Place::Tree(tense @ Tense::Past(_), _) => return self.open_past(node, tense, flags),
             Place::Made(made) => return self.made_open(asker, made, flags),
             Place::Tree(Tense::Now, ino) => ino,
         };

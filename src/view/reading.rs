@@ -156,10 +156,18 @@ impl View {
     }
 
     /// Opens a file of the past, which can only be read.
-    pub(super) fn open_past(&self, node: NodeId, flags: OpenFlags) -> Result<Opened, Refusal> {
+    pub(super) fn open_past(
+        &self,
+        node: NodeId,
+        tense: Tense,
+        flags: OpenFlags,
+    ) -> Result<Opened, Refusal> {
         if flags.writes() || flags.truncates() {
             return Err(Refusal::ReadOnly);
         }
+        // The kernel may know the node from a server before this one: told here that it is stale, it looks the name
+        // up again, which it does not do for a file that it has open.
+        self.at(tense)?;
         let handle = self.handles.open(node, Open::file(flags, None));
         Ok(Opened { handle, flags: OpenedFlags::KEEP_CACHE, backing_id: 0 })
     }
@@ -169,7 +177,11 @@ impl View {
         let flags = match self.place(node)? {
             // What it lists changes with the clock, or costs nothing.
             Place::History | Place::Made(_) => OpenedFlags::NONE,
-            _ if !self.options.caching.listings => OpenedFlags::NONE,
+            Place::Tree(tense, _) if !self.options.caching.listings => {
+                self.at(tense)?;
+                OpenedFlags::NONE
+            }
+            Place::Root if !self.options.caching.listings => OpenedFlags::NONE,
             Place::Root => OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE,
             Place::Tree(tense, ino) => {
                 let at = self.at(tense)?;

@@ -89,6 +89,8 @@ impl View {
             news;
         node == NodeId::ROOT
             || matches!(Place::of(node), Some(Place::Tree(Tense::Now, Ino::ROOT)))
+            // What an adopted kernel knows, it alone knows.
+            || self.is_adopted()
             || self.nodes.knows(node)
     }
 
