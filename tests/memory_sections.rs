@@ -304,6 +304,84 @@ fn a_package_shows_its_files_as_of_its_creation_until_it_is_removed() {
     mounted.unmount();
 }
 
+/// An access control list as the attribute holds it: tag, permissions and id of each entry.
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut bytes = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        bytes.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+/// One that lets its owner do what `owner` says, user 1000 what `named` and the mask do, and nobody else anything.
+fn acl_of(owner: u16, named: u16, mask: u16) -> Vec<u8> {
+    const NONE: u32 = u32::MAX;
+    acl(&[
+        (0x01, owner, NONE),
+        (0x02, named, 1000),
+        (0x04, 0, NONE),
+        (0x10, mask, NONE),
+        (0x20, 0, NONE),
+    ])
+}
+
+const ACL: &str = "system.posix_acl_access";
+
+#[test]
+fn a_package_is_read_by_nobody_who_may_not_read_what_is_in_it() {
+    let mounted = mount(true);
+    let root = mounted.kernel.as_root();
+    let packages = Packages::new(&mounted.tree);
+    root.chown("/current", None, Some(50)).unwrap();
+    let file = |path: &str, mode: u32, owner: (u32, u32)| {
+        let path = format!("/current{path}");
+        root.write_file(&path, b"text", 0o600).unwrap();
+        root.chown(&path, Some(owner.0), Some(owner.1)).unwrap();
+        root.chmod(&path, mode).unwrap();
+    };
+    let directory = |path: &str, mode: u32| {
+        root.mkdir(format!("/current{path}"), 0o700).unwrap();
+        root.chown(format!("/current{path}"), None, Some(50)).unwrap();
+        root.chmod(format!("/current{path}"), mode).unwrap();
+    };
+    for (path, mode) in [("/open", 0o755), ("/closed", 0o700), ("/group", 0o750)] {
+        directory(path, mode);
+    }
+    file("/open/f", 0o644, (0, 50));
+    file("/closed/f", 0o644, (0, 50));
+    file("/group/f", 0o644, (0, 50));
+    file("/others", 0o644, (1000, 1000));
+    file("/others group", 0o640, (0, 1000));
+    file("/not the owner", 0o044, (1000, 50));
+    file("/listed", 0o644, (0, 50));
+    root.set_xattr("/current/listed", ACL, &acl_of(7, 4, 4), 0).unwrap();
+    let mut number = 0;
+    let mut mode = |files: &[&str]| {
+        number += 1;
+        let package_id = number.to_string();
+        let new = NewPackage {
+            package_id: package_id.clone(),
+            files_involved: files.iter().map(|&file| file.to_owned()).collect(),
+            ..NewPackage::default()
+        };
+        packages.make(Origin::default(), &new, Timestamp(0)).unwrap();
+        root.stat(format!("/context/{package_id}/files.json")).unwrap().mode & 0o777
+    };
+    assert_eq!(mode(&[]), 0o644);
+    assert_eq!(mode(&["/open/f", "/missing"]), 0o644);
+    assert_eq!(mode(&["/open/f", "/closed/f"]), 0o600);
+    assert_eq!(mode(&["/open/f", "/group/f"]), 0o640);
+    assert_eq!(mode(&["/others"]), 0o644);
+    assert_eq!(mode(&["/others group"]), 0o600);
+    assert_eq!(mode(&["/not the owner"]), 0o600);
+    assert_eq!(mode(&["/listed"]), 0o600);
+    assert_eq!(mode(&["/open/f"]), 0o644);
+    root.set_xattr("/current", ACL, &acl_of(7, 5, 5), 0).unwrap();
+    assert_eq!(mode(&["/open/f"]), 0o600);
+    mounted.unmount();
+}
+
 #[test]
 fn a_shadow_is_the_file_as_json_and_follows_it() {
     let mounted = mount(true);
