@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use lighthouse_fuse::agents::Agents;
 use lighthouse_fuse::legacy::context::{NewPackage, Packages};
@@ -327,6 +328,39 @@ fn acl_of(owner: u16, named: u16, mask: u16) -> Vec<u8> {
 }
 
 const ACL: &str = "system.posix_acl_access";
+
+/// Waits until `holds` does: what the kernel is told, it is told by a thread of its own.
+#[track_caller]
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < until, "{what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn what_is_beside_the_tree_has_the_owner_and_mode_it_has_now_and_times_that_stay() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    let places =
+        ["/", "/history", "/streams", "/streams/from", "/streams/from/@2", "/context", "/debug"];
+    let before: Vec<_> = places.iter().map(|place| user.stat(place).unwrap()).collect();
+    user.write_file("/current/f", b"", 0o644).unwrap();
+    user.chmod("/current", 0o750).unwrap();
+    user.chown("/current", Some(1000), Some(50)).unwrap();
+    for (place, before) in places.iter().zip(before) {
+        let looks = |place| {
+            let attr = user.stat(place).unwrap();
+            (attr.mode & 0o777, attr.uid, attr.gid)
+        };
+        eventually(place, || looks(place) == (0o750, 1000, 50));
+        mounted.kernel.shrink();
+        let after = user.stat(place).unwrap();
+        assert_eq!((after.mtime, after.ctime), (before.mtime, before.ctime), "{place}");
+    }
+    mounted.unmount();
+}
 
 #[test]
 fn a_package_is_read_by_nobody_who_may_not_read_what_is_in_it() {

@@ -14,6 +14,7 @@ use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Seq};
 
 use super::handles::Open;
 use super::history::LABEL_XATTR;
+use super::made::Made;
 use super::news::News;
 use super::nodes::{Place, Tense};
 use super::reading::OUR_XATTRS;
@@ -405,11 +406,15 @@ impl View {
         Ok((attr(Tense::Now, &inode), self.attr_lifetime(Tense::Now, &inode)))
     }
 
-    /// The directories above the tree look like its root.
+    /// The directories beside and above the tree have owner, mode and access control list of its root.
     pub(super) fn top_changed(&self) {
-        for node in [Some(NodeId::ROOT), Place::History.node()].into_iter().flatten() {
-            // Without room, attributes of two directories nobody can change are old for a day.
-            let _ = self.news.push(News::Attributes(node));
+        let sections = [Made::Streams, Made::StreamsFrom, Made::Debug].map(Place::Made);
+        let sections = sections.into_iter().filter(|_| self.options.sections);
+        for place in [Place::Root, Place::History].into_iter().chain(sections) {
+            let Some(news) = place.node().map(News::Attributes) else { continue };
+            // Without room they are told when they are told once more.
+            let _ = self.news.push(news.clone());
+            self.told.add(news);
         }
     }
 

@@ -359,10 +359,13 @@ impl View {
     pub(super) fn made_attr(&self, made: Made) -> Result<(Attr, Duration), Refusal> {
         let top = self.top()?;
         Ok(match made {
-            Made::Streams | Made::StreamsFrom | Made::StreamsSince(_) | Made::Debug => {
+            // These are told when the top changes.
+            Made::Streams | Made::StreamsFrom | Made::Debug => {
                 (self.made_directory_attr(made, &top), self.options.caching.attributes)
             }
-            Made::Context => (self.made_directory_attr(made, &top), Duration::ZERO),
+            Made::StreamsSince(_) | Made::Context => {
+                (self.made_directory_attr(made, &top), Duration::ZERO)
+            }
             Made::Agent => (self.agent_attr(&top), Duration::ZERO),
             Made::AgentLine(number) => {
                 let size = self.line(number)?.len() as u64;
