@@ -340,6 +340,64 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 #[test]
+fn an_access_control_list_holds_wherever_the_file_shows() {
+    let mounted = mount(true);
+    let root = mounted.kernel.as_root();
+    let in_group = mounted.kernel.as_user(1001, 50, &[], 0o022, 1);
+    let named = mounted.kernel.as_user(1000, 1000, &[], 0o022, 1);
+    root.write_file("/current/f", b"text", 0o640).unwrap();
+    root.chown("/current/f", None, Some(50)).unwrap();
+    assert!(in_group.read_file("/shadows/f").is_ok());
+    root.set_xattr("/current/f", ACL, &acl_of(7, 4, 4), 0).unwrap();
+    for place in ["/current/f", "/shadows/f"] {
+        assert_eq!(root.stat(place).unwrap().mode & 0o777, 0o740, "{place}");
+        assert_eq!(in_group.read_file(place), Err(Errno::EACCES), "{place}");
+        assert!(named.read_file(place).is_ok(), "{place}");
+        assert_eq!(root.xattr(place, ACL).unwrap(), acl_of(7, 4, 4), "{place}");
+        assert_eq!(root.xattr_names(place).unwrap(), [ACL.as_bytes()], "{place}");
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn the_access_control_list_of_the_tree_holds_beside_and_above_it() {
+    let mounted = mount(true);
+    let root = mounted.kernel.as_root();
+    let in_group = mounted.kernel.as_user(1001, 50, &[], 0o022, 1);
+    let named = mounted.kernel.as_user(1000, 1000, &[], 0o022, 1);
+    root.chown("/current", None, Some(50)).unwrap();
+    let directories = ["/", "/current", "/history", "/shadows", "/context", "/streams", "/debug"];
+    let files = ["/streams/file_changes", "/debug/health.json"];
+    for place in directories {
+        assert!(in_group.list(place).is_ok() && named.list(place).is_ok(), "{place}");
+    }
+    root.set_xattr("/current", ACL, &acl_of(7, 7, 7), 0).unwrap();
+    eventually("the list holds above the tree", || in_group.list("/") == Err(Errno::EACCES));
+    for place in directories {
+        assert!(named.list(place).is_ok(), "{place}");
+        eventually(place, || in_group.list(place) == Err(Errno::EACCES));
+    }
+    for place in files {
+        assert!(named.read_file(place).is_ok(), "{place}");
+        assert_eq!(in_group.read_file(place), Err(Errno::EACCES), "{place}");
+    }
+    // What may be done to names in the tree may not be done to labels.
+    assert_eq!(named.mkdir("/history/label", 0o755), Err(Errno::EACCES));
+    assert_eq!(root.xattr("/", ACL).unwrap(), acl_of(7, 7, 7));
+    assert_eq!(root.xattr("/history", ACL).unwrap(), acl_of(7, 7, 5));
+    assert_eq!(root.xattr("/streams/file_changes", ACL).unwrap(), acl_of(6, 7, 4));
+    assert_eq!(root.xattr_names("/debug").unwrap(), [ACL.as_bytes()]);
+    assert_eq!(root.xattr("/.agent", ACL), Err(Errno::ENODATA));
+    root.remove_xattr("/current", ACL).unwrap();
+    for place in directories {
+        eventually(place, || in_group.list(place).is_ok());
+        eventually(place, || named.list(place) == Err(Errno::EACCES));
+        assert_eq!(root.xattr(place, ACL), Err(Errno::ENODATA), "{place}");
+    }
+    mounted.unmount();
+}
+
+#[test]
 fn what_is_beside_the_tree_has_the_owner_and_mode_it_has_now_and_times_that_stay() {
     let mounted = mount(true);
     let user = mounted.kernel.as_root();

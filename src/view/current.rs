@@ -571,6 +571,9 @@ impl View {
         let name = ours_refused(name)?;
         self.may_change(asker, ino)?;
         self.change(asker, &Operation::RemoveXattr { ino, name })?;
+        if ino == Ino::ROOT {
+            self.top_changed();
+        }
         Ok(())
     }
 }
