@@ -315,6 +315,43 @@ fn what_is_changed_beside_the_kernel_shows_to_whoever_asks_from_then_on() {
 }
 
 #[test]
+fn what_the_kernel_has_not_heard_of_is_opened_by_nobody_who_may_not() {
+    let (store, _dir) = stores::fresh();
+    let mounted = mount(&store, Options::default());
+    let tree = Tree::new(Arc::clone(&store));
+    let root = mounted.kernel.as_root();
+    root.chmod("/current", 0o777).unwrap();
+    let other = mounted.kernel.as_user(1000, 1000, &[], 0o022, 1);
+    // The kernel keeps that there is no such name, and nobody tells it, as when its request overtakes the news.
+    let make_beside = |name: &str| {
+        let path = format!("/current/{name}");
+        assert_eq!(other.stat(&path), Err(Errno::ENOENT), "{name}");
+        let (parent, mode) = (Ino::ROOT, operation::S_IFREG | 0o600);
+        let (rdev, exclusive, security) = (0, true, None);
+        let name = name.as_bytes();
+        let make = Operation::Make { parent, name, mode, rdev, exclusive, security };
+        let caller = operation::Caller::default();
+        let made = tree.perform(&caller, &make).unwrap().inode.unwrap();
+        tree.write(&caller, made.ino, operation::WriteTo::Offset(0), b"secret", false).unwrap();
+        path
+    };
+    for flags in [0, O_RDWR, O_RDWR | O_TRUNC] {
+        let path = make_beside(&format!("closed{flags}"));
+        let opened = other.open(&path, O_CREAT | flags, 0o666);
+        assert_eq!(opened, Err(Errno::EACCES), "{path}");
+        assert_eq!(root.read_file(&path).unwrap(), b"secret", "{path}");
+    }
+    for (flags, left) in [(O_RDWR, &b"secret"[..]), (O_RDWR | O_TRUNC, b"")] {
+        let path = make_beside(&format!("open{flags}"));
+        let fd = root.open(&path, O_CREAT | flags, 0o644).unwrap();
+        assert_eq!(root.pread(fd, 10, 0).unwrap(), left, "{path}");
+        root.close(fd).unwrap();
+        assert_eq!(root.stat(&path).unwrap().mode & 0o777, 0o600, "{path}");
+    }
+    mounted.unmount();
+}
+
+#[test]
 fn every_minor_version_is_served() {
     for minor in 12..=45 {
         let (store, _dir) = stores::fresh();

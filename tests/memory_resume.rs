@@ -5,8 +5,8 @@
 
 use std::io::{self, IoSlice};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,8 @@ use lighthouse_fuse::server::{Config, Resumed, Server};
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Store};
 use lighthouse_fuse::transport::memory::{self, Memory, Options, User};
 use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Transport};
-use lighthouse_fuse::tree::Tree;
+use lighthouse_fuse::tree::operation::{Attributes, Caller, Operation, S_IFREG};
+use lighthouse_fuse::tree::{Ino, Seq, Tree};
 use lighthouse_fuse::view::{self, View};
 
 const O_RDWR: u32 = 0o2;
@@ -81,6 +82,15 @@ fn across_a_crash<T: Sync>(
     call: impl FnOnce(&User, &T) + Send,
     after: impl FnOnce(&User, T),
 ) -> u64 {
+    across_a_crash_beside(before, call, |user, _, prepared| after(user, prepared))
+}
+
+/// As [`across_a_crash`]; `after` has the next server's tree as well, to change it beside the kernel.
+fn across_a_crash_beside<T: Sync>(
+    before: impl FnOnce(&User) -> T,
+    call: impl FnOnce(&User, &T) + Send,
+    after: impl FnOnce(&User, &Tree, T),
+) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::create(dir.path(), &CreateOptions::default(), &options()).unwrap());
     let (kernel, device) = memory::pair(Options { stepped: false, ..Options::default() });
@@ -102,23 +112,27 @@ fn across_a_crash<T: Sync>(
     };
     let was = seq(&user);
     first.dies.store(true, Ordering::SeqCst);
-    let second = thread::scope(|scope| {
+    let (second, tree) = thread::scope(|scope| {
         let (caller, prepared) = (kernel.as_root(), &prepared);
         let calls = scope.spawn(move || call(&caller, prepared));
         let limits = server.join().unwrap();
         let device = kernel.crash();
         let store = reopened(dir.path());
+        let view = Arc::new(view_of(&store));
+        let tree = view.tree().clone();
+        let watcher: Weak<View> = Arc::downgrade(&view);
+        tree.watch(watcher);
         let second = thread::spawn(move || {
-            let view = view_of(&store);
             let resumed = Resumed { limits, restarts: 1 };
             Server::resume(&device, &view, config(), resumed).run(|| ()).unwrap();
         });
         calls.join().expect("the call ends as if nothing had happened");
-        second
+        (second, tree)
     });
     kernel.settle();
     let caused = seq(&user) - was;
-    after(&user, prepared);
+    after(&user, &tree, prepared);
+    drop(tree);
     kernel.unmount();
     second.join().unwrap();
     caused
@@ -231,6 +245,59 @@ fn a_file_without_a_name_outlives_the_server_that_knew_it_was_open() {
         |user, fd| {
             assert_eq!(user.pread(fd, 10, 0).unwrap(), b"held");
             user.pwrite(fd, b"still", 4).unwrap();
+            user.close(fd).unwrap();
+        },
+    );
+}
+
+#[test]
+fn a_kernel_that_was_taken_over_hears_of_what_is_changed_beside_it() {
+    across_a_crash_beside(
+        |user| {
+            user.mkdir("/current/d", 0o755).unwrap();
+            user.write_file("/current/d/f", b"content", 0o644).unwrap();
+            assert_eq!(user.stat("/current/d/f").unwrap().size, 7);
+            assert_eq!(user.stat("/current/d/new"), Err(Errno::ENOENT));
+            assert_eq!(user.list("/current/d").unwrap().len(), 1);
+        },
+        |user, ()| user.mkdir("/current/e", 0o755).unwrap(),
+        |user, tree, ()| {
+            let dir = tree.lookup(Ino::ROOT, b"d", Seq::NOW).unwrap().ino;
+            let file = tree.lookup(dir, b"f", Seq::NOW).unwrap().ino;
+            let (mode, rdev, exclusive, security) = (S_IFREG | 0o644, 0, true, None);
+            let (parent, name) = (dir, &b"new"[..]);
+            for operation in [
+                Operation::Make { parent, name, mode, rdev, exclusive, security },
+                Operation::SetAttributes {
+                    ino: file,
+                    set: Attributes { size: Some(3), ..Attributes::default() },
+                },
+            ] {
+                tree.perform_beside(&Caller::default(), &operation, None).unwrap();
+            }
+            assert_eq!(user.stat("/current/d/f").unwrap().size, 3);
+            assert_eq!(user.read_file("/current/d/f").unwrap(), b"con");
+            assert!(user.stat("/current/d/new").is_ok());
+            assert_eq!(user.list("/current/d").unwrap().len(), 2);
+        },
+    );
+}
+
+#[test]
+fn a_file_of_the_past_is_found_again_when_it_is_opened() {
+    across_a_crash(
+        |user| {
+            user.write_file("/current/f", b"then", 0o644).unwrap();
+            let seq = user.xattr("/current", "user.lighthouse.seq").unwrap();
+            let path = format!("/history/@{}/f", String::from_utf8(seq).unwrap());
+            // The kernel knows the node, and none of its pages.
+            assert_eq!(user.stat(&path).unwrap().size, 4);
+            path
+        },
+        |user, _| user.mkdir("/current/d", 0o755).unwrap(),
+        |user, path| {
+            let fd = user.open(&path, 0, 0).unwrap();
+            assert_eq!(user.pread(fd, 10, 0).unwrap(), b"then");
             user.close(fd).unwrap();
         },
     );

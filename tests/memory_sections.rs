@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use lighthouse_fuse::agents::Agents;
 use lighthouse_fuse::legacy::context::{NewPackage, Packages};
@@ -301,6 +302,175 @@ fn a_package_shows_its_files_as_of_its_creation_until_it_is_removed() {
     assert!(packages.remove(Origin::default(), "review 1", Timestamp(0)).unwrap());
     assert_eq!(user.stat("/context/review 1"), Err(Errno::ENOENT));
     assert_eq!(names(&user, "/context"), [""; 0]);
+    mounted.unmount();
+}
+
+/// An access control list as the attribute holds it: tag, permissions and id of each entry.
+fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut bytes = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        bytes.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+/// One that lets its owner do what `owner` says, user 1000 what `named` and the mask do, and nobody else anything.
+fn acl_of(owner: u16, named: u16, mask: u16) -> Vec<u8> {
+    const NONE: u32 = u32::MAX;
+    acl(&[
+        (0x01, owner, NONE),
+        (0x02, named, 1000),
+        (0x04, 0, NONE),
+        (0x10, mask, NONE),
+        (0x20, 0, NONE),
+    ])
+}
+
+const ACL: &str = "system.posix_acl_access";
+
+/// Waits until `holds` does: what the kernel is told, it is told by a thread of its own.
+#[track_caller]
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < until, "{what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn an_access_control_list_holds_wherever_the_file_shows() {
+    let mounted = mount(true);
+    let root = mounted.kernel.as_root();
+    let in_group = mounted.kernel.as_user(1001, 50, &[], 0o022, 1);
+    let named = mounted.kernel.as_user(1000, 1000, &[], 0o022, 1);
+    root.write_file("/current/f", b"text", 0o640).unwrap();
+    root.chown("/current/f", None, Some(50)).unwrap();
+    assert!(in_group.read_file("/shadows/f").is_ok());
+    root.set_xattr("/current/f", ACL, &acl_of(7, 4, 4), 0).unwrap();
+    for place in ["/current/f", "/shadows/f"] {
+        assert_eq!(root.stat(place).unwrap().mode & 0o777, 0o740, "{place}");
+        assert_eq!(in_group.read_file(place), Err(Errno::EACCES), "{place}");
+        assert!(named.read_file(place).is_ok(), "{place}");
+        assert_eq!(root.xattr(place, ACL).unwrap(), acl_of(7, 4, 4), "{place}");
+        assert_eq!(root.xattr_names(place).unwrap(), [ACL.as_bytes()], "{place}");
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn the_access_control_list_of_the_tree_holds_beside_and_above_it() {
+    let mounted = mount(true);
+    let root = mounted.kernel.as_root();
+    let in_group = mounted.kernel.as_user(1001, 50, &[], 0o022, 1);
+    let named = mounted.kernel.as_user(1000, 1000, &[], 0o022, 1);
+    root.chown("/current", None, Some(50)).unwrap();
+    let directories = ["/", "/current", "/history", "/shadows", "/context", "/streams", "/debug"];
+    let files = ["/streams/file_changes", "/debug/health.json"];
+    for place in directories {
+        assert!(in_group.list(place).is_ok() && named.list(place).is_ok(), "{place}");
+    }
+    root.set_xattr("/current", ACL, &acl_of(7, 7, 7), 0).unwrap();
+    eventually("the list holds above the tree", || in_group.list("/") == Err(Errno::EACCES));
+    for place in directories {
+        assert!(named.list(place).is_ok(), "{place}");
+        eventually(place, || in_group.list(place) == Err(Errno::EACCES));
+    }
+    for place in files {
+        assert!(named.read_file(place).is_ok(), "{place}");
+        assert_eq!(in_group.read_file(place), Err(Errno::EACCES), "{place}");
+    }
+    // What may be done to names in the tree may not be done to labels.
+    assert_eq!(named.mkdir("/history/label", 0o755), Err(Errno::EACCES));
+    assert_eq!(root.xattr("/", ACL).unwrap(), acl_of(7, 7, 7));
+    assert_eq!(root.xattr("/history", ACL).unwrap(), acl_of(7, 7, 5));
+    assert_eq!(root.xattr("/streams/file_changes", ACL).unwrap(), acl_of(6, 7, 4));
+    assert_eq!(root.xattr_names("/debug").unwrap(), [ACL.as_bytes()]);
+    assert_eq!(root.xattr("/.agent", ACL), Err(Errno::ENODATA));
+    root.remove_xattr("/current", ACL).unwrap();
+    for place in directories {
+        eventually(place, || in_group.list(place).is_ok());
+        eventually(place, || named.list(place) == Err(Errno::EACCES));
+        assert_eq!(root.xattr(place, ACL), Err(Errno::ENODATA), "{place}");
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn what_is_beside_the_tree_has_the_owner_and_mode_it_has_now_and_times_that_stay() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    let places =
+        ["/", "/history", "/streams", "/streams/from", "/streams/from/@2", "/context", "/debug"];
+    let before: Vec<_> = places.iter().map(|place| user.stat(place).unwrap()).collect();
+    user.write_file("/current/f", b"", 0o644).unwrap();
+    user.chmod("/current", 0o750).unwrap();
+    user.chown("/current", Some(1000), Some(50)).unwrap();
+    for (place, before) in places.iter().zip(before) {
+        let looks = |place| {
+            let attr = user.stat(place).unwrap();
+            (attr.mode & 0o777, attr.uid, attr.gid)
+        };
+        eventually(place, || looks(place) == (0o750, 1000, 50));
+        mounted.kernel.shrink();
+        let after = user.stat(place).unwrap();
+        assert_eq!((after.mtime, after.ctime), (before.mtime, before.ctime), "{place}");
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn a_package_is_read_by_nobody_who_may_not_read_what_is_in_it() {
+    let mounted = mount(true);
+    let root = mounted.kernel.as_root();
+    let packages = Packages::new(&mounted.tree);
+    root.chown("/current", None, Some(50)).unwrap();
+    let file = |path: &str, mode: u32, owner: (u32, u32)| {
+        let path = format!("/current{path}");
+        root.write_file(&path, b"text", 0o600).unwrap();
+        root.chown(&path, Some(owner.0), Some(owner.1)).unwrap();
+        root.chmod(&path, mode).unwrap();
+    };
+    let directory = |path: &str, mode: u32| {
+        root.mkdir(format!("/current{path}"), 0o700).unwrap();
+        root.chown(format!("/current{path}"), None, Some(50)).unwrap();
+        root.chmod(format!("/current{path}"), mode).unwrap();
+    };
+    for (path, mode) in [("/open", 0o755), ("/closed", 0o700), ("/group", 0o750)] {
+        directory(path, mode);
+    }
+    file("/open/f", 0o644, (0, 50));
+    file("/closed/f", 0o644, (0, 50));
+    file("/group/f", 0o644, (0, 50));
+    file("/others", 0o644, (1000, 1000));
+    file("/others group", 0o640, (0, 1000));
+    file("/not the owner", 0o044, (1000, 50));
+    file("/listed", 0o644, (0, 50));
+    root.set_xattr("/current/listed", ACL, &acl_of(7, 4, 4), 0).unwrap();
+    let mut number = 0;
+    let mut mode = |files: &[&str]| {
+        number += 1;
+        let package_id = number.to_string();
+        let new = NewPackage {
+            package_id: package_id.clone(),
+            files_involved: files.iter().map(|&file| file.to_owned()).collect(),
+            ..NewPackage::default()
+        };
+        packages.make(Origin::default(), &new, Timestamp(0)).unwrap();
+        root.stat(format!("/context/{package_id}/files.json")).unwrap().mode & 0o777
+    };
+    assert_eq!(mode(&[]), 0o644);
+    assert_eq!(mode(&["/open/f", "/missing"]), 0o644);
+    assert_eq!(mode(&["/open/f", "/closed/f"]), 0o600);
+    assert_eq!(mode(&["/open/f", "/group/f"]), 0o640);
+    assert_eq!(mode(&["/others"]), 0o644);
+    assert_eq!(mode(&["/others group"]), 0o600);
+    assert_eq!(mode(&["/not the owner"]), 0o600);
+    assert_eq!(mode(&["/listed"]), 0o600);
+    assert_eq!(mode(&["/open/f"]), 0o644);
+    root.set_xattr("/current", ACL, &acl_of(7, 5, 5), 0).unwrap();
+    assert_eq!(mode(&["/open/f"]), 0o600);
     mounted.unmount();
 }
 

@@ -61,9 +61,12 @@ pub(crate) async fn make(shared: Shared, asked: Asked) -> Answer {
         .collect::<Result<_, _>>()?;
     let made = waiting(move || {
         for path in &paths {
-            // Whoever looks at the package reads them; what is not there is left out of it.
-            if let Ok(inode) = acting.find(path, Seq::NOW) {
-                acting.may(&inode, READ, Seq::NOW)?;
+            match acting.find(path, Seq::NOW) {
+                // Whoever looks at the package reads them.
+                Ok(inode) => acting.may(&inode, READ, Seq::NOW)?,
+                // What is not there is left out of it; what may not be looked for is no such thing.
+                Err(Problem { status: StatusCode::NOT_FOUND | StatusCode::CONFLICT, .. }) => (),
+                Err(refused) => return Err(refused),
             }
         }
         Ok(Packages::new(&acting.tree).make(acting.origin(), &new, Timestamp::now())?)

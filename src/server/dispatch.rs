@@ -213,7 +213,7 @@ fn attempt<'w>(
         }
         Op::Create(op) => {
             let (entry, opened) = asking(&asker, op.umask, op.extensions, |asker| {
-                view.create(asker, op.parent, op.name, op.mode, op.flags, op.kill_suidgid)
+                view.create(asker, op.parent, op.name, op.mode, op.flags)
             })?;
             Reply::created(id, &entry, &opened)
         }
@@ -332,12 +332,8 @@ fn again(view: &View, id: RequestId, op: &Op<'_>) -> Option<Result<Reply<'static
         Ok(match *op {
             Op::Symlink(_) | Op::MkNod(_) | Op::MkDir(_) => Reply::entry(id, &view.made(seq)?),
             Op::Link(op) => Reply::entry(id, &view.linked(op.node, seq)?),
-            Op::Create(op) => {
-                let (entry, opened) = view.created(Some((op.parent, op.name)), op.flags, seq)?;
-                Reply::created(id, &entry, &opened)
-            }
-            Op::TmpFile(op) => {
-                let (entry, opened) = view.created(None, op.flags, seq)?;
+            Op::Create(op::Create { flags, .. }) | Op::TmpFile(op::TmpFile { flags, .. }) => {
+                let (entry, opened) = view.created(flags, seq)?;
                 Reply::created(id, &entry, &opened)
             }
             Op::Write(op) => {

@@ -13,7 +13,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::proto::types::{Entry, FileHandle, Name, NodeId, OpenFlags, Opened};
+use crate::proto::types::{Entry, FileHandle, NodeId, OpenFlags, Opened};
 use crate::tree::{Ino, Inode, Seq};
 
 use super::handles::Open;
@@ -59,21 +59,9 @@ impl View {
         self.entry_again(self.changeable(file)?, seq)
     }
 
-    /// What event `seq` made or, where it was there, cut; opened. `place` is not named for a nameless file.
-    pub fn created(
-        &self,
-        place: Option<(NodeId, Name<'_>)>,
-        flags: OpenFlags,
-        seq: Seq,
-    ) -> Result<(Entry, Opened), Refusal> {
-        let ino = match (self.tree.inode(Ino(seq.0), seq), place) {
-            (Ok(made), _) => made.ino,
-            (Err(TreeRefusal::Stale), Some((parent, name))) => {
-                self.tree.lookup(self.changeable(parent)?, name.as_bytes(), seq)?.ino
-            }
-            (Err(refusal), _) => return Err(refusal.into()),
-        };
-        let entry = self.entry_again(ino, seq)?;
+    /// The file that event `seq` made, opened.
+    pub fn created(&self, flags: OpenFlags, seq: Seq) -> Result<(Entry, Opened), Refusal> {
+        let entry = self.made(seq)?;
         let handle: FileHandle = self.handles.open(entry.node, Open::file(flags, None));
         Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }

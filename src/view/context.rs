@@ -9,13 +9,15 @@
 //! Packages are made and removed over HTTP. Their files never change; when history no longer reaches back to a package,
 //! `files.json` is stale.
 //!
-//! Invariants: who may not read one of the files may not read `files.json`: its mode is what all of theirs allow.
+//! Invariants: who could not read one of the files when the package was made may not read `files.json`: its mode is what the modes of
+//! all of them, and of the directories above, allow; and where there is an access control list among them, nothing to others.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::legacy::context::Package;
+use crate::tree::acl;
 use crate::tree::operation::{S_IFMT, S_IFREG};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
@@ -92,16 +94,49 @@ impl View {
         Ok(text.into_bytes())
     }
 
-    /// What of the mode of a plain computed file is left for `file`.
-    pub(super) fn package_mode(&self, package: &Package, file: PackageFile) -> u32 {
-        const ALL: u32 = 0o777;
-        if file != PackageFile::Files {
-            return ALL;
+    /// What of the mode of a plain computed file of the owner and group of `top` is left for the files of `package`: its
+    /// owner keeps what he has, for he owns the tree.
+    pub(super) fn involved_mode(&self, package: &Package, top: &Inode) -> u32 {
+        const OWNER: u32 = 0o700;
+        if !self.has_no_acl(Ino::ROOT, Seq::NOW).unwrap_or(false) {
+            // It would go for the files too, and let in whom they do not.
+            return OWNER;
         }
-        let paths = package.is.files_involved.iter();
-        let involved = paths.filter_map(|path| self.involved(path, package.seq).ok());
-        // Its owner keeps what he has: he owns the tree.
-        involved.fold(ALL, |mode, inode| mode & (inode.mode | 0o700))
+        let of = |path| match self.way(path, package.seq) {
+            Ok(way) => self.passed(&way, package.seq, top).unwrap_or(0),
+            Err(TreeRefusal::NotFound | TreeRefusal::NotADirectory) => 0o077,
+            Err(_) => 0,
+        };
+        package.is.files_involved.iter().fold(0o777, |mode, path| mode & (OWNER | of(path)))
+    }
+
+    /// Bits of those classes, of something that has the owner and group of `top`, all of whose members may go all of
+    /// `way` and read the file at its end.
+    fn passed(&self, way: &[Inode], at: Seq, top: &Inode) -> Result<u32, TreeRefusal> {
+        const READ: u32 = 4;
+        const SEARCH: u32 = 1;
+        let mut passed = 0o077;
+        for inode in way {
+            let needed = if inode.mode & S_IFMT == S_IFREG { READ } else { SEARCH };
+            let gives = |class: u32| inode.mode >> class & needed != 0;
+            // Whom a class of `top` takes in may be in any other one here, if owner or group is another.
+            let owner = inode.uid == top.uid || gives(6);
+            let group = gives(3) && (inode.gid == top.gid || gives(0));
+            let others = gives(0) && (inode.gid == top.gid || gives(3));
+            if !owner || !self.has_no_acl(inode.ino, at)? {
+                return Ok(0);
+            }
+            passed &= if group { 0o077 } else { 0o007 };
+            passed &= if others { 0o077 } else { 0o070 };
+        }
+        Ok(passed)
+    }
+
+    fn has_no_acl(&self, ino: Ino, at: Seq) -> Result<bool, TreeRefusal> {
+        match self.tree.xattr(ino, acl::ACCESS, at) {
+            Err(TreeRefusal::NoData) => Ok(true),
+            found => found.map(|_| false),
+        }
     }
 
     fn package_files(&self, package: &Package) -> Result<Map<String, Value>, Refusal> {
@@ -129,10 +164,17 @@ impl View {
 
     /// What `path` of the project led to after event `at`.
     fn involved(&self, path: &str, at: Seq) -> Result<Inode, TreeRefusal> {
+        self.way(path, at)?.pop().ok_or(TreeRefusal::NotFound)
+    }
+
+    /// As [`View::involved`], and before it the directories that lead there, the tree's root first.
+    fn way(&self, path: &str, at: Seq) -> Result<Vec<Inode>, TreeRefusal> {
         let mut inode = self.tree.inode(Ino::ROOT, at)?;
+        let mut way = vec![inode];
         for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
             inode = self.tree.lookup(inode.ino, name.as_bytes(), at)?;
+            way.push(inode);
         }
-        Ok(inode)
+        Ok(way)
     }
 }

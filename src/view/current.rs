@@ -14,6 +14,7 @@ use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Seq};
 
 use super::handles::Open;
 use super::history::LABEL_XATTR;
+use super::made::Made;
 use super::news::News;
 use super::nodes::{Place, Tense};
 use super::reading::OUR_XATTRS;
@@ -205,7 +206,9 @@ impl View {
         self.give_out(Tense::Now, &about(made)?)
     }
 
-    /// Opens the regular file `name`, made if it is not there. `kill_set_id` where it is there and cut.
+    /// Makes the regular file `name`, and opens it. One that is there already is stale: the kernel, which asks for
+    /// this only where it knows of none, takes the file for one of the caller's making and would not check whether he
+    /// may open it. After ESTALE it looks the name up, checks, and opens what it finds.
     pub fn create(
         &self,
         asker: &Asker<'_>,
@@ -213,20 +216,11 @@ impl View {
         name: Name<'_>,
         mode: u32,
         flags: OpenFlags,
-        kill_set_id: bool,
     ) -> Result<(Entry, Opened), Refusal> {
         let parent = self.changeable(parent)?;
         self.may_name(asker, &[(parent, name.as_bytes())], false)?;
-        if self.agents.guard().is_some()
-            && let Ok(there) = self.tree.lookup(parent, name.as_bytes(), Seq::NOW)
-        {
-            // It was made since the kernel looked: then it is opened, with whatever other names it has.
-            self.may_open(asker, Place::Tree(Tense::Now, there.ino), Access::Write)?;
-        }
-        let actor = self.actor(asker, false);
-        let made = self.perform(
+        let made = self.change(
             asker,
-            actor,
             &Operation::Make {
                 parent,
                 name: name.as_bytes(),
@@ -236,15 +230,11 @@ impl View {
                 security: asker.security,
             },
         )?;
-        let mut inode = about(made)?;
-        let mut wrote = None;
-        // It was there, which the kernel did not know: so it does not cut it either.
-        if made.seq.is_none() && flags.truncates() {
-            inode = self.cut(asker, actor, inode.ino, kill_set_id)?;
-            wrote = Some(actor);
+        if made.seq.is_none() {
+            return Err(TreeRefusal::Stale.into());
         }
-        let entry = self.give_out(Tense::Now, &inode)?;
-        let handle = self.handles.open(entry.node, Open::file(flags, wrote));
+        let entry = self.give_out(Tense::Now, &about(made)?)?;
+        let handle = self.handles.open(entry.node, Open::file(flags, None));
         Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }
 
@@ -280,7 +270,7 @@ impl View {
         self.may_open(asker, place, if changes { Access::Write } else { Access::Read })?;
         let ino = match place {
             Place::Root | Place::History => return Err(TreeRefusal::IsADirectory.into()),
-            Place::Tree(Tense::Past(_), _) => return self.open_past(node, flags),
+            Place::Tree(tense @ Tense::Past(_), _) => return self.open_past(node, tense, flags),
             Place::Made(made) => return self.made_open(asker, made, flags),
             Place::Tree(Tense::Now, ino) => ino,
         };
@@ -424,11 +414,15 @@ impl View {
         Ok((attr(Tense::Now, &inode), self.attr_lifetime(Tense::Now, &inode)))
     }
 
-    /// The directories above the tree look like its root.
+    /// The directories beside and above the tree have owner, mode and access control list of its root.
     pub(super) fn top_changed(&self) {
-        for node in [Some(NodeId::ROOT), Place::History.node()].into_iter().flatten() {
-            // Without room, attributes of two directories nobody can change are old for a day.
-            let _ = self.news.push(News::Attributes(node));
+        let sections = [Made::Streams, Made::StreamsFrom, Made::Debug].map(Place::Made);
+        let sections = sections.into_iter().filter(|_| self.options.sections);
+        for place in [Place::Root, Place::History].into_iter().chain(sections) {
+            let Some(news) = place.node().map(News::Attributes) else { continue };
+            // Without room they are told when they are told once more.
+            let _ = self.news.push(news.clone());
+            self.told.add(news);
         }
     }
 
@@ -585,6 +579,9 @@ impl View {
         let name = ours_refused(name)?;
         self.may_change(asker, ino)?;
         self.change(asker, &Operation::RemoveXattr { ino, name })?;
+        if ino == Ino::ROOT {
+            self.top_changed();
+        }
         Ok(())
     }
 }

@@ -295,22 +295,35 @@ impl Computed {
 }
 
 impl View {
-    /// The mode of a file that is computed: who may enter may read, and nobody else.
-    const fn made_mode(top: u32) -> u32 {
+    /// The mode of what looks like `top`: who may enter may read, and nobody else.
+    pub(super) fn made_mode(&self, made: Made, top: &Inode) -> Result<u32, Refusal> {
         const READ_AND_WRITE: u32 = 0o666;
-        S_IFREG | history_mode(top) & READ_AND_WRITE
+        let entered = history_mode(top.mode) & !S_IFMT;
+        Ok(match made {
+            made if made.is_directory() => S_IFDIR | entered,
+            Made::PackageFile(by, PackageFile::Files) => {
+                S_IFREG | entered & READ_AND_WRITE & self.involved_mode(&*self.package(by)?, top)
+            }
+            _ => S_IFREG | entered & READ_AND_WRITE,
+        })
     }
 
-    fn made_file_attr(&self, made: Made, top: &Inode, size: u64, changed: Timestamp) -> Attr {
+    fn made_file_attr(
+        &self,
+        made: Made,
+        top: &Inode,
+        size: u64,
+        changed: Timestamp,
+    ) -> Result<Attr, Refusal> {
         let changed = time(changed);
-        Attr {
+        Ok(Attr {
             ino: made.ino(),
             size,
             blocks: size.div_ceil(512),
-            mode: Self::made_mode(top.mode),
+            mode: self.made_mode(made, top)?,
             nlink: 1,
             ..self.made_base(top, changed)
-        }
+        })
     }
 
     pub(super) fn made_base(&self, top: &Inode, changed: Time) -> Attr {
@@ -346,10 +359,13 @@ impl View {
     pub(super) fn made_attr(&self, made: Made) -> Result<(Attr, Duration), Refusal> {
         let top = self.top()?;
         Ok(match made {
-            Made::Streams | Made::StreamsFrom | Made::StreamsSince(_) | Made::Debug => {
+            // These are told when the top changes.
+            Made::Streams | Made::StreamsFrom | Made::Debug => {
                 (self.made_directory_attr(made, &top), self.options.caching.attributes)
             }
-            Made::Context => (self.made_directory_attr(made, &top), Duration::ZERO),
+            Made::StreamsSince(_) | Made::Context => {
+                (self.made_directory_attr(made, &top), Duration::ZERO)
+            }
             Made::Agent => (self.agent_attr(&top), Duration::ZERO),
             Made::AgentLine(number) => {
                 let size = self.line(number)?.len() as u64;
@@ -367,20 +383,18 @@ impl View {
                 let compute = || self.package_content(&package, file);
                 let (bytes, _) = self.computed.shown(node(made)?, false, compute)?;
                 let size = bytes.len() as u64;
-                let attr = self.made_file_attr(made, &top, size, package.created);
-                let mode = attr.mode & (S_IFMT | self.package_mode(&package, file));
-                (Attr { mode, ..attr }, Duration::ZERO)
+                (self.made_file_attr(made, &top, size, package.created)?, Duration::ZERO)
             }
             Made::Stream(since, name) => {
                 let (size, changed) = self.stream_size(since, name)?;
-                (self.made_file_attr(made, &top, size, changed), Duration::ZERO)
+                (self.made_file_attr(made, &top, size, changed)?, Duration::ZERO)
             }
             Made::DebugFile(file) => {
                 let node = node(made)?;
                 let (bytes, changed) =
                     self.computed.shown(node, false, || Ok(self.debug_content(file)))?;
                 let size = bytes.len() as u64;
-                (self.made_file_attr(made, &top, size, changed), Duration::ZERO)
+                (self.made_file_attr(made, &top, size, changed)?, Duration::ZERO)
             }
         })
     }

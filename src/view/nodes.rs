@@ -41,10 +41,6 @@ pub(super) const SYNTHETIC: u16 = u16::MAX;
 pub(super) const FIRST_MADE: u16 = 0xfffc;
 /// Views of the past that can be bound at once.
 pub(crate) const VIEWS_MAX: usize = FIRST_MADE as usize - 1;
-/// From so many bound views on, the kernel is asked to let go of those nobody entered for longest.
-const VIEWS_CROWDED: usize = VIEWS_MAX / 4 * 3;
-/// How many it is asked for at a time.
-const VIEWS_ASKED_BACK: usize = VIEWS_MAX / 8;
 /// Lookup counts are spread over so many locks.
 const SHARDS: usize = 64;
 
@@ -114,6 +110,8 @@ struct Views {
     names: FxHashMap<Box<[u8]>, NonZeroU16>,
     /// How many slots are in use: more than there are names where a name has moved on.
     bound: usize,
+    /// How many the predecessors of this process have taken.
+    taken: usize,
     asked_back: bool,
 }
 
@@ -282,7 +280,7 @@ impl Nodes {
             views.bound -= 1;
             views.free.push_back(view);
         }
-        if views.bound < VIEWS_CROWDED {
+        if views.bound < views.crowded() {
             views.asked_back = false;
         }
     }
@@ -292,7 +290,7 @@ impl Nodes {
     pub(crate) fn after_restarts(&self, restarts: u16) {
         let first = usize::from(restarts % 16) * (VIEWS_MAX / 16);
         let mut views = self.views.write();
-        views.slots.clear();
+        *views = Views { taken: first, ..Views::default() };
         views.slots.resize_with(first, || None);
     }
 
@@ -318,15 +316,25 @@ impl Views {
     /// The names that were entered longest ago, once the table is crowded, and not again before the
     /// kernel had its chance to let go of some.
     fn crowded_out(&mut self) -> Vec<Box<[u8]>> {
-        if self.bound < VIEWS_CROWDED
-            || (self.asked_back && !self.bound.is_multiple_of(VIEWS_ASKED_BACK))
+        if self.bound < self.crowded()
+            || (self.asked_back && !self.bound.is_multiple_of(self.asked_at_a_time()))
         {
             return Vec::new();
         }
         self.asked_back = true;
         let mut oldest: Vec<_> = self.slots.iter().flatten().collect();
         oldest.sort_by_key(|bound| bound.entered);
-        oldest.into_iter().take(VIEWS_ASKED_BACK).map(|bound| bound.name.clone()).collect()
+        oldest.into_iter().take(self.asked_at_a_time()).map(|bound| bound.name.clone()).collect()
+    }
+
+    /// From so many bound views on, the kernel is asked to let go of those nobody entered for longest.
+    const fn crowded(&self) -> usize {
+        (VIEWS_MAX - self.taken) / 4 * 3
+    }
+
+    /// How many it is asked for at a time.
+    const fn asked_at_a_time(&self) -> usize {
+        (VIEWS_MAX - self.taken) / 8
     }
 }
 
@@ -422,19 +430,24 @@ mod tests {
 
     #[test]
     fn many_views_are_asked_back_oldest_first_and_too_many_refused() {
-        let nodes = Nodes::new();
-        let mut asked = Vec::new();
-        let mut first = None;
-        for number in 0..VIEWS_MAX {
-            let entered = nodes.enter(format!("@{number}").as_bytes(), Seq(5), STILL).unwrap();
-            first.get_or_insert(entered.view);
-            asked.extend(entered.crowded_out);
+        for restarts in [0, 1, 5, 15, 16] {
+            let nodes = Nodes::new();
+            nodes.after_restarts(restarts);
+            let mut asked = Vec::new();
+            let mut first = None;
+            let mut entered = 0;
+            while let Some(new) = nodes.enter(format!("@{entered}").as_bytes(), Seq(5), STILL) {
+                first.get_or_insert(new.view);
+                asked.extend(new.crowded_out);
+                entered += 1;
+            }
+            let left = VIEWS_MAX - usize::from(restarts % 16) * (VIEWS_MAX / 16);
+            assert_eq!(entered, left, "after {restarts} restarts");
+            assert_eq!(asked.first().map(|name| &**name), Some(&b"@0"[..]), "{restarts}");
+            assert!(asked.len() >= left / 8, "{restarts}");
+            nodes.let_go(first.unwrap());
+            assert!(nodes.enter(b"one more", Seq(5), STILL).is_some());
         }
-        assert_eq!(asked.first().map(|name| &**name), Some(&b"@0"[..]));
-        assert!(asked.len() >= VIEWS_ASKED_BACK);
-        assert!(nodes.enter(b"one more", Seq(5), STILL).is_none());
-        nodes.let_go(first.unwrap());
-        assert!(nodes.enter(b"one more", Seq(5), STILL).is_some());
     }
 
     #[test]

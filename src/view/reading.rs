@@ -11,9 +11,11 @@ use std::time::Duration;
 use crate::proto::types::{
     Attr, FileHandle, Name, NodeId, OpenFlags, Opened, OpenedFlags, Statfs, XattrName,
 };
+use crate::tree::acl::{self, Acl};
 use crate::tree::{File, Ino, Inode, Pin, Seq, Stretch};
 
 use super::handles::Open;
+use super::history::history_mode;
 use super::listing::{AFTER_DOTS, Filling, Listed, Page};
 use super::made::Made;
 use super::nodes::{Place, Tense};
@@ -156,10 +158,18 @@ impl View {
     }
 
     /// Opens a file of the past, which can only be read.
-    pub(super) fn open_past(&self, node: NodeId, flags: OpenFlags) -> Result<Opened, Refusal> {
+    pub(super) fn open_past(
+        &self,
+        node: NodeId,
+        tense: Tense,
+        flags: OpenFlags,
+    ) -> Result<Opened, Refusal> {
         if flags.writes() || flags.truncates() {
             return Err(Refusal::ReadOnly);
         }
+        // The kernel may know the node from a server before this one: told here that it is stale, it looks the name
+        // up again, which it does not do for a file that it has open.
+        self.at(tense)?;
         let handle = self.handles.open(node, Open::file(flags, None));
         Ok(Opened { handle, flags: OpenedFlags::KEEP_CACHE, backing_id: 0 })
     }
@@ -169,7 +179,11 @@ impl View {
         let flags = match self.place(node)? {
             // What it lists changes with the clock, or costs nothing.
             Place::History | Place::Made(_) => OpenedFlags::NONE,
-            _ if !self.options.caching.listings => OpenedFlags::NONE,
+            Place::Tree(tense, _) if !self.options.caching.listings => {
+                self.at(tense)?;
+                OpenedFlags::NONE
+            }
+            Place::Root if !self.options.caching.listings => OpenedFlags::NONE,
             Place::Root => OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE,
             Place::Tree(tense, ino) => {
                 let at = self.at(tense)?;
@@ -284,6 +298,7 @@ impl View {
         let (tense, ino) = match self.place(node)? {
             Place::Tree(tense, ino) => (tense, ino),
             Place::Root if name == METER_XATTR => return Ok(self.measured().to_json()),
+            beside if name == acl::ACCESS => return self.acl_beside(beside),
             _ => return Err(TreeRefusal::NoData.into()),
         };
         let at = self.at(tense)?;
@@ -301,13 +316,51 @@ impl View {
         Ok(self.tree.xattr(ino, name, at)?)
     }
 
-    /// Names of all extended attributes that are stored, each ended by NUL.
+    /// The access control list of what is in no tree and looks like something that is, cut to its mode. It belongs
+    /// to the mode: where there is a list, a mode's bits for the group are the most that the list can give, and
+    /// without the list the kernel would take them for what the group may do.
+    fn acl_beside(&self, place: Place) -> Result<Vec<u8>, Refusal> {
+        let top = self.top()?;
+        let mode = match place {
+            Place::Made(Made::Agent | Made::AgentLine(_)) => return Err(TreeRefusal::NoData.into()),
+            Place::Made(Made::Shadow(ino)) => {
+                return Ok(self.tree.xattr(ino, acl::ACCESS, Seq::NOW)?);
+            }
+            Place::Tree(tense, ino) => {
+                return Ok(self.tree.xattr(ino, acl::ACCESS, self.at(tense)?)?);
+            }
+            Place::Root => top.mode,
+            Place::History => history_mode(top.mode),
+            Place::Made(made) => self.made_mode(made, &top)?,
+        };
+        let stored = self.tree.xattr(Ino::ROOT, acl::ACCESS, Seq::NOW)?;
+        let Ok(Some(mut acl)) = Acl::parse(&stored) else {
+            let what = "the access control list of the tree's root is none";
+            return Err(TreeRefusal::Damaged(what.to_owned()).into());
+        };
+        acl.chmod(mode);
+        let mut cut = Vec::new();
+        acl.encode(&mut cut);
+        Ok(cut)
+    }
+
+    /// Names of all extended attributes that can be listed, each ended by NUL.
     pub fn xattrs(&self, node: NodeId) -> Result<Vec<u8>, Refusal> {
-        let Place::Tree(tense, ino) = self.place(node)? else { return Ok(Vec::new()) };
         let mut list = Vec::new();
-        for name in self.tree.xattrs(ino, self.at(tense)?)? {
-            list.extend_from_slice(&name);
+        let mut push = |name: &[u8]| {
+            list.extend_from_slice(name);
             list.push(0);
+        };
+        match self.place(node)? {
+            Place::Tree(tense, ino) => {
+                let names = self.tree.xattrs(ino, self.at(tense)?)?;
+                names.iter().for_each(|name| push(name));
+            }
+            beside => match self.acl_beside(beside) {
+                Ok(_) => push(acl::ACCESS),
+                Err(Refusal::Tree(TreeRefusal::NoData)) => (),
+                Err(refusal) => return Err(refusal),
+            },
         }
         Ok(list)
     }

@@ -1,6 +1,7 @@
 //! The mount's own root: `current` and `history`, and what else the options say; and `.agent`, which is not listed.
 //!
-//! Owner, mode and times are those of the tree's root, so that who may work in `current/` may enter.
+//! Owner, mode and access control list are those of the tree's root, so that who may work in `current/` may enter. The
+//! names are there since the tree is, so the times are when that was.
 
 use crate::proto::types::{Attr, Entry, FOREVER};
 use crate::tree::{Ino, Inode, Seq};
@@ -29,9 +30,12 @@ impl View {
         Ok(self.tree.inode(Ino::ROOT, Seq::NOW)?)
     }
 
-    /// Attributes of the mount's root or of `history`, which look like `top` but are not it.
+    /// Attributes of the mount's root or of `history`, which look like `top` but are not it. Its times move with
+    /// each name in `current/`, of which the kernel would have to be told each time.
     pub(super) fn synthetic(top: &Inode, ino: u64, nlink: u32) -> Attr {
-        Attr { ino, size: 0, blocks: 0, nlink, ..attr(Tense::Now, top) }
+        let attr = attr(Tense::Now, top);
+        let born = attr.btime;
+        Attr { ino, size: 0, blocks: 0, nlink, atime: born, mtime: born, ctime: born, ..attr }
     }
 
     pub(super) fn root_attr(&self) -> Result<Attr, Refusal> {

@@ -53,7 +53,7 @@ impl Watcher for View {
         }
         self.told.add(news);
         self.stir();
-        if matches!(what, Changed::Attributes(Ino::ROOT) | Changed::Content(Ino::ROOT)) {
+        if matches!(what, Changed::Attributes(Ino::ROOT)) {
             self.top_changed();
         }
     }
@@ -82,6 +82,8 @@ impl View {
             news;
         node == NodeId::ROOT
             || matches!(Place::of(node), Some(Place::Tree(Tense::Now, Ino::ROOT)))
+            // What an adopted kernel knows, it alone knows.
+            || self.is_adopted()
             || self.nodes.knows(node)
     }
 
@@ -98,7 +100,7 @@ impl View {
 }
 
 impl Told {
-    fn add(&self, news: News) {
+    pub(super) fn add(&self, news: News) {
         let now = Instant::now();
         let mut waiting = self.0.lock();
         if waiting.known.insert(news.clone(), now).is_none() {

@@ -190,6 +190,8 @@ fn the_user_that_http_acts_as_may_do_what_modes_say() {
     let place = Place::new();
     let project = place.path("project");
     std::fs::create_dir_all(project.join("open")).unwrap();
+    std::fs::create_dir_all(project.join("closed")).unwrap();
+    std::fs::write(project.join("closed/f"), "s").unwrap();
     std::fs::write(project.join("secret"), "s").unwrap();
     std::fs::write(project.join("shown"), "s").unwrap();
     std::os::unix::fs::symlink("/etc/passwd", project.join("out")).unwrap();
@@ -201,6 +203,8 @@ fn the_user_that_http_acts_as_may_do_what_modes_say() {
     };
     mode("", 0o755);
     mode("open", 0o777);
+    mode("closed", 0o700);
+    mode("closed/f", 0o644);
     mode("secret", 0o600);
     mode("shown", 0o644);
     let mut command = place.command(false);
@@ -217,4 +221,11 @@ fn the_user_that_http_acts_as_may_do_what_modes_say() {
     assert_eq!(agent.put("/files/open/new", b"x").status, 201);
     let listed = agent.get("/files/open").json();
     assert_eq!(listed["entries"][0]["uid"], 1234);
+    let files = ["/shown", "/missing", "/shown/below", "/secret", "/closed/f", "/closed/missing"];
+    for (file, status) in files.into_iter().zip([201, 201, 201, 403, 403, 403]) {
+        let package =
+            serde_json::json!({ "package_id": file.replace('/', "-"), "files_involved": [file] });
+        let made = agent.ask("POST", "/context/packages", &[], package.to_string().as_bytes());
+        assert_eq!(made.status, status, "{file}: {made:?}");
+    }
 }

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::{Mount, bounded, errno, names, shell, until};
+use crate::fixture::{ANOTHER, Mount, SOMEBODY, as_user, bounded, errno, names, shell, until};
 use crate::{Outcome, tests};
 
 tests![
@@ -18,6 +18,7 @@ tests![
     tail_follows_a_stream_by_descriptor_and_by_name,
     poll_waits_until_there_is_more_and_any_number_of_readers_get_it,
     nothing_in_a_section_can_be_written_and_other_names_are_not_there,
+    an_access_control_list_holds_in_every_section,
 ];
 
 const CHANGES: &str = "streams/file_changes";
@@ -139,5 +140,37 @@ fn nothing_in_a_section_can_be_written_and_other_names_are_not_there() -> Outcom
     }
     let output = bounded(Command::new("cp").arg(mount.top(CHANGES)).arg(mount.path("copy")));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn an_access_control_list_holds_in_every_section() -> Outcome {
+    let mount = Mount::with(&["--sections"])?;
+    let top = mount.top("");
+    let list = |path: &str, list: &str| {
+        shell(&top, &format!("chgrp {ANOTHER} {path} && setfacl -m {list} {path}"));
+    };
+    let reads = |id, path: &str| as_user(id, || errno(fs::read(mount.top(path))));
+    fs::write(mount.path("file"), "secret").unwrap();
+    shell(&top, "chmod 755 current && chmod 640 current/file");
+    list("current/file", &format!("u:{SOMEBODY}:r,g::---"));
+    for path in ["current/file", "shadows/file"] {
+        assert_eq!(reads(ANOTHER, path), Some(Errno::ACCESS), "{path}");
+        assert_eq!(reads(SOMEBODY, path), None, "{path}");
+    }
+    // Whoever may enter the tree alone may also go there.
+    shell(&top, "chmod 700 current");
+    list("current", &format!("u:{SOMEBODY}:rx,g::---"));
+    let lists = |id, path: &str| as_user(id, || errno(fs::read_dir(mount.top(path))));
+    for path in ["", "current", "history", "shadows", "streams", "debug", "context"] {
+        until(path, || lists(ANOTHER, path) == Some(Errno::ACCESS));
+        until(path, || lists(SOMEBODY, path).is_none());
+    }
+    assert_eq!(reads(SOMEBODY, CHANGES), None);
+    assert_eq!(reads(ANOTHER, CHANGES), Some(Errno::ACCESS));
+    shell(&top, "setfacl -b current && chmod 750 current");
+    for path in ["", "current", "history", "shadows", "streams", "debug", "context"] {
+        until(path, || lists(ANOTHER, path).is_none());
+        until(path, || lists(SOMEBODY, path) == Some(Errno::ACCESS));
+    }
     Ok(())
 }

@@ -80,6 +80,13 @@ impl Place {
         Server::start(self.command(options))
     }
 
+    /// This program, serving a store here in which names come to be while they are made.
+    pub(crate) fn behind(&self) -> Server {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg("behind").arg(&self.store).arg(&self.at);
+        Server::start(command)
+    }
+
     /// The mount as the table shows it.
     pub(crate) fn entry(&self) -> Option<MountEntry> {
         let table = lighthouse_fuse::transport::mount_table::read().unwrap();

@@ -1,9 +1,10 @@
 //! Real mounts: mounting, unmounting, dead servers, private namespaces, both ways to send data.
 //!
 //! Has a `main` of its own: see `runner`. And servers run in processes of their own, which are this program
-//! again (`serve`, `run`, `umount`), for entering a namespace needs a process with one thread.
+//! again (`serve`, `behind`, `run`, `umount`), for entering a namespace needs a process with one thread.
 #![allow(clippy::unwrap_used, reason = "these are tests, without the attribute that says so")]
 
+mod behind;
 mod constant;
 mod fixture;
 mod mounts;
@@ -19,9 +20,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("serve") => return fixture::serve_in_this_process(&arguments[1..]),
+        Some("behind") => return behind::serve_in_this_process(&arguments[1..]),
         Some("run") => return fixture::run_in_this_process(&arguments[1..]),
         Some("umount") => return fixture::unmount_in_this_process(&arguments[1..]),
         _ => (),
     }
-    runner::run("mount_basic", &arguments, &[mounts::TESTS, runs::TESTS])
+    runner::run("mount_basic", &arguments, &[behind::TESTS, mounts::TESTS, runs::TESTS])
 }

@@ -79,12 +79,14 @@ pub(super) struct Call<'k> {
     task: Option<u64>,
     pins: Vec<Ino>,
     held: Vec<Lock>,
+    /// Every name on the way is asked for, whatever the cache says (`LOOKUP_REVAL`).
+    pub(super) afresh: bool,
 }
 
 impl<'k> Call<'k> {
     pub(super) fn enter(shared: &'k Shared, who: Credentials, task: Option<u64>) -> Self {
         let st = shared.state.lock();
-        Self { st, shared, who, task, pins: Vec::new(), held: Vec::new() }
+        Self { st, shared, who, task, pins: Vec::new(), held: Vec::new(), afresh: false }
     }
 
     /// Keeps `ino` until the call ends.

@@ -82,6 +82,18 @@ impl Call<'_> {
         mode: u32,
     ) -> Result<u64, Errno> {
         let flags = flags | O_LARGEFILE;
+        match self.open_once(start, path, flags, mode) {
+            // What was cached leads elsewhere by now (`do_filp_open`).
+            Err(Errno::ESTALE) => {
+                self.unlock();
+                self.afresh = true;
+                self.open_once(start, path, flags, mode)
+            }
+            result => result,
+        }
+    }
+
+    fn open_once(&mut self, start: Ino, path: &[u8], flags: u32, mode: u32) -> Result<u64, Errno> {
         if flags & O_TMPFILE != 0 {
             return self.open_temporary(start, path, flags, mode);
         }

@@ -166,7 +166,7 @@ impl Call<'_> {
 
     fn cached(&mut self, dir: Ino, name: &[u8], fresh: bool) -> Option<Option<Ino>> {
         let dentry = self.st.dentry(dir, name)?;
-        let usable = !fresh
+        let usable = !(fresh || self.afresh)
             && dentry.epoch == self.st.connection.epoch
             && dentry.until_ns >= self.st.now_ns
             && dentry.target.is_none_or(|ino| !self.st.inode(ino).bad);
