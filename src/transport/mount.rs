@@ -34,8 +34,8 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveM
 
 use super::device::{self, DEVICE};
 use super::fusermount;
-use super::mount_table::{self, FILESYSTEM_TYPE};
-use super::unmount::{Detach, Mounted, UnmountError, unmount_resolved};
+use super::mount_table::{self, FILESYSTEM_TYPE, MountEntry};
+use super::unmount::{Detach, Identity, Mounted, UnmountError, unmount_resolved};
 use crate::sys::process::{self, MountCapability, Withheld};
 
 /// What stands after the dot in the type shown for our mounts.
@@ -510,9 +510,10 @@ impl Mountpoint {
             Err(MountError::DeviceRefused(_)) => None,
             Err(error) => return Err(error),
         };
+        let before = mount_table::read().unwrap_or_default();
         let refused = match device {
             Some(device) if privileged => match self.mount_in_process(&device, options) {
-                Ok(()) => return Ok((device, self.mounted())),
+                Ok(identity) => return Ok((device, self.mounted(identity, &before))),
                 Err(error) => Some(error),
             },
             _ => None,
@@ -523,7 +524,7 @@ impl Mountpoint {
                 if refused.as_ref().is_none_or(|refused| is_permission(&refused.0)) =>
             {
                 match fusermount::mount(helper, &self.path, &options.for_helper()) {
-                    Ok(device) => Ok((device, self.mounted())),
+                    Ok(device) => Ok((device, self.mounted(None, &before))),
                     Err(error) => Err(self.refusal(refused, Some(error.words()))),
                 }
             }
@@ -543,16 +544,19 @@ impl Mountpoint {
         }
     }
 
-    /// The two ways that need no other program. The error is the later one's, with the words the
-    /// kernel added to the first.
+    /// The two ways that need no other program, and which mount it is where that is told. The error
+    /// is the later one's, with the words the kernel added to the first.
     fn mount_in_process(
         &self,
         device: &OwnedFd,
         options: &MountOptions,
-    ) -> Result<(), (io::Error, String)> {
-        let Err((_, words)) = self.by_fsopen(device.as_fd(), options) else { return Ok(()) };
+    ) -> Result<Option<Identity>, (io::Error, String)> {
+        let words = match self.by_fsopen(device.as_fd(), options) {
+            Ok(identity) => return Ok(identity),
+            Err((_, words)) => words,
+        };
         match self.by_mount_call(device.as_fd(), options) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(None),
             Err(error) => Err((error, words)),
         }
     }
@@ -562,7 +566,7 @@ impl Mountpoint {
         &self,
         device: BorrowedFd<'_>,
         options: &MountOptions,
-    ) -> Result<(), (io::Error, String)> {
+    ) -> Result<Option<Identity>, (io::Error, String)> {
         let silent = |error: Errno| (error.into(), String::new());
         let filesystem =
             rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).map_err(silent)?;
@@ -576,7 +580,8 @@ impl Mountpoint {
         .map_err(|error| (error.into(), log_of(&filesystem)))?;
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        rustix::mount::move_mount(&mount, "", &self.directory, "", flags).map_err(silent)
+        rustix::mount::move_mount(&mount, "", &self.directory, "", flags).map_err(silent)?;
+        Ok(Identity::of(mount.as_fd()))
     }
 
     fn configure(
@@ -611,12 +616,20 @@ impl Mountpoint {
         Ok(())
     }
 
-    fn mounted(&mut self) -> Mounted {
+    /// The mount that was just made. Where no descriptor told which one it is, it is the one here
+    /// that was not in the table `before`; if there are several, none can be told to be ours.
+    fn mounted(&mut self, identity: Option<Identity>, before: &[MountEntry]) -> Mounted {
         self.made.0 = None;
-        let table = mount_table::read().unwrap_or_default();
-        let entry = mount_table::topmost(&table, &self.path).filter(|entry| entry.is_ours());
-        let device = entry.map(|entry| (entry.major, entry.minor));
-        Mounted::new(self.path.clone(), device)
+        let identity = identity.or_else(|| {
+            let table = mount_table::read().ok()?;
+            let is_new = |entry: &&MountEntry| {
+                let known = before.iter().any(|other| other.id == entry.id);
+                entry.is_ours() && entry.mountpoint == self.path && !known
+            };
+            let mut new = table.iter().filter(is_new);
+            new.next().filter(|_| new.next().is_none()).map(Identity::in_table)
+        });
+        Mounted::new(self.path.clone(), identity)
     }
 }
 
@@ -707,7 +720,8 @@ fn detach_dead(path: &Path) -> Result<(), MountError> {
         Err(
             UnmountError::NoPrivilege { mountpoint, .. }
             | UnmountError::NotOurs { mountpoint, .. }
-            | UnmountError::Busy { mountpoint, .. },
+            | UnmountError::Busy { mountpoint, .. }
+            | UnmountError::Covered(mountpoint),
         ) => Err(MountError::io("detach the dead mount at", &mountpoint, Errno::PERM)),
     }
 }

@@ -22,6 +22,8 @@ tests![
     a_store_is_served_once,
     a_dead_mount_is_taken_away_at_start,
     somebody_elses_mount_is_left_alone,
+    a_server_whose_mount_was_detached_leaves_the_next_ones_alone,
+    a_mount_that_was_moved_is_unmounted_at_the_end,
     a_new_tree_takes_owner_and_mode_from_the_mount_point,
     a_mount_point_made_under_sudo_is_the_users,
     without_the_device_nothing_changes,
@@ -325,6 +327,36 @@ fn somebody_elses_mount_is_left_alone() -> Outcome {
     assert_eq!(place.shell("ls at"), "current\nhistory\n");
     place.output(&["umount", "at"]);
     assert_eq!(place.shell("cat at/file"), "theirs\n");
+    Ok(())
+}
+
+fn a_server_whose_mount_was_detached_leaves_the_next_ones_alone() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let mut first = place.served();
+    let user = User::in_directory(&place.path("at/current"));
+    place.output(&["umount", "--lazy", "at"]);
+    let mut second = place.mount(&["another", "at"]);
+    first.signal(Signal::TERM);
+    assert!(first.end().0.success());
+    drop(user);
+    assert_eq!(place.shell("echo kept > at/current/f; cat at/current/f"), "kept\n");
+    second.signal(Signal::TERM);
+    assert!(second.end().0.success());
+    assert!(!place.is_mounted("at"));
+    Ok(())
+}
+
+fn a_mount_that_was_moved_is_unmounted_at_the_end() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    place.shell("mkdir before");
+    let mut server = place.mount(&["store", "before/at"]);
+    place.shell("mv before after; ls after/at/current");
+    server.signal(Signal::INT);
+    assert!(server.end().0.success());
+    assert!(!place.is_mounted("after/at"));
+    assert_eq!(place.status("store")["state"], "closed");
     Ok(())
 }
 
