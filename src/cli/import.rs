@@ -27,7 +27,7 @@ use crate::tree::operation::{Attributes, Caller, Operation, S_IFMT, TimeTo, Writ
 use crate::tree::{Refusal, Tree};
 
 use super::progress::Progress;
-use super::{CliError, bridge, flag, output, store};
+use super::{CliError, bridge, flag, output, service, store};
 
 /// Bytes of content read and written at a time.
 const PIECE: usize = 1 << 20;
@@ -524,12 +524,7 @@ fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 /// A store inside what is imported would grow while it is read, and the reverse is no better.
 fn refuse_nesting(store: &Path, source: &Path) -> Result<(), CliError> {
     let source = source.canonicalize().map_err(|err| failed(source, &err))?;
-    let store = std::path::absolute(store).map_err(|err| failed(store, &err))?;
-    let store = store
-        .ancestors()
-        .find_map(|there| there.canonicalize().ok().map(|real| (there, real)))
-        .and_then(|(there, real)| Some(real.join(store.strip_prefix(there).ok()?)))
-        .unwrap_or(store);
+    let store = service::absolute(store)?;
     if store.starts_with(&source) || source.starts_with(&store) {
         return Err(CliError::new(format!(
             "STORE {} and SOURCE {} lie inside each other; choose a store outside",

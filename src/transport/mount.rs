@@ -691,6 +691,8 @@ fn is_stale(path: &Path, store: &Path) -> Result<bool, MountError> {
     match answers(path) {
         Some(true) => Err(MountError::Served { mountpoint, source }),
         Some(false) if source == store => Ok(true),
+        // An earlier version showed it as it was given, where it did not exist yet.
+        Some(false) if resolve(&source).is_ok_and(|source| source == store) => Ok(true),
         Some(false) => Err(MountError::DeadOfAnother { mountpoint, source }),
         None => Err(MountError::Hung { mountpoint, connection: entry.minor }),
     }

@@ -21,6 +21,7 @@ tests![
     what_cannot_be_mounted_is_refused_and_nothing_changes,
     a_store_is_served_once,
     a_dead_mount_is_taken_away_at_start,
+    a_store_that_was_made_by_a_detour_is_known_again,
     somebody_elses_mount_is_left_alone,
     a_server_whose_mount_was_detached_leaves_the_next_ones_alone,
     a_mount_that_was_moved_is_unmounted_at_the_end,
@@ -302,6 +303,29 @@ fn a_dead_mount_is_taken_away_at_start() -> Outcome {
     server.kill();
     place.output(&["umount", "at"]);
     assert!(!place.is_mounted("at"));
+    Ok(())
+}
+
+fn a_store_that_was_made_by_a_detour_is_known_again() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    place.shell("mkdir real below; ln -s real link");
+    for store in ["../store", "../link/store"] {
+        let mount = || {
+            let mut command = place.command(&["mount", store, "../at", "--background"]);
+            let output = finished(command.current_dir(place.path("below")));
+            assert!(output.status.success(), "{store}: {output:?}");
+        };
+        mount();
+        let store = store.trim_start_matches("../");
+        let status = place.status(store);
+        assert_eq!(status["mounted_at"][0], place.text("at"), "{status}");
+        place.shell(&format!("kill -9 {}", status["served_by"]));
+        within_deadline(|| place.status(store)["served_by"].is_null().then_some(()));
+        mount();
+        place.output(&["umount", "at"]);
+        assert!(!place.is_mounted("at"));
+    }
     Ok(())
 }
 
