@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -16,6 +17,8 @@ tests![
     a_terminated_server_waits_ten_seconds_for_its_users,
     in_the_background_it_returns_once_it_serves,
     in_the_background_a_refusal_is_the_same_line,
+    in_the_background_without_a_log_nothing_stays_mounted,
+    in_the_background_with_nobody_waiting_nothing_stays_mounted,
     read_only_lets_nobody_write,
     read_only_changes_nothing_in_the_store,
     what_cannot_be_mounted_is_refused_and_nothing_changes,
@@ -139,6 +142,34 @@ fn in_the_background_a_refusal_is_the_same_line() -> Outcome {
     let line = place.refusal(&["mount", "store", "no/at"]);
     assert_eq!(line, place.refusal(&["mount", "store", "no/at", "--background"]));
     assert_eq!(place.listing(), before);
+    Ok(())
+}
+
+fn in_the_background_without_a_log_nothing_stays_mounted() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    place.output(&["mount", "store", "at", "--background"]);
+    place.output(&["umount", "at"]);
+    place.shell("rm store/server.log; mkdir store/server.log");
+    let line = place.refusal(&["mount", "store", "at", "--background"]);
+    assert!(line.contains("cannot log to") && line.contains("leave out --background"), "{line}");
+    assert!(!place.is_mounted("at"));
+    assert_eq!(place.status("store")["state"], "closed");
+    Ok(())
+}
+
+fn in_the_background_with_nobody_waiting_nothing_stays_mounted() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let mut command = place.command(&["mount", "store", "at", "--background"]);
+    // As the server is started by who waits for it, and is then killed by ^C.
+    command.env("LIGHTHOUSE_FUSE_BACKGROUND_CHILD", "1").stderr(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    drop(server.stderr.take());
+    let status = within_deadline(|| server.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
+    assert!(!place.is_mounted("at"));
+    assert_eq!(place.status("store")["state"], "closed");
     Ok(())
 }
 
