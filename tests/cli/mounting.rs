@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ tests![
     a_store_is_served_once,
     a_dead_mount_is_taken_away_at_start,
     a_store_that_was_made_by_a_detour_is_known_again,
+    a_socket_is_taken_over_only_from_who_was_killed,
     somebody_elses_mount_is_left_alone,
     a_server_whose_mount_was_detached_leaves_the_next_ones_alone,
     a_mount_that_was_moved_is_unmounted_at_the_end,
@@ -357,6 +359,23 @@ fn a_store_that_was_made_by_a_detour_is_known_again() -> Outcome {
         place.output(&["umount", "at"]);
         assert!(!place.is_mounted("at"));
     }
+    Ok(())
+}
+
+fn a_socket_is_taken_over_only_from_who_was_killed() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let datagrams = UnixDatagram::bind(place.path("socket")).unwrap();
+    let line = place.refusal(&["hand-over", "socket", "at"]);
+    assert!(line.contains("there is a socket at") && line.contains("name another"), "{line}");
+    assert!(place.path("socket").exists());
+    drop(datagrams);
+    fs::remove_file(place.path("socket")).unwrap();
+    drop(UnixListener::bind(place.path("socket")).unwrap());
+    let mut server = place.start(&["hand-over", "socket", "at"]);
+    assert!(server.said.starts_with("waiting for a server on"), "{}", server.said);
+    server.signal(Signal::TERM);
+    assert!(server.end().0.success());
     Ok(())
 }
 
