@@ -3,7 +3,8 @@
 //!
 //! A file's modification time is set last. So a file whose size, times, mode and owner agree with
 //! the source has been imported whole, and a second run passes it by: it continues where the first
-//! was stopped, and adds nothing twice. What the source does not have is left alone.
+//! was stopped, and adds nothing twice. What the source does not have is left alone, but for rights: nobody
+//! gets more than mode and access control list of the source give, whatever a directory of the tree hands down.
 //!
 //! What is read is what was looked at: a file that somebody puts in the place of another meanwhile is looked at again.
 //!
@@ -26,6 +27,7 @@ use crate::agents::Agents;
 use crate::store::Origin;
 use crate::store::event::{Ino, Seq, Timestamp};
 use crate::store::index::Inode;
+use crate::tree::acl;
 use crate::tree::operation::{Attributes, Caller, Operation, S_IFMT, TimeTo, WriteTo, XattrMust};
 use crate::tree::{Refusal, Tree};
 
@@ -326,6 +328,7 @@ impl Import<'_> {
                 let caller = Caller { uid: meta.uid(), gid: meta.gid(), ..self.caller() };
                 let made = self.tree.perform(&caller, &operation).map_err(refused)?;
                 let inode = made.inode.ok_or_else(|| refused(Refusal::Stale))?;
+                self.keep_nothing_handed_down(parent, inode.ino).map_err(refused)?;
                 inode.ino
             }
         };
@@ -348,6 +351,22 @@ impl Import<'_> {
             self.counts.changed += 1;
         }
         Ok(true)
+    }
+
+    /// Takes from `ino`, just made in `parent`, the access control lists that come with that. A new directory
+    /// would hand them down to what is made in it.
+    fn keep_nothing_handed_down(&self, parent: Ino, ino: Ino) -> Result<(), Refusal> {
+        match self.tree.xattr(parent, acl::DEFAULT, Seq::NOW) {
+            Ok(_) => (),
+            Err(Refusal::NoData) => return Ok(()),
+            Err(refusal) => return Err(refusal),
+        }
+        for name in [acl::ACCESS, acl::DEFAULT] {
+            if self.tree.xattr(ino, name, Seq::NOW).is_ok() {
+                self.perform(&Operation::RemoveXattr { ino, name })?;
+            }
+        }
+        Ok(())
     }
 
     /// Replaces the content of `ino` with that of `file`, opened at `path`; holes stay holes.
@@ -416,10 +435,29 @@ impl Import<'_> {
         self.perform(&Operation::SetAttributes { ino, set }).map(drop)
     }
 
-    /// Gives `ino` the extended attributes, owner, mode and times that `path` has, times last.
+    /// Gives `ino` the owner, extended attributes, mode and times that `path` has. A change of owner takes set-id bits
+    /// and capabilities away, so it comes first; an access control list brings a mode, so that comes later; and
+    /// times last.
     fn attributes(&self, path: &Path, meta: &Metadata, ino: Ino) -> Result<(), Stopped> {
         let refused = |refusal| Stopped::Refused(path.to_owned(), refusal);
-        for (name, value) in xattrs(path).map_err(|err| Stopped::Source(path.to_owned(), err))? {
+        let inode = self.tree.inode(ino, Seq::NOW).map_err(refused)?;
+        let owner_differs = (inode.uid, inode.gid) != (meta.uid(), meta.gid());
+        if owner_differs {
+            let set = Attributes {
+                uid: Some(meta.uid()),
+                gid: Some(meta.gid()),
+                ..Attributes::default()
+            };
+            self.perform(&Operation::SetAttributes { ino, set }).map_err(refused)?;
+        }
+        let found = xattrs(path).map_err(|err| Stopped::Source(path.to_owned(), err))?;
+        let listed = found.iter().any(|(name, _)| name == acl::ACCESS);
+        // It would give rights that the source does not.
+        if !listed && self.tree.xattr(ino, acl::ACCESS, Seq::NOW).is_ok() {
+            let operation = Operation::RemoveXattr { ino, name: acl::ACCESS };
+            self.perform(&operation).map_err(refused)?;
+        }
+        for (name, value) in found {
             match self.tree.xattr(ino, &name, Seq::NOW) {
                 Ok(there) if there == value => continue,
                 // Not a namespace we have (another filesystem's own): nothing to carry over.
@@ -441,17 +479,7 @@ impl Import<'_> {
         let inode = self.tree.inode(ino, Seq::NOW).map_err(refused)?;
         let (atime, mtime) = (accessed(meta), modified(meta));
         let mode = meta.mode();
-        let owner_differs = (inode.uid, inode.gid) != (meta.uid(), meta.gid());
         let mode_differs = inode.mode != mode && !meta.is_symlink();
-        if owner_differs {
-            let set = Attributes {
-                uid: Some(meta.uid()),
-                gid: Some(meta.gid()),
-                ..Attributes::default()
-            };
-            self.perform(&Operation::SetAttributes { ino, set }).map_err(refused)?;
-        }
-        // A change of owner takes set-id bits away, so the mode comes after it.
         if mode_differs || owner_differs || inode.mtime != mtime {
             let set = Attributes {
                 mode: (!meta.is_symlink()).then_some(mode),
