@@ -1014,18 +1014,23 @@ mod tests {
         let mut seen = Vec::new();
         for by_fsopen in [true, false] {
             let (_directory, store, mountpoint) = pair();
-            let point = check(&mountpoint, &store, false).unwrap().prepare().unwrap();
+            let mut point = check(&mountpoint, &store, false).unwrap().prepare().unwrap();
             let options = MountOptions { read_only: true, ..options("/a,b c") };
+            let before = mount_table::read().unwrap();
             let device = device::open().unwrap();
-            if by_fsopen {
-                point.by_fsopen(device.as_fd(), &options).unwrap();
+            let identity = if by_fsopen {
+                point.by_fsopen(device.as_fd(), &options).unwrap()
             } else {
                 point.by_mount_call(device.as_fd(), &options).unwrap();
-            }
+                None
+            };
+            let mounted = point.mounted(identity, &before);
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
             let path = mountpoint.to_str().unwrap();
             let line = table.lines().find(|line| line.contains(path)).unwrap().to_owned();
-            unmount_resolved(&mountpoint, Detach::Lazily).unwrap();
+            mounted.unmount(Detach::Lazily).unwrap();
+            let gone = mounted.unmount(Detach::Lazily);
+            assert!(matches!(gone, Err(UnmountError::NotMounted(_))), "{gone:?}");
             let shown = line.split_once(path).unwrap().1.to_owned();
             // Which group a mount propagates in has a number of its own.
             let words = shown.split(' ').filter(|word| !word.starts_with("shared:"));
