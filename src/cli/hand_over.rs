@@ -194,7 +194,17 @@ impl Socket {
                     )));
                 }
                 // Left by one that was killed.
-                Err(_) => std::fs::remove_file(&path).map_err(cannot)?,
+                Err(err) if err.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(&path).map_err(cannot)?;
+                }
+                // Somebody may listen, on a socket of another type or one that is not for us.
+                Err(err) => {
+                    let path = path.display();
+                    return Err(CliError::new(format!(
+                        "there is a socket at {path}, and it cannot be told that nobody listens on it ({err}); take it \
+                         away if it is of no use, or name another socket"
+                    )));
+                }
             }
         }
         // There is no other thread yet that this would bind.

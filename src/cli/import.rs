@@ -3,7 +3,10 @@
 //!
 //! A file's modification time is set last. So a file whose size, times, mode and owner agree with
 //! the source has been imported whole, and a second run passes it by: it continues where the first
-//! was stopped, and adds nothing twice. What the source does not have is left alone.
+//! was stopped, and adds nothing twice. What the source does not have is left alone, but for rights: nobody
+//! gets more than mode and access control list of the source give, whatever a directory of the tree hands down.
+//!
+//! What is read is what was looked at: a file that somebody puts in the place of another meanwhile is looked at again.
 //!
 //! Bytes go through [`Tree::write`] like any other, so imported events say who imported them.
 
@@ -17,22 +20,26 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use rustix::fs::{SeekFrom, lgetxattr, llistxattr};
+use rustix::fs::{Dir, Mode, OFlags, SeekFrom, lgetxattr, llistxattr};
+use rustix::io::Errno;
 
 use crate::agents::Agents;
 use crate::store::Origin;
 use crate::store::event::{Ino, Seq, Timestamp};
 use crate::store::index::Inode;
+use crate::tree::acl;
 use crate::tree::operation::{Attributes, Caller, Operation, S_IFMT, TimeTo, WriteTo, XattrMust};
 use crate::tree::{Refusal, Tree};
 
 use super::progress::Progress;
-use super::{CliError, bridge, flag, output, store};
+use super::{CliError, bridge, flag, output, service, store};
 
 /// Bytes of content read and written at a time.
 const PIECE: usize = 1 << 20;
 /// Directories below directories that are followed; deeper ones cannot be named by a path either.
 const DEPTH_MAX: usize = 2048;
+/// How often an entry is looked at again that is not what it was a moment ago.
+const LOOKS_MAX: usize = 8;
 /// Share of the progress bar that every entry has, in bytes, beside its content.
 const ENTRY_WEIGHT: u64 = 4096;
 
@@ -119,7 +126,14 @@ pub(super) fn into_tree(
         stop,
         counts: Counts::default(),
     };
-    let result = import.directory(source, root, Ino::ROOT, 0);
+    let unread = |err| Stopped::Source(source.to_owned(), err);
+    // A link to the root is followed, as everywhere where it is named.
+    let result = names(source, OFlags::empty(), root).map_err(unread).and_then(|names| {
+        let names = names.ok_or_else(|| {
+            unread(io::Error::other("it was replaced meanwhile; import it again"))
+        })?;
+        import.directory(source, root, names, Ino::ROOT, 0)
+    });
     let Import { progress, counts, .. } = import;
     progress.finish();
     (result, counts)
@@ -181,36 +195,50 @@ struct Import<'s> {
 }
 
 impl Import<'_> {
-    /// Makes `into` hold what the directory at `path` holds, then gives it the directory's attributes:
+    /// Makes `into` hold the `names` of the directory at `path`, then gives it the directory's attributes:
     /// last, since filling it moves its times.
     fn directory(
         &mut self,
         path: &Path,
         meta: &Metadata,
+        names: Vec<Vec<u8>>,
         into: Ino,
         depth: usize,
     ) -> Result<(), Stopped> {
         if depth > DEPTH_MAX {
             return Err(Stopped::TooDeep(path.to_owned()));
         }
-        for name in names(path).map_err(|err| Stopped::Source(path.to_owned(), err))? {
-            if self.stop.asked() {
-                return Err(Stopped::Asked);
-            }
+        for name in names {
             let child = path.join(OsStr::from_bytes(&name));
-            let meta = match std::fs::symlink_metadata(&child) {
-                Ok(meta) => meta,
-                // It went away since it was listed: as if it had never been there.
-                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-                Err(err) => return Err(Stopped::Source(child, err)),
-            };
-            self.entry(&child, &meta, into, &name, depth)?;
+            let mut looks = 0;
+            loop {
+                if self.stop.asked() {
+                    return Err(Stopped::Asked);
+                }
+                let meta = match std::fs::symlink_metadata(&child) {
+                    Ok(meta) => meta,
+                    // It went away since it was listed: as if it had never been there.
+                    Err(err) if err.kind() == io::ErrorKind::NotFound => break,
+                    Err(err) => return Err(Stopped::Source(child, err)),
+                };
+                if self.entry(&child, &meta, into, &name, depth)? {
+                    break;
+                }
+                looks += 1;
+                if looks == LOOKS_MAX {
+                    output::say(format_args!(
+                        "left out {}: it is replaced again and again; import once more when it stays",
+                        child.display()
+                    ));
+                    break;
+                }
+            }
             self.progress.advance(ENTRY_WEIGHT);
         }
         self.attributes(path, meta, into)
     }
 
-    /// Makes `name` in `parent` what `path` is.
+    /// Makes `name` in `parent` what `path` is. Does nothing and says so if that is no more what `meta` tells of.
     fn entry(
         &mut self,
         path: &Path,
@@ -218,7 +246,7 @@ impl Import<'_> {
         parent: Ino,
         name: &[u8],
         depth: usize,
-    ) -> Result<(), Stopped> {
+    ) -> Result<bool, Stopped> {
         let refused = |refusal| Stopped::Refused(path.to_owned(), refusal);
         let there = match self.tree.lookup(parent, name, Seq::NOW) {
             Ok(inode) => Some(inode),
@@ -230,22 +258,27 @@ impl Import<'_> {
         if several && let Some(&ino) = self.links.get(&key) {
             if there.is_some_and(|inode| inode.ino == ino) {
                 self.counts.same += 1;
-                return Ok(());
+                return Ok(true);
             }
             if let Some(inode) = there {
                 self.remove(parent, name, &inode).map_err(refused)?;
             }
             self.perform(&Operation::Link { ino, parent, name }).map_err(refused)?;
             self.counts.changed += 1;
-            return Ok(());
+            return Ok(true);
         }
         let kind = meta.mode() & S_IFMT;
-        let target = match meta.is_symlink() {
-            true => std::fs::read_link(path)
-                .map_err(|err| Stopped::Source(path.to_owned(), err))?
-                .into_os_string()
-                .into_encoded_bytes(),
-            false => Vec::new(),
+        let unread = |err| Stopped::Source(path.to_owned(), err);
+        let target = match meta.is_symlink().then(|| std::fs::read_link(path)) {
+            None => Vec::new(),
+            Some(Ok(target)) => target.into_os_string().into_encoded_bytes(),
+            // No link any more, or gone.
+            Some(Err(err))
+                if matches!(err.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) =>
+            {
+                return Ok(false);
+            }
+            Some(Err(err)) => return Err(unread(err)),
         };
         let fits = |inode: &Inode| {
             inode.mode & S_IFMT == kind
@@ -256,10 +289,28 @@ impl Import<'_> {
                 && (several || meta.is_dir() || inode.nlink == 1)
                 && self.claimed.get(&inode.ino).is_none_or(|&by| by == key)
         };
-        let (ino, new) = match there {
-            Some(inode) if fits(&inode) => (inode.ino, false),
-            other => {
-                if let Some(inode) = other {
+        let fitting = there.filter(|inode| fits(inode));
+        let whole = fitting
+            .as_ref()
+            .is_some_and(|inode| inode.size == meta.size() && inode.mtime == modified(meta));
+        // Before anything is made that it might turn out not to be.
+        let mut listed = Vec::new();
+        let mut file = None;
+        if meta.is_dir() {
+            match names(path, OFlags::NOFOLLOW, meta).map_err(unread)? {
+                Some(names) => listed = names,
+                None => return Ok(false),
+            }
+        } else if meta.is_file() && !whole {
+            file = open_same(path, OFlags::NOFOLLOW, meta).map_err(unread)?;
+            if file.is_none() {
+                return Ok(false);
+            }
+        }
+        let ino = match fitting {
+            Some(inode) => inode.ino,
+            None => {
+                if let Some(inode) = there {
                     self.remove(parent, name, &inode).map_err(refused)?;
                 }
                 let operation = match meta.is_symlink() {
@@ -277,7 +328,8 @@ impl Import<'_> {
                 let caller = Caller { uid: meta.uid(), gid: meta.gid(), ..self.caller() };
                 let made = self.tree.perform(&caller, &operation).map_err(refused)?;
                 let inode = made.inode.ok_or_else(|| refused(Refusal::Stale))?;
-                (inode.ino, true)
+                self.keep_nothing_handed_down(parent, inode.ino).map_err(refused)?;
+                inode.ino
             }
         };
         if several {
@@ -285,31 +337,48 @@ impl Import<'_> {
             self.claimed.insert(ino, key);
         }
         if meta.is_dir() {
-            return self.directory(path, meta, ino, depth + 1);
+            self.directory(path, meta, listed, ino, depth + 1)?;
+            return Ok(true);
         }
-        let whole = !new && {
-            let inode = self.tree.inode(ino, Seq::NOW).map_err(refused)?;
-            inode.size == meta.size() && inode.mtime == modified(meta)
-        };
-        if meta.is_file() && !whole {
-            self.content(path, meta, ino)?;
-        } else {
-            self.progress.advance(content_weight(meta));
+        match file {
+            Some(file) => self.content(path, &file, meta, ino)?,
+            None => self.progress.advance(content_weight(meta)),
         }
         self.attributes(path, meta, ino)?;
-        if new || !whole {
-            self.counts.changed += 1;
-        } else {
+        if whole {
             self.counts.same += 1;
+        } else {
+            self.counts.changed += 1;
+        }
+        Ok(true)
+    }
+
+    /// Takes from `ino`, just made in `parent`, the access control lists that come with that. A new directory
+    /// would hand them down to what is made in it.
+    fn keep_nothing_handed_down(&self, parent: Ino, ino: Ino) -> Result<(), Refusal> {
+        match self.tree.xattr(parent, acl::DEFAULT, Seq::NOW) {
+            Ok(_) => (),
+            Err(Refusal::NoData) => return Ok(()),
+            Err(refusal) => return Err(refusal),
+        }
+        for name in [acl::ACCESS, acl::DEFAULT] {
+            if self.tree.xattr(ino, name, Seq::NOW).is_ok() {
+                self.perform(&Operation::RemoveXattr { ino, name })?;
+            }
         }
         Ok(())
     }
 
-    /// Replaces the content of `ino` with that of the file at `path`; holes stay holes.
-    fn content(&mut self, path: &Path, meta: &Metadata, ino: Ino) -> Result<(), Stopped> {
+    /// Replaces the content of `ino` with that of `file`, opened at `path`; holes stay holes.
+    fn content(
+        &mut self,
+        path: &Path,
+        file: &File,
+        meta: &Metadata,
+        ino: Ino,
+    ) -> Result<(), Stopped> {
         let unread = |err| Stopped::Source(path.to_owned(), err);
         let refused = |refusal| Stopped::Refused(path.to_owned(), refusal);
-        let file = File::open(path).map_err(unread)?;
         let there = self.tree.inode(ino, Seq::NOW).map_err(refused)?;
         if there.size > 0 {
             self.size(ino, 0).map_err(refused)?;
@@ -322,14 +391,14 @@ impl Import<'_> {
         while offset < meta.size() {
             let mut wanted = PIECE;
             if sparse {
-                offset = match rustix::fs::seek(&file, SeekFrom::Data(offset)) {
+                offset = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
                     Ok(data) => data,
                     // No data from here on; or a filesystem that cannot tell: then all is data.
-                    Err(rustix::io::Errno::NXIO) => break,
+                    Err(Errno::NXIO) => break,
                     Err(_) => offset,
                 };
                 // Up to the next hole at most, or a part of it would be imported as zeros.
-                if let Ok(hole) = rustix::fs::seek(&file, SeekFrom::Hole(offset)) {
+                if let Ok(hole) = rustix::fs::seek(file, SeekFrom::Hole(offset)) {
                     wanted = usize::try_from(hole.saturating_sub(offset)).unwrap_or(PIECE);
                 }
             }
@@ -366,10 +435,29 @@ impl Import<'_> {
         self.perform(&Operation::SetAttributes { ino, set }).map(drop)
     }
 
-    /// Gives `ino` the extended attributes, owner, mode and times that `path` has, times last.
+    /// Gives `ino` the owner, extended attributes, mode and times that `path` has. A change of owner takes set-id bits
+    /// and capabilities away, so it comes first; an access control list brings a mode, so that comes later; and
+    /// times last.
     fn attributes(&self, path: &Path, meta: &Metadata, ino: Ino) -> Result<(), Stopped> {
         let refused = |refusal| Stopped::Refused(path.to_owned(), refusal);
-        for (name, value) in xattrs(path).map_err(|err| Stopped::Source(path.to_owned(), err))? {
+        let inode = self.tree.inode(ino, Seq::NOW).map_err(refused)?;
+        let owner_differs = (inode.uid, inode.gid) != (meta.uid(), meta.gid());
+        if owner_differs {
+            let set = Attributes {
+                uid: Some(meta.uid()),
+                gid: Some(meta.gid()),
+                ..Attributes::default()
+            };
+            self.perform(&Operation::SetAttributes { ino, set }).map_err(refused)?;
+        }
+        let found = xattrs(path).map_err(|err| Stopped::Source(path.to_owned(), err))?;
+        let listed = found.iter().any(|(name, _)| name == acl::ACCESS);
+        // It would give rights that the source does not.
+        if !listed && self.tree.xattr(ino, acl::ACCESS, Seq::NOW).is_ok() {
+            let operation = Operation::RemoveXattr { ino, name: acl::ACCESS };
+            self.perform(&operation).map_err(refused)?;
+        }
+        for (name, value) in found {
             match self.tree.xattr(ino, &name, Seq::NOW) {
                 Ok(there) if there == value => continue,
                 // Not a namespace we have (another filesystem's own): nothing to carry over.
@@ -391,17 +479,7 @@ impl Import<'_> {
         let inode = self.tree.inode(ino, Seq::NOW).map_err(refused)?;
         let (atime, mtime) = (accessed(meta), modified(meta));
         let mode = meta.mode();
-        let owner_differs = (inode.uid, inode.gid) != (meta.uid(), meta.gid());
         let mode_differs = inode.mode != mode && !meta.is_symlink();
-        if owner_differs {
-            let set = Attributes {
-                uid: Some(meta.uid()),
-                gid: Some(meta.gid()),
-                ..Attributes::default()
-            };
-            self.perform(&Operation::SetAttributes { ino, set }).map_err(refused)?;
-        }
-        // A change of owner takes set-id bits away, so the mode comes after it.
         if mode_differs || owner_differs || inode.mtime != mtime {
             let set = Attributes {
                 mode: (!meta.is_symlink()).then_some(mode),
@@ -434,13 +512,38 @@ impl Import<'_> {
     }
 }
 
-/// Names in the directory at `path`, sorted, so that a second run meets them in the same order.
-fn names(path: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let mut names = std::fs::read_dir(path)?
-        .map(|entry| Ok(entry?.file_name().into_encoded_bytes()))
-        .collect::<io::Result<Vec<_>>>()?;
+/// Opens what is at `path` if it is still the file or directory that `meta` tells of; never waits for anybody.
+fn open_same(path: &Path, flags: OFlags, meta: &Metadata) -> io::Result<Option<File>> {
+    // Without NONBLOCK a FIFO would wait for a writer. To regular files and directories it means nothing.
+    let flags = flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(opened) => File::from(opened),
+        // Gone, a link, a socket or a device without a driver: it was neither.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::NODEV) => {
+            return Ok(None);
+        }
+        Err(err) => return Err(err.into()),
+    };
+    let found = file.metadata()?;
+    let identity = |meta: &Metadata| (meta.dev(), meta.ino(), meta.mode() & S_IFMT);
+    Ok((identity(&found) == identity(meta)).then_some(file))
+}
+
+/// Names in the directory at `path`, sorted, so that a second run meets them in the same order; `None` if it is no
+/// more the one that `meta` tells of.
+fn names(path: &Path, flags: OFlags, meta: &Metadata) -> io::Result<Option<Vec<Vec<u8>>>> {
+    let Some(directory) = open_same(path, flags | OFlags::DIRECTORY, meta)? else {
+        return Ok(None);
+    };
+    let mut names = Vec::new();
+    for entry in Dir::new(directory)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if !matches!(name.as_slice(), b"." | b"..") {
+            names.push(name);
+        }
+    }
     names.sort_unstable();
-    Ok(names)
+    Ok(Some(names))
 }
 
 fn is_device(meta: &Metadata) -> bool {
@@ -490,7 +593,6 @@ fn time(seconds: i64, nanoseconds: i64) -> Timestamp {
 
 /// Extended attributes of what `path` itself is, without following it.
 fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    use rustix::io::Errno;
     /// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX`.
     const MAX: usize = 64 << 10;
     // Few have many names: room for them all is made only where it is needed.
@@ -524,12 +626,7 @@ fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 /// A store inside what is imported would grow while it is read, and the reverse is no better.
 fn refuse_nesting(store: &Path, source: &Path) -> Result<(), CliError> {
     let source = source.canonicalize().map_err(|err| failed(source, &err))?;
-    let store = std::path::absolute(store).map_err(|err| failed(store, &err))?;
-    let store = store
-        .ancestors()
-        .find_map(|there| there.canonicalize().ok().map(|real| (there, real)))
-        .and_then(|(there, real)| Some(real.join(store.strip_prefix(there).ok()?)))
-        .unwrap_or(store);
+    let store = service::absolute(store)?;
     if store.starts_with(&source) || source.starts_with(&store) {
         return Err(CliError::new(format!(
             "STORE {} and SOURCE {} lie inside each other; choose a store outside",
@@ -538,4 +635,60 @@ fn refuse_nesting(store: &Path, source: &Path) -> Result<(), CliError> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_the_place_of_a_file_is_not_read_and_nobody_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let other = directory.path().join("other");
+        std::fs::write(&other, "secret").unwrap();
+        let place: [&dyn Fn(); 5] = [
+            &|| std::os::unix::fs::symlink(&other, &path).unwrap(),
+            &|| std::fs::write(&path, "another").unwrap(),
+            &|| std::fs::create_dir(&path).unwrap(),
+            &|| {
+                let mode = Mode::RWXU;
+                rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0)
+                    .unwrap();
+            },
+            &|| drop(std::os::unix::net::UnixListener::bind(&path).unwrap()),
+        ];
+        let kept = directory.path().join("kept");
+        for put in place {
+            std::fs::write(&path, "file").unwrap();
+            let meta = std::fs::symlink_metadata(&path).unwrap();
+            assert!(open_same(&path, OFlags::NOFOLLOW, &meta).unwrap().is_some());
+            // Its number is not free for another yet.
+            std::fs::rename(&path, &kept).unwrap();
+            assert!(open_same(&path, OFlags::NOFOLLOW, &meta).unwrap().is_none());
+            put();
+            assert!(open_same(&path, OFlags::NOFOLLOW, &meta).unwrap().is_none());
+            match path.is_dir() {
+                true => std::fs::remove_dir(&path).unwrap(),
+                false => std::fs::remove_file(&path).unwrap(),
+            }
+        }
+    }
+
+    #[test]
+    fn what_took_the_place_of_a_directory_is_not_listed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("directory");
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("b"), "").unwrap();
+        std::fs::write(path.join("a"), "").unwrap();
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        let listed = || names(&path, OFlags::NOFOLLOW, &meta).unwrap();
+        assert_eq!(listed(), Some(vec![b"a".to_vec(), b"b".to_vec()]));
+        let moved = root.path().join("moved");
+        std::fs::rename(&path, &moved).unwrap();
+        assert_eq!(listed(), None);
+        std::os::unix::fs::symlink(&moved, &path).unwrap();
+        assert_eq!(listed(), None);
+    }
 }

@@ -6,7 +6,7 @@
 //!        +--------------+------------+--- refused: one line, and nothing has changed
 //! ```
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -29,6 +29,8 @@ use super::{CliError, flag, output, store};
 
 /// How long users of the mount have to leave it after SIGINT or SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the server of a mount that was given up has to end, before the store is closed.
+const GIVEN_UP_WITHIN: Duration = Duration::from_millis(200);
 /// How often it is tried again to unmount.
 const TRY_EVERY: Duration = Duration::from_millis(100);
 /// Tells a server started by `--background` that its standard error is a pipe to whoever waits for it.
@@ -109,8 +111,10 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     if !args.read_only {
         service.record_to(&source);
     }
-    wait(args, &source, &place, service, &signals, quiet)?;
-    store::close(&opened)?;
+    let waited = wait(args, &source, &place, service, &signals, quiet);
+    // Whatever became of the mount, what is in the store is safe from here on.
+    let closed = store::close(&opened);
+    waited.and(closed)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -150,7 +154,13 @@ fn wait(
     let mut said_busy = false;
     loop {
         match service.next(TRY_EVERY) {
-            Some(Event::Ready) => ready(args, source, place, quiet)?,
+            Some(Event::Ready) => {
+                if let Err(err) = ready(args, source, place, quiet) {
+                    place.give_up();
+                    service.join(GIVEN_UP_WITHIN);
+                    return Err(err);
+                }
+            }
             Some(Event::Ended(Ok(_))) => return Ok(()),
             Some(Event::Ended(Err(err))) => {
                 place.give_up();
@@ -186,6 +196,11 @@ fn wait(
 }
 
 fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<(), CliError> {
+    // What fails, fails before it is said that anything is served.
+    let log = match std::env::var_os(BACKGROUND) {
+        Some(_) => Some(Log::open(args, source)?),
+        None => None,
+    };
     place.raise_read_ahead(args.service.tuning.read_ahead);
     let at = place.path().unwrap_or(&args.mountpoint);
     if !quiet {
@@ -194,10 +209,7 @@ fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<
             output::say(format_args!("work in {}/current; ^C stops", at.display()));
         }
     }
-    if std::env::var_os(BACKGROUND).is_some() {
-        detach(args, source)?;
-    }
-    Ok(())
+    log.map_or(Ok(()), Log::detach)
 }
 
 /// Starts this program again as a server of its own session, and waits until it serves or fails.
@@ -235,21 +247,44 @@ fn start_in_background() -> Result<ExitCode, CliError> {
     Ok(ExitCode::from(code.max(1)))
 }
 
-/// Lets go of the terminal and of whoever waits: from here on messages go to STORE/server.log, or nowhere where nothing may
-/// be written there.
-fn detach(args: &MountArgs, source: &Path) -> Result<(), CliError> {
-    let log = match args.read_only {
-        true => PathBuf::from("/dev/null"),
-        false => source.join("server.log"),
-    };
-    let cannot = |err: io::Error| CliError::new(format!("cannot log to {}: {err}", log.display()));
-    let opened =
-        OpenOptions::new().create(true).append(true).mode(0o600).open(&log).map_err(cannot)?;
-    rustix::process::setsid().map_err(|err| cannot(err.into()))?;
-    // Where we were started from may be unmounted while we serve.
-    rustix::process::chdir("/").map_err(|err| cannot(err.into()))?;
-    rustix::io::write(rustix::stdio::stderr(), &[SERVING]).map_err(|err| cannot(err.into()))?;
-    rustix::stdio::dup2_stderr(&opened).map_err(|err| cannot(err.into()))?;
-    rustix::stdio::dup2_stdout(&opened).map_err(|err| cannot(err.into()))?;
-    Ok(())
+/// Where a server in the background writes to: STORE/server.log, or nowhere where nothing may be written there.
+struct Log {
+    path: PathBuf,
+    file: File,
+}
+
+impl Log {
+    fn open(args: &MountArgs, source: &Path) -> Result<Self, CliError> {
+        let path = match args.read_only {
+            true => PathBuf::from("/dev/null"),
+            false => source.join("server.log"),
+        };
+        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
+        let file = opened.map_err(|err| {
+            let path = path.display();
+            CliError::new(format!(
+                "cannot log to {path}: {err}; see to it that it can be written, or leave out --background"
+            ))
+        })?;
+        Ok(Self { path, file })
+    }
+
+    /// Lets go of the terminal and of whoever waits: from here on messages go here.
+    fn detach(self) -> Result<(), CliError> {
+        let Self { path, file } = self;
+        let cannot = |err: rustix::io::Errno| {
+            let err = io::Error::from(err);
+            CliError::new(format!(
+                "cannot go on in the background, logging to {}: {err}",
+                path.display()
+            ))
+        };
+        rustix::process::setsid().map_err(cannot)?;
+        // Where we were started from may be unmounted while we serve.
+        rustix::process::chdir("/").map_err(cannot)?;
+        // Whoever waited may be gone, and then nobody knows of us.
+        rustix::io::write(rustix::stdio::stderr(), &[SERVING]).map_err(cannot)?;
+        rustix::stdio::dup2_stderr(&file).map_err(cannot)?;
+        rustix::stdio::dup2_stdout(&file).map_err(cannot)
+    }
 }

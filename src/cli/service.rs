@@ -475,10 +475,17 @@ pub(super) fn reap() {
     }
 }
 
-/// An absolute form of STORE: mounts show it as their source, and are found by it.
+/// An absolute form of STORE, without symbolic links: mounts show it as their source, and are found by it. What of it does
+/// not exist yet is as it was given, so that it is the same once it does.
 pub(super) fn absolute(store: &Path) -> Result<PathBuf, CliError> {
-    store
-        .canonicalize()
-        .or_else(|_| std::path::absolute(store))
-        .map_err(|err| CliError::new(format!("cannot find STORE {}: {err}", store.display())))
+    let path = std::path::absolute(store)
+        .map_err(|err| CliError::new(format!("cannot find STORE {}: {err}", store.display())))?;
+    let found = path.ancestors().find_map(|there| {
+        let rest = path.strip_prefix(there).ok()?;
+        there.canonicalize().ok().map(|mut real| {
+            real.extend(rest);
+            real
+        })
+    });
+    Ok(found.unwrap_or(path))
 }

@@ -23,19 +23,19 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags};
 
 use super::device::{self, DEVICE};
 use super::fusermount;
-use super::mount_table::{self, FILESYSTEM_TYPE};
-use super::unmount::{Detach, Mounted, UnmountError, unmount_resolved};
+use super::mount_table::{self, FILESYSTEM_TYPE, MountEntry};
+use super::unmount::{Detach, Identity, Mounted, UnmountError, unmount_resolved};
 use crate::sys::process::{self, MountCapability, Withheld};
 
 /// What stands after the dot in the type shown for our mounts.
@@ -391,9 +391,6 @@ pub struct Site {
     path: PathBuf,
     store: PathBuf,
     nonempty: bool,
-    /// A dead mount of ours is there.
-    stale: bool,
-    exists: bool,
 }
 
 /// Checks whether `mountpoint` can be mounted on with `store` behind it. Changes nothing.
@@ -413,9 +410,12 @@ pub fn check(mountpoint: &Path, store: &Path, nonempty: bool) -> Result<Site, Mo
     if mount_table::is_within(&path, &store) {
         return Err(MountError::InsideStore { store, mountpoint: path });
     }
-    let stale = is_stale(&path, &store)?;
-    let exists = !stale && check_directory(&path, &store, nonempty)?;
-    Ok(Site { path, store, nonempty, stale, exists })
+    if !is_stale(&path, &store)?
+        && let Some(directory) = open_directory(&path)?
+    {
+        check_directory(&directory, &path, &store, nonempty)?;
+    }
+    Ok(Site { path, store, nonempty })
 }
 
 impl Site {
@@ -432,18 +432,20 @@ impl Site {
     ///
     /// [`MountError`]; what a dead mount hid is checked as [`check`] does.
     pub fn prepare(self) -> Result<Mountpoint, MountError> {
-        let Self { path, store, nonempty, mut stale, mut exists } = self;
+        let Self { path, store, nonempty } = self;
         let mut detached = 0;
-        while stale {
+        while detached < STALE_MAX && is_stale(&path, &store)? {
             detach_dead(&path)?;
             detached += 1;
-            stale = detached < STALE_MAX && is_stale(&path, &store)?;
-            exists = !stale && check_directory(&path, &store, nonempty)?;
         }
-        let made = if exists { MadeDirectory(None) } else { make_directory(&path)? };
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = rustix::fs::open(&path, flags, Mode::empty())
-            .map_err(|error| MountError::io("open", &path, error))?;
+        // Opened first and looked at then: a path may lead elsewhere the next time.
+        let (directory, made) = match open_directory(&path)? {
+            Some(directory) => {
+                check_directory(&directory, &path, &store, nonempty)?;
+                (directory, MadeDirectory(None))
+            }
+            None => make_directory(&path)?,
+        };
         let stat = rustix::fs::fstat(&directory)
             .map_err(|error| MountError::io("look at", &path, error))?;
         let owner = Owner { uid: stat.st_uid, gid: stat.st_gid, mode: stat.st_mode & 0o7777 };
@@ -463,15 +465,15 @@ pub struct Mountpoint {
     owner: Owner,
 }
 
-/// Takes a directory away again that was made for a mount, unless there is one.
+/// Takes a directory away again that was made for a mount, unless there is one: by its parent and name.
 #[derive(Debug)]
-struct MadeDirectory(Option<PathBuf>);
+struct MadeDirectory(Option<(OwnedFd, OsString)>);
 
 impl Drop for MadeDirectory {
     fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
+        if let Some((parent, name)) = self.0.take() {
             // It was ours and empty; if somebody put a file into it meanwhile, it stays.
-            let _ = fs::remove_dir(path);
+            let _ = rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR);
         }
     }
 }
@@ -510,9 +512,10 @@ impl Mountpoint {
             Err(MountError::DeviceRefused(_)) => None,
             Err(error) => return Err(error),
         };
+        let before = mount_table::read().unwrap_or_default();
         let refused = match device {
             Some(device) if privileged => match self.mount_in_process(&device, options) {
-                Ok(()) => return Ok((device, self.mounted())),
+                Ok(identity) => return Ok((device, self.mounted(identity, &before))),
                 Err(error) => Some(error),
             },
             _ => None,
@@ -523,7 +526,7 @@ impl Mountpoint {
                 if refused.as_ref().is_none_or(|refused| is_permission(&refused.0)) =>
             {
                 match fusermount::mount(helper, &self.path, &options.for_helper()) {
-                    Ok(device) => Ok((device, self.mounted())),
+                    Ok(device) => Ok((device, self.mounted(None, &before))),
                     Err(error) => Err(self.refusal(refused, Some(error.words()))),
                 }
             }
@@ -543,16 +546,19 @@ impl Mountpoint {
         }
     }
 
-    /// The two ways that need no other program. The error is the later one's, with the words the
-    /// kernel added to the first.
+    /// The two ways that need no other program, and which mount it is where that is told. The error
+    /// is the later one's, with the words the kernel added to the first.
     fn mount_in_process(
         &self,
         device: &OwnedFd,
         options: &MountOptions,
-    ) -> Result<(), (io::Error, String)> {
-        let Err((_, words)) = self.by_fsopen(device.as_fd(), options) else { return Ok(()) };
+    ) -> Result<Option<Identity>, (io::Error, String)> {
+        let words = match self.by_fsopen(device.as_fd(), options) {
+            Ok(identity) => return Ok(identity),
+            Err((_, words)) => words,
+        };
         match self.by_mount_call(device.as_fd(), options) {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(None),
             Err(error) => Err((error, words)),
         }
     }
@@ -562,7 +568,7 @@ impl Mountpoint {
         &self,
         device: BorrowedFd<'_>,
         options: &MountOptions,
-    ) -> Result<(), (io::Error, String)> {
+    ) -> Result<Option<Identity>, (io::Error, String)> {
         let silent = |error: Errno| (error.into(), String::new());
         let filesystem =
             rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).map_err(silent)?;
@@ -576,7 +582,8 @@ impl Mountpoint {
         .map_err(|error| (error.into(), log_of(&filesystem)))?;
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        rustix::mount::move_mount(&mount, "", &self.directory, "", flags).map_err(silent)
+        rustix::mount::move_mount(&mount, "", &self.directory, "", flags).map_err(silent)?;
+        Ok(Identity::of(mount.as_fd()))
     }
 
     fn configure(
@@ -611,12 +618,20 @@ impl Mountpoint {
         Ok(())
     }
 
-    fn mounted(&mut self) -> Mounted {
+    /// The mount that was just made. Where no descriptor told which one it is, it is the one here
+    /// that was not in the table `before`; if there are several, none can be told to be ours.
+    fn mounted(&mut self, identity: Option<Identity>, before: &[MountEntry]) -> Mounted {
         self.made.0 = None;
-        let table = mount_table::read().unwrap_or_default();
-        let entry = mount_table::topmost(&table, &self.path).filter(|entry| entry.is_ours());
-        let device = entry.map(|entry| (entry.major, entry.minor));
-        Mounted::new(self.path.clone(), device)
+        let identity = identity.or_else(|| {
+            let table = mount_table::read().ok()?;
+            let is_new = |entry: &&MountEntry| {
+                let known = before.iter().any(|other| other.id == entry.id);
+                entry.is_ours() && entry.mountpoint == self.path && !known
+            };
+            let mut new = table.iter().filter(is_new);
+            new.next().filter(|_| new.next().is_none()).map(Identity::in_table)
+        });
+        Mounted::new(self.path.clone(), identity)
     }
 }
 
@@ -676,6 +691,8 @@ fn is_stale(path: &Path, store: &Path) -> Result<bool, MountError> {
     match answers(path) {
         Some(true) => Err(MountError::Served { mountpoint, source }),
         Some(false) if source == store => Ok(true),
+        // An earlier version showed it as it was given, where it did not exist yet.
+        Some(false) if resolve(&source).is_ok_and(|source| source == store) => Ok(true),
         Some(false) => Err(MountError::DeadOfAnother { mountpoint, source }),
         None => Err(MountError::Hung { mountpoint, connection: entry.minor }),
     }
@@ -707,55 +724,98 @@ fn detach_dead(path: &Path) -> Result<(), MountError> {
         Err(
             UnmountError::NoPrivilege { mountpoint, .. }
             | UnmountError::NotOurs { mountpoint, .. }
-            | UnmountError::Busy { mountpoint, .. },
+            | UnmountError::Busy { mountpoint, .. }
+            | UnmountError::Covered(mountpoint),
         ) => Err(MountError::io("detach the dead mount at", &mountpoint, Errno::PERM)),
     }
 }
 
-/// Checks that `path` is a directory fit to be mounted on; says whether it exists at all.
-fn check_directory(path: &Path, store: &Path, nonempty: bool) -> Result<bool, MountError> {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            let parent = path.parent().unwrap_or(path);
-            return Err(MountError::NotADirectory(parent.to_owned()));
+/// Opens the directory at `path`, which has no symbolic links unless somebody has just put one there:
+/// then it fails. `None` if nothing is there.
+fn open_directory(path: &Path) -> Result<Option<OwnedFd>, MountError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened =
+        match rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            // Before Linux 5.6, or where a container's seccomp profile is older.
+            Err(Errno::NOSYS | Errno::PERM) => rustix::fs::open(path, flags, Mode::empty()),
+            opened => opened,
+        };
+    match opened {
+        Ok(directory) => Ok(Some(directory)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(Errno::NOTDIR) => {
+            let parent = path.parent().filter(|parent| !parent.is_dir());
+            Err(MountError::NotADirectory(parent.unwrap_or(path).to_owned()))
         }
-        Err(error) => return Err(MountError::io("look at", path, error)),
-    };
-    if !metadata.is_dir() {
-        return Err(MountError::NotADirectory(path.to_owned()));
+        Err(error) => Err(MountError::io("open", path, error)),
     }
+}
+
+/// Checks that `directory`, opened at `path`, is fit to be mounted on.
+fn check_directory(
+    directory: &OwnedFd,
+    path: &Path,
+    store: &Path,
+    nonempty: bool,
+) -> Result<(), MountError> {
+    let stat =
+        rustix::fs::fstat(directory).map_err(|error| MountError::io("look at", path, error))?;
     // The same directory may be reached by two paths, through a bind mount.
-    let identity = (metadata.dev(), metadata.ino());
+    let identity = (stat.st_dev, stat.st_ino);
     let is_it =
         |path: &Path| fs::metadata(path).is_ok_and(|other| (other.dev(), other.ino()) == identity);
     if store.ancestors().any(is_it) {
         let (store, mountpoint) = (store.to_owned(), path.to_owned());
         return Err(MountError::StoreInside { store, mountpoint });
     }
-    if !nonempty {
-        // Who may not list a directory may not mount on it either, unless privileged.
-        let mut entries =
-            fs::read_dir(path).map_err(|error| MountError::io("list", path, error))?;
-        if entries.next().is_some() {
-            return Err(MountError::NotEmpty(path.to_owned()));
-        }
+    if !nonempty && !is_empty(directory, path)? {
+        return Err(MountError::NotEmpty(path.to_owned()));
     }
-    Ok(true)
+    Ok(())
+}
+
+/// Whether `directory`, opened at `path`, has nothing in it.
+fn is_empty(directory: &OwnedFd, path: &Path) -> Result<bool, MountError> {
+    // Who may not list a directory may not mount on it either, unless privileged.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, ".", flags, Mode::empty())
+        .and_then(Dir::new)
+        .and_then(|mut names| {
+            names.try_fold(true, |empty, name| {
+                Ok(empty && matches!(name?.file_name().to_bytes(), b"." | b".."))
+            })
+        })
+        .map_err(|error| MountError::io("list", path, error))
 }
 
 /// Makes the mount point, for whoever called sudo if somebody did.
-fn make_directory(path: &Path) -> Result<MadeDirectory, MountError> {
-    let mut builder = fs::DirBuilder::new();
-    builder.mode(0o755);
-    builder.create(path).map_err(|error| MountError::io(MAKE, path, error))?;
-    let made = MadeDirectory(Some(path.to_owned()));
+///
+/// They may own the parent, and change what is in it at any moment: what is given to them is a
+/// directory that was opened, and not what its path leads to by then.
+fn make_directory(path: &Path) -> Result<(OwnedFd, MadeDirectory), MountError> {
+    let parent = path.parent().unwrap_or(path);
+    let Some(name) = path.file_name() else {
+        return Err(MountError::NotADirectory(path.to_owned()));
+    };
+    let inside =
+        open_directory(parent)?.ok_or_else(|| MountError::ParentMissing(parent.to_owned()))?;
+    let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+    rustix::fs::mkdirat(&inside, name, mode).map_err(|error| MountError::io(MAKE, path, error))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat(&inside, name, flags, Mode::empty());
+    let made = MadeDirectory(Some((inside, name.to_owned())));
+    let directory = opened.map_err(|error| MountError::io("open", path, error))?;
     if let Some((uid, gid)) = sudo_caller() {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid))
-            .map_err(|error| MountError::io("give away", path, error))?;
+        let cannot = |error: Errno| MountError::io("give away", path, error);
+        let stat = rustix::fs::fstat(&directory).map_err(cannot)?;
+        // Somebody put another one in its place.
+        if stat.st_uid != rustix::process::geteuid().as_raw() || !is_empty(&directory, path)? {
+            return Err(MountError::NotEmpty(path.to_owned()));
+        }
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        rustix::fs::chownat(&directory, "", uid, gid, AtFlags::EMPTY_PATH).map_err(cannot)?;
     }
-    Ok(made)
+    Ok((directory, made))
 }
 
 /// The user who called sudo, as sudo(8) leaves it in the environment.
@@ -826,6 +886,39 @@ mod tests {
         assert!(mountpoint.is_dir());
         drop(point);
         assert!(!mountpoint.exists());
+    }
+
+    /// Between the check and the mount, whoever owns the parent changes what is in it.
+    #[test]
+    fn what_takes_the_place_of_a_checked_directory_is_not_mounted_on() {
+        let (directory, store, mountpoint) = pair();
+        let elsewhere = directory.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        let link = || std::os::unix::fs::symlink(&elsewhere, &mountpoint).unwrap();
+
+        let site = check(&mountpoint, &store, false).unwrap();
+        link();
+        assert!(matches!(
+            site.prepare(),
+            Err(MountError::NotADirectory(_) | MountError::Io { .. })
+        ));
+        assert!(mountpoint.is_symlink());
+        fs::remove_file(&mountpoint).unwrap();
+
+        fs::create_dir(&mountpoint).unwrap();
+        let site = check(&mountpoint, &store, false).unwrap();
+        fs::remove_dir(&mountpoint).unwrap();
+        link();
+        assert!(matches!(
+            site.prepare(),
+            Err(MountError::NotADirectory(_) | MountError::Io { .. })
+        ));
+        fs::remove_file(&mountpoint).unwrap();
+
+        fs::create_dir(&mountpoint).unwrap();
+        let site = check(&mountpoint, &store, false).unwrap();
+        fs::write(mountpoint.join("file"), "").unwrap();
+        assert!(matches!(site.prepare(), Err(MountError::NotEmpty(_))));
     }
 
     #[test]
@@ -921,18 +1014,23 @@ mod tests {
         let mut seen = Vec::new();
         for by_fsopen in [true, false] {
             let (_directory, store, mountpoint) = pair();
-            let point = check(&mountpoint, &store, false).unwrap().prepare().unwrap();
+            let mut point = check(&mountpoint, &store, false).unwrap().prepare().unwrap();
             let options = MountOptions { read_only: true, ..options("/a,b c") };
+            let before = mount_table::read().unwrap();
             let device = device::open().unwrap();
-            if by_fsopen {
-                point.by_fsopen(device.as_fd(), &options).unwrap();
+            let identity = if by_fsopen {
+                point.by_fsopen(device.as_fd(), &options).unwrap()
             } else {
                 point.by_mount_call(device.as_fd(), &options).unwrap();
-            }
+                None
+            };
+            let mounted = point.mounted(identity, &before);
             let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
             let path = mountpoint.to_str().unwrap();
             let line = table.lines().find(|line| line.contains(path)).unwrap().to_owned();
-            unmount_resolved(&mountpoint, Detach::Lazily).unwrap();
+            mounted.unmount(Detach::Lazily).unwrap();
+            let gone = mounted.unmount(Detach::Lazily);
+            assert!(matches!(gone, Err(UnmountError::NotMounted(_))), "{gone:?}");
             let shown = line.split_once(path).unwrap().1.to_owned();
             // Which group a mount propagates in has a number of its own.
             let words = shown.split(' ').filter(|word| !word.starts_with("shared:"));

@@ -1,8 +1,9 @@
 //! Unmounting, and ending a connection.
 //!
-//! Invariants: nothing but a mount of type `fuse.lighthouse` is ever unmounted, and no path at or
-//! below a mount point is asked of the filesystem, so all of this works with a server that is dead
-//! or hung, and in the process that serves.
+//! Invariants: nothing but a mount of type `fuse.lighthouse` is ever unmounted, and by whoever made
+//! one, nothing but that one, wherever it is by now and whatever is at its old place; and no path at
+//! or below a mount point is asked of the filesystem, so all of this works with a server that is
+//! dead or hung, and in the process that serves.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -12,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
 
@@ -30,16 +31,67 @@ const AGAIN_AFTER: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Mounted {
     path: PathBuf,
-    /// Major and minor number, if the mount table could be read.
-    device: Option<(u32, u32)>,
+    /// Without it, nothing can be told from another mount, and all are left alone.
+    identity: Option<Identity>,
+}
+
+/// Which mount it is. A path will not do: the mount may be moved with a directory above it, and
+/// another one may be made at its old place, or on top of it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Identity {
+    /// Its number in the mount table: one of all mounts there are, and free again with its end.
+    id: u32,
+    /// Major and minor number, likewise.
+    device: (u32, u32),
+    /// A number that no other mount will ever have (since Linux 6.8).
+    unique: Option<u64>,
+}
+
+/// `STATX_MNT_ID_UNIQUE` of `linux/stat.h`: fill `stx_mnt_id` with a number that is not reused.
+const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+
+/// What `wanted` asks of the mount that `path` is in, from `directory` on. The filesystem is not asked.
+fn number_of(directory: impl AsFd, path: &Path, wanted: StatxFlags) -> Option<(u64, (u32, u32))> {
+    let flags = AtFlags::EMPTY_PATH
+        | AtFlags::SYMLINK_NOFOLLOW
+        | AtFlags::NO_AUTOMOUNT
+        | AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(directory, path, flags, wanted).ok()?;
+    let told = StatxFlags::from_bits_retain(found.stx_mask).contains(wanted);
+    told.then_some((found.stx_mnt_id, (found.stx_dev_major, found.stx_dev_minor)))
+}
+
+impl Identity {
+    /// Of a mount, by the descriptor that `fsmount(2)` gave; `None` before Linux 5.8.
+    pub(super) fn of(mount: BorrowedFd<'_>) -> Option<Self> {
+        let (id, device) = number_of(mount, Path::new(""), StatxFlags::MNT_ID)?;
+        let unique = number_of(mount, Path::new(""), MNT_ID_UNIQUE).map(|(unique, _)| unique);
+        Some(Self { id: u32::try_from(id).ok()?, device, unique })
+    }
+
+    /// Of what the mount table tells of. It may end at any time, and its numbers be another's.
+    pub(super) const fn in_table(entry: &MountEntry) -> Self {
+        Self { id: entry.id, device: (entry.major, entry.minor), unique: None }
+    }
+
+    /// Whether `entry`, which is the topmost mount at its place, is this one.
+    fn is(&self, entry: &MountEntry) -> bool {
+        entry.is_ours() && Self { unique: None, ..*self } == Self::in_table(entry)
+    }
+
+    /// Whether what is at `path` may be this one, as far as the kernel tells.
+    fn may_be_at(&self, path: &Path) -> bool {
+        let seen = || number_of(CWD, path, MNT_ID_UNIQUE).map(|(unique, _)| unique);
+        self.unique.is_none_or(|unique| seen().is_none_or(|seen| seen == unique))
+    }
 }
 
 impl Mounted {
-    pub(super) fn new(path: PathBuf, device: Option<(u32, u32)>) -> Self {
-        Self { path, device }
+    pub(super) fn new(path: PathBuf, identity: Option<Identity>) -> Self {
+        Self { path, identity }
     }
 
-    /// Where, absolute and without symbolic links.
+    /// Where it was mounted, absolute and without symbolic links.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -48,7 +100,7 @@ impl Mounted {
     /// The number of its directory under `/sys/fs/fuse/connections`, if known.
     #[must_use]
     pub fn connection(&self) -> Option<u32> {
-        self.device.map(|(_, minor)| minor)
+        self.identity.map(|identity| identity.device.1)
     }
 
     /// Lets the kernel read ahead up to `kib` KiB; 128 otherwise, whatever INIT says.
@@ -60,7 +112,7 @@ impl Mounted {
     ///
     /// Whatever writing `/sys/class/bdi/MAJOR:MINOR/read_ahead_kb` says.
     pub fn raise_read_ahead(&self, kib: u32) -> io::Result<()> {
-        let (major, minor) = self.device.ok_or(io::ErrorKind::NotFound)?;
+        let (major, minor) = self.identity.ok_or(io::ErrorKind::NotFound)?.device;
         fs::write(format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb"), kib.to_string())
     }
 
@@ -74,13 +126,26 @@ impl Mounted {
         abort(self.connection().ok_or(io::ErrorKind::NotFound)?)
     }
 
-    /// As [`unmount`].
+    /// Unmounts this mount and no other, also where it was moved to meanwhile.
     ///
     /// # Errors
     ///
-    /// [`UnmountError`].
+    /// [`UnmountError`]: `NotMounted` if it is gone, whatever is in its place; `Covered` if it is
+    /// there with another mount on top.
     pub fn unmount(&self, detach: Detach) -> Result<(), UnmountError> {
-        unmount_resolved(&self.path, detach)
+        let gone = || UnmountError::NotMounted(self.path.clone());
+        let identity = self.identity.as_ref().ok_or_else(gone)?;
+        let table = read_table(&self.path)?;
+        let entry = table.iter().find(|entry| identity.is(entry)).ok_or_else(gone)?;
+        let path = &entry.mountpoint;
+        let seen = mount_table::topmost(&table, path);
+        if seen.is_some_and(|seen| seen.id != entry.id) {
+            return Err(UnmountError::Covered(path.clone()));
+        }
+        if !identity.may_be_at(path) {
+            return Err(gone());
+        }
+        unmount_entry(entry, &table, detach)
     }
 
     /// Unmounts as soon as nobody uses it; detaches it lazily when `patience` is over or `hurry`
@@ -192,6 +257,8 @@ pub enum UnmountError {
         /// By these mounts on top of it.
         mounts: Vec<PathBuf>,
     },
+    /// Another mount was made on top of it, at the same place, and would go first.
+    Covered(PathBuf),
     /// This process may not unmount, and the helper program is missing or refused in these words.
     NoPrivilege {
         /// The mount point.
@@ -237,6 +304,13 @@ impl fmt::Display for UnmountError {
                 }
                 write!(f, ": end that, or give --lazy")
             }
+            Self::Covered(path) => {
+                let path = path.display();
+                write!(
+                    f,
+                    "another mount is on top of {path}: end that, then this with `umount {path}`"
+                )
+            }
             Self::NoPrivilege { mountpoint, helper } => {
                 write!(f, "this user may not unmount {}", mountpoint.display())?;
                 match helper {
@@ -267,8 +341,7 @@ pub fn unmount(mountpoint: &Path, detach: Detach) -> Result<(), UnmountError> {
 }
 
 pub(super) fn unmount_resolved(path: &Path, detach: Detach) -> Result<(), UnmountError> {
-    let failed = |error: io::Error| UnmountError::Io { mountpoint: path.to_owned(), error };
-    let table = mount_table::read().map_err(failed)?;
+    let table = read_table(path)?;
     let entry = mount_table::topmost(&table, path)
         .ok_or_else(|| UnmountError::NotMounted(path.to_owned()))?;
     if !entry.is_ours() {
@@ -277,19 +350,33 @@ pub(super) fn unmount_resolved(path: &Path, detach: Detach) -> Result<(), Unmoun
             filesystem: entry.filesystem.clone(),
         });
     }
+    unmount_entry(entry, &table, detach)
+}
+
+fn read_table(path: &Path) -> Result<Vec<MountEntry>, UnmountError> {
+    mount_table::read().map_err(|error| UnmountError::Io { mountpoint: path.to_owned(), error })
+}
+
+/// Unmounts `entry`, the topmost at its place and ours.
+fn unmount_entry(
+    entry: &MountEntry,
+    table: &[MountEntry],
+    detach: Detach,
+) -> Result<(), UnmountError> {
+    let path = entry.mountpoint.as_path();
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, detach == Detach::Lazily);
     // If it cannot be raised, the call below says what is missing.
     let _capability = MountCapability::raise();
     match rustix::mount::unmount(path, flags) {
         Ok(()) => Ok(()),
-        Err(Errno::BUSY) => Err(busy(path, entry, &table)),
+        Err(Errno::BUSY) => Err(busy(path, entry, table)),
         Err(Errno::PERM) => match fusermount::find() {
             None => Err(UnmountError::NoPrivilege { mountpoint: path.to_owned(), helper: None }),
             Some(helper) => match fusermount::unmount(&helper, path, detach == Detach::Lazily) {
                 Ok(()) => Ok(()),
                 Err(HelperError::Refused(words)) if words.contains("busy") => {
-                    Err(busy(path, entry, &table))
+                    Err(busy(path, entry, table))
                 }
                 Err(error) => Err(UnmountError::NoPrivilege {
                     mountpoint: path.to_owned(),
@@ -297,7 +384,7 @@ pub(super) fn unmount_resolved(path: &Path, detach: Detach) -> Result<(), Unmoun
                 }),
             },
         },
-        Err(error) => Err(failed(error.into())),
+        Err(error) => Err(UnmountError::Io { mountpoint: path.to_owned(), error: error.into() }),
     }
 }
 

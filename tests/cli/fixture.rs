@@ -129,8 +129,13 @@ impl Place {
 
     /// `lighthouse-fuse mount` in the foreground, once it has said its first line.
     pub(crate) fn mount(&self, arguments: &[&str]) -> Server {
+        self.start(&[&["mount"], arguments].concat())
+    }
+
+    /// Our program as a server, once it has said its first line.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Server {
         let mut command = Command::new(program());
-        command.arg("mount").args(arguments);
+        command.args(arguments);
         self.prepare(&mut command);
         Server::start(&mut command)
     }

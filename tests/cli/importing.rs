@@ -21,6 +21,8 @@ tests![
     killed_it_goes_on,
     nested_and_missing_directories_are_refused,
     a_special_file_in_the_place_of_another_is_replaced,
+    a_capability_stays_with_a_change_of_owner,
+    what_the_tree_hands_down_gives_nobody_rights,
 ];
 
 /// Fills `tree`, with what a test of any user may make.
@@ -291,5 +293,72 @@ fn a_special_file_in_the_place_of_another_is_replaced() -> Outcome {
     let shown = place.output(&["run", "store", "--", "stat", "-c", "%n %F", "a", "b", "c", "d"]);
     assert_eq!(shown, "a regular file\nb directory\nc character special file\nd symbolic link\n");
     let _ = finished(&mut place.command(&["verify", "store"]));
+    Ok(())
+}
+
+/// Says so where the source cannot have them.
+fn needs_attributes(place: &Place) -> Result<(), Skipped> {
+    let script = "command -v setfattr && command -v setfacl && touch try && \
+                  setfattr -n security.capability -v 0x0100000200040000000000000000000000000000 try && \
+                  setfacl -m u:77:r try; code=$?; rm -f try; exit $code";
+    match place.under_deadline("sh").args(["-c", script]).output().unwrap().status.success() {
+        true => Ok(()),
+        false => Err(Skipped("no capabilities or access control lists can be set here".into())),
+    }
+}
+
+fn a_capability_stays_with_a_change_of_owner() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    needs_attributes(&place)?;
+    let capability = "0x0100000200040000000000000000000000000000";
+    place.shell(&format!(
+        "mkdir tree; echo > tree/f; setfattr -n security.capability -v {capability} tree/f"
+    ));
+    place.output(&["import", "--quiet", "store", "tree"]);
+    // The content stays as it is.
+    place.shell(&format!(
+        "chown 5:6 tree/f; chmod 4755 tree/f; setfattr -n security.capability -v {capability} tree/f"
+    ));
+    place.output(&["import", "--quiet", "store", "tree"]);
+    let last = place.last("store");
+    place.output(&["import", "--quiet", "store", "tree"]);
+    assert_eq!(place.last("store"), last);
+    place.output(&["mount", "store", "at", "--background"]);
+    let shown = place.shell(
+        "stat -c '%u %g %a' at/current/f; getfattr -e hex -n security.capability at/current/f",
+    );
+    place.output(&["umount", "at"]);
+    assert!(shown.starts_with("5 6 4755\n") && shown.contains(capability), "{shown}");
+    Ok(())
+}
+
+fn what_the_tree_hands_down_gives_nobody_rights() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    needs_attributes(&place)?;
+    place.shell("mkdir -p tree/d; echo > tree/d/old");
+    place.output(&["import", "--quiet", "store", "tree"]);
+    place.output(&["mount", "store", "at", "--background"]);
+    place.shell("setfacl -d -m u:77:rwx,m::rwx at/current/d");
+    place.output(&["umount", "at"]);
+    place.shell(
+        "cd tree/d; echo > new; mkdir below; echo > below/new; echo > listed; setfacl -m u:88:r listed; mkfifo fifo; \
+         ln -s new link; chmod 640 new; chmod 2750 below",
+    );
+    place.output(&["import", "--quiet", "store", "tree"]);
+    let last = place.last("store");
+    place.output(&["import", "--quiet", "store", "tree"]);
+    assert_eq!(place.last("store"), last);
+    place.output(&["mount", "store", "at", "--background"]);
+    let look = |of: &str| {
+        let files = "d/old d/new d/below d/below/new d/listed d/fifo";
+        place.shell(&format!("cd {of}; getfacl -pn {files}; stat -c '%n %a' {files}"))
+    };
+    let (there, here) = (look("tree"), look("at/current"));
+    let kept = place.shell("getfacl -pnd at/current/d");
+    place.output(&["umount", "at"]);
+    assert_eq!(there, here);
+    assert!(kept.contains("user:77:rwx"), "what the tree has of its own stays: {kept}");
     Ok(())
 }

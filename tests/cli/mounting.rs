@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -16,12 +18,18 @@ tests![
     a_terminated_server_waits_ten_seconds_for_its_users,
     in_the_background_it_returns_once_it_serves,
     in_the_background_a_refusal_is_the_same_line,
+    in_the_background_without_a_log_nothing_stays_mounted,
+    in_the_background_with_nobody_waiting_nothing_stays_mounted,
     read_only_lets_nobody_write,
     read_only_changes_nothing_in_the_store,
     what_cannot_be_mounted_is_refused_and_nothing_changes,
     a_store_is_served_once,
     a_dead_mount_is_taken_away_at_start,
+    a_store_that_was_made_by_a_detour_is_known_again,
+    a_socket_is_taken_over_only_from_who_was_killed,
     somebody_elses_mount_is_left_alone,
+    a_server_whose_mount_was_detached_leaves_the_next_ones_alone,
+    a_mount_that_was_moved_is_unmounted_at_the_end,
     a_new_tree_takes_owner_and_mode_from_the_mount_point,
     a_mount_point_made_under_sudo_is_the_users,
     without_the_device_nothing_changes,
@@ -136,6 +144,34 @@ fn in_the_background_a_refusal_is_the_same_line() -> Outcome {
     let line = place.refusal(&["mount", "store", "no/at"]);
     assert_eq!(line, place.refusal(&["mount", "store", "no/at", "--background"]));
     assert_eq!(place.listing(), before);
+    Ok(())
+}
+
+fn in_the_background_without_a_log_nothing_stays_mounted() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    place.output(&["mount", "store", "at", "--background"]);
+    place.output(&["umount", "at"]);
+    place.shell("rm store/server.log; mkdir store/server.log");
+    let line = place.refusal(&["mount", "store", "at", "--background"]);
+    assert!(line.contains("cannot log to") && line.contains("leave out --background"), "{line}");
+    assert!(!place.is_mounted("at"));
+    assert_eq!(place.status("store")["state"], "closed");
+    Ok(())
+}
+
+fn in_the_background_with_nobody_waiting_nothing_stays_mounted() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let mut command = place.command(&["mount", "store", "at", "--background"]);
+    // As the server is started by who waits for it, and is then killed by ^C.
+    command.env("LIGHTHOUSE_FUSE_BACKGROUND_CHILD", "1").stderr(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    drop(server.stderr.take());
+    let status = within_deadline(|| server.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1));
+    assert!(!place.is_mounted("at"));
+    assert_eq!(place.status("store")["state"], "closed");
     Ok(())
 }
 
@@ -303,6 +339,46 @@ fn a_dead_mount_is_taken_away_at_start() -> Outcome {
     Ok(())
 }
 
+fn a_store_that_was_made_by_a_detour_is_known_again() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    place.shell("mkdir real below; ln -s real link");
+    for store in ["../store", "../link/store"] {
+        let mount = || {
+            let mut command = place.command(&["mount", store, "../at", "--background"]);
+            let output = finished(command.current_dir(place.path("below")));
+            assert!(output.status.success(), "{store}: {output:?}");
+        };
+        mount();
+        let store = store.trim_start_matches("../");
+        let status = place.status(store);
+        assert_eq!(status["mounted_at"][0], place.text("at"), "{status}");
+        place.shell(&format!("kill -9 {}", status["served_by"]));
+        within_deadline(|| place.status(store)["served_by"].is_null().then_some(()));
+        mount();
+        place.output(&["umount", "at"]);
+        assert!(!place.is_mounted("at"));
+    }
+    Ok(())
+}
+
+fn a_socket_is_taken_over_only_from_who_was_killed() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let datagrams = UnixDatagram::bind(place.path("socket")).unwrap();
+    let line = place.refusal(&["hand-over", "socket", "at"]);
+    assert!(line.contains("there is a socket at") && line.contains("name another"), "{line}");
+    assert!(place.path("socket").exists());
+    drop(datagrams);
+    fs::remove_file(place.path("socket")).unwrap();
+    drop(UnixListener::bind(place.path("socket")).unwrap());
+    let mut server = place.start(&["hand-over", "socket", "at"]);
+    assert!(server.said.starts_with("waiting for a server on"), "{}", server.said);
+    server.signal(Signal::TERM);
+    assert!(server.end().0.success());
+    Ok(())
+}
+
 fn somebody_elses_mount_is_left_alone() -> Outcome {
     needs_root_and_device()?;
     let place = Place::new();
@@ -325,6 +401,36 @@ fn somebody_elses_mount_is_left_alone() -> Outcome {
     assert_eq!(place.shell("ls at"), "current\nhistory\n");
     place.output(&["umount", "at"]);
     assert_eq!(place.shell("cat at/file"), "theirs\n");
+    Ok(())
+}
+
+fn a_server_whose_mount_was_detached_leaves_the_next_ones_alone() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let mut first = place.served();
+    let user = User::in_directory(&place.path("at/current"));
+    place.output(&["umount", "--lazy", "at"]);
+    let mut second = place.mount(&["another", "at"]);
+    first.signal(Signal::TERM);
+    assert!(first.end().0.success());
+    drop(user);
+    assert_eq!(place.shell("echo kept > at/current/f; cat at/current/f"), "kept\n");
+    second.signal(Signal::TERM);
+    assert!(second.end().0.success());
+    assert!(!place.is_mounted("at"));
+    Ok(())
+}
+
+fn a_mount_that_was_moved_is_unmounted_at_the_end() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    place.shell("mkdir before");
+    let mut server = place.mount(&["store", "before/at"]);
+    place.shell("mv before after; ls after/at/current");
+    server.signal(Signal::INT);
+    assert!(server.end().0.success());
+    assert!(!place.is_mounted("after/at"));
+    assert_eq!(place.status("store")["state"], "closed");
     Ok(())
 }
 

@@ -128,6 +128,31 @@ fn an_aborted_mount_turns_health_red_and_http_goes_on() {
 }
 
 #[test]
+fn a_mount_that_ends_late_leaves_alone_what_was_mounted_in_its_place() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let at = place.path("at");
+    let mut server = Server::start(&mut place.command(true));
+    let mut inside =
+        Command::new("sleep").arg("60").current_dir(at.join("current")).spawn().unwrap();
+    let ours = |arguments: &[&str]| {
+        let out = crate::client::run(arguments, &place.path(""));
+        assert!(out.status.success(), "{arguments:?}: {out:?}");
+    };
+    ours(&["umount", "--lazy", "at"]);
+    ours(&["mount", "another", "at", "--background"]);
+    inside.kill().unwrap();
+    inside.wait().unwrap();
+    crate::client::within_deadline(|| (server.get("/health").status == 503).then_some(()));
+    assert_eq!(shell(&at, "ls -d current history"), "current\nhistory\n");
+    server.stop();
+    assert_eq!(shell(&at, "ls -d current history"), "current\nhistory\n");
+    ours(&["umount", "at"]);
+}
+
+#[test]
 fn the_mount_and_http_change_one_tree_at_once_and_agree() {
     if !can_mount() {
         return;

@@ -1,13 +1,14 @@
 //! Mounts that everybody sees.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use lighthouse_fuse::sys;
 use lighthouse_fuse::transport::mount::{self, MountOptions};
-use lighthouse_fuse::transport::unmount::{self, Detach, UnmountError};
+use lighthouse_fuse::transport::unmount::{self, Detach, Mounted, UnmountError};
 
 use crate::constant::{LARGE, TEXT, large_byte};
 use crate::fixture::{
@@ -27,6 +28,9 @@ tests![
     a_place_that_is_served_already_is_refused,
     a_hung_server_is_told_from_a_dead_one_and_can_be_cut_off,
     a_mount_of_somebody_else_is_never_unmounted,
+    who_mounted_unmounts_its_own_mount_and_never_its_successor,
+    of_two_mounts_at_one_place_the_lower_one_cannot_take_the_upper_one_away,
+    a_mount_that_was_moved_with_its_parent_is_unmounted_where_it_is,
     read_ahead_can_be_raised_once_init_is_answered,
     a_device_mounted_by_somebody_else_is_served_by_number_and_by_socket,
     a_missing_mount_point_is_made_for_whoever_called_sudo,
@@ -196,6 +200,71 @@ fn a_mount_of_somebody_else_is_never_unmounted() -> Outcome {
     unmount_place(&place, Detach::WhenUnused).unwrap();
     assert_eq!(server.end().0, Some(0));
     assert_eq!(place.entry().unwrap(), theirs);
+    Ok(())
+}
+
+/// A mount made by this process, which nobody looks at: INIT is never answered.
+fn mounted_here(place: &Place) -> (OwnedFd, Mounted) {
+    let point = mount::check(&place.at, &place.store, false).unwrap().prepare().unwrap();
+    point.mount(&MountOptions::new(place.store.clone())).unwrap()
+}
+
+fn who_mounted_unmounts_its_own_mount_and_never_its_successor() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    // More than once: the kernel gives the numbers of what is gone to whatever comes next.
+    for _ in 0..3 {
+        let (device, gone) = mounted_here(&place);
+        unmount_place(&place, Detach::Lazily).unwrap();
+        drop(device);
+        let (_device, successor) = mounted_here(&place);
+        let entry = place.entry().unwrap();
+        for detach in [Detach::WhenUnused, Detach::Lazily] {
+            let answer = gone.unmount(detach).unwrap_err();
+            assert!(matches!(answer, UnmountError::NotMounted(_)), "{answer}");
+            assert_eq!(place.entry().as_ref(), Some(&entry));
+        }
+        successor.unmount(Detach::WhenUnused).unwrap();
+        assert_eq!(place.entry(), None);
+    }
+    Ok(())
+}
+
+fn of_two_mounts_at_one_place_the_lower_one_cannot_take_the_upper_one_away() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    // Both found the place empty before either of them mounted.
+    let [lower, upper] =
+        [(), ()].map(|()| mount::check(&place.at, &place.store, false).unwrap().prepare().unwrap());
+    let options = MountOptions::new(place.store.clone());
+    let (_lower_device, lower) = lower.mount(&options).unwrap();
+    let (_upper_device, upper) = upper.mount(&options).unwrap();
+    assert_ne!(lower.connection(), upper.connection());
+    let seen = place.entry().unwrap();
+    assert_eq!(Some(seen.minor), upper.connection());
+    for detach in [Detach::WhenUnused, Detach::Lazily] {
+        let answer = lower.unmount(detach).unwrap_err();
+        assert!(matches!(answer, UnmountError::Covered(_)), "{answer}");
+        assert_eq!(place.entry().as_ref(), Some(&seen));
+    }
+    upper.unmount(Detach::WhenUnused).unwrap();
+    lower.unmount(Detach::WhenUnused).unwrap();
+    assert_eq!(place.entry(), None);
+    Ok(())
+}
+
+fn a_mount_that_was_moved_with_its_parent_is_unmounted_where_it_is() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let root = place.store.parent().unwrap();
+    let (before, after) = (root.join("before"), root.join("after"));
+    fs::create_dir(&before).unwrap();
+    let point = mount::check(&before.join("at"), &place.store, false).unwrap().prepare().unwrap();
+    let (_device, mounted) = point.mount(&MountOptions::new(place.store.clone())).unwrap();
+    fs::rename(&before, &after).unwrap();
+    mounted.unmount(Detach::WhenUnused).unwrap();
+    let table = lighthouse_fuse::transport::mount_table::read().unwrap();
+    assert!(!table.iter().any(|entry| entry.mountpoint.starts_with(root)), "{table:?}");
     Ok(())
 }
 
