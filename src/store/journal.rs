@@ -17,7 +17,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 
 use super::codec::Note;
@@ -599,16 +599,8 @@ impl Journal {
                 self.synced.wait(&mut syncing);
                 continue;
             }
-            syncing.running = true;
-            drop(syncing);
-            let result = self.sync_once(log);
-            syncing = self.syncing.lock();
-            syncing.running = false;
-            match result {
-                Ok(until) => syncing.until = syncing.until.max(until),
-                Err(_) => syncing.failed = true,
-            }
-            self.synced.notify_all();
+            // What became of it is in `syncing`.
+            (syncing, _) = self.lead(syncing, log);
         }
     }
 
@@ -621,14 +613,26 @@ impl Journal {
         if syncing.failed {
             return Err(lost());
         }
+        let (_, result) = self.lead(syncing, log);
+        result.map_err(CommitError::Io)
+    }
+
+    /// Syncs for everybody who waits: one does, unlocked meanwhile, and tells the others.
+    fn lead<'j>(
+        &'j self,
+        mut syncing: MutexGuard<'j, Syncing>,
+        log: &Log,
+    ) -> (MutexGuard<'j, Syncing>, io::Result<()>) {
         syncing.running = true;
         drop(syncing);
         let result = self.sync_once(log);
         let mut syncing = self.syncing.lock();
         syncing.running = false;
-        syncing.failed |= result.is_err();
+        if let Ok(until) = result {
+            syncing.until = syncing.until.max(until);
+        }
         self.synced.notify_all();
-        result.map(drop).map_err(CommitError::Io)
+        (syncing, result.map(drop))
     }
 
     fn sync_once(&self, log: &Log) -> io::Result<Position> {

@@ -298,12 +298,12 @@ impl View {
         actor: ActorId,
         ino: Ino,
         kill_set_id: bool,
-    ) -> Result<Inode, Refusal> {
+    ) -> Result<(), Refusal> {
         let set = Attributes { size: Some(0), kill_set_id, ..Attributes::default() };
         self.mark(ino, self.drafts.before_write(ino, actor));
-        let inode = about(self.perform(asker, actor, &Operation::SetAttributes { ino, set })?)?;
+        self.perform(asker, actor, &Operation::SetAttributes { ino, set })?;
         self.mark(ino, self.drafts.wrote(ino, actor, 0));
-        Ok(inode)
+        Ok(())
     }
 
     /// Closes a file. If it was written through the handle, that ends a version of it, by who wrote last:
