@@ -203,17 +203,23 @@ fn list(laps: &mut Laps, turn: &Turn, names: u64) {
 
 /// A tree of so many files, a hundred in each directory.
 pub(crate) fn make_tree(turn: &Turn) {
-    let tree = turn.place.join("tree");
+    let (begun, tree) = (turn.place.join("tree-begun"), turn.place.join("tree"));
     if tree.exists() {
         return;
     }
-    for n in 0..turn.count {
-        let directory = tree.join(format!("{}", n / 100));
+    let made = (0..turn.count).try_for_each(|n| {
+        let directory = begun.join(format!("{}", n / 100));
         if n % 100 == 0 {
-            fs::create_dir_all(&directory).expect("a directory can be made");
+            fs::create_dir_all(&directory)?;
         }
-        File::create_new(directory.join(format!("{n}"))).expect("the name is new");
+        File::create_new(directory.join(format!("{n}"))).map(drop)
+    });
+    if let Err(error) = made {
+        // What was left would take what other questions need.
+        let _ = fs::remove_dir_all(&begun);
+        panic!("a tree of {} files cannot be made: {error}", turn.count);
     }
+    fs::rename(&begun, &tree).expect("nothing else is called so");
 }
 
 /// As find(1), du(1) and git do, by stat(2).

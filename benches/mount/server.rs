@@ -158,6 +158,11 @@ impl Server {
         Self { name: DISK.into(), stores: true, at, inside, child: None, _directory: directory }
     }
 
+    /// Whether it is this crate's server, or the filesystem below that it is compared with.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name.starts_with("ours") || self.name == DISK
+    }
+
     /// Whether it is there for what splicing brings.
     pub(crate) fn splices(&self) -> bool {
         SPLICING.iter().any(|(name, _)| *name == self.name)
