@@ -42,6 +42,8 @@ use crate::view::news::Next;
 
 /// How many differences are told one by one.
 const TOLD_MAX: usize = 20;
+/// What one READ brings at most: the most that `--max-write` asks for.
+const DATA_MAX: usize = 16 << 20;
 /// How deep a path may be that a number is found by.
 const DEPTH_MAX: usize = 4096;
 
@@ -106,7 +108,8 @@ pub fn replay(
     })?;
     let nowhere = Nowhere;
     let server = Server::new(&nowhere, view, config);
-    let room = vec![0; server.connection().config().data_max()];
+    // Whatever the recorded mount agreed on; what is not used costs nothing.
+    let room = vec![0; server.connection().config().data_max().max(DATA_MAX)];
     let mut replay = Replay {
         server,
         view,

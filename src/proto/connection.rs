@@ -37,6 +37,8 @@ pub const MINOR_MAX: u32 = FUSE_KERNEL_MINOR_VERSION;
 const PAGES_DEFAULT: u32 = 32;
 /// The largest value of an extended attribute: XATTR_SIZE_MAX of limits.h.
 const XATTR_SIZE_MAX: usize = 65_536;
+/// Since 7.38 a request's header says how long its extensions are; SECURITY_CTX is two versions older.
+const EXTENSIONS_COUNTED: u32 = 38;
 
 /// What we would like, before the kernel has its say.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -322,7 +324,11 @@ impl Connection {
     fn negotiate(&self, init: &Init) -> (Limits, fuse_init_out) {
         let config = &self.config;
         let minor = init.minor.min(MINOR_MAX);
-        let flags = flags::wanted(config, init.flags);
+        let mut flags = flags::wanted(config, init.flags);
+        // Nothing would tell the context from the name before it.
+        if minor < EXTENSIONS_COUNTED {
+            flags &= !FUSE_SECURITY_CTX;
+        }
         let page = config.page_size.max(4096);
         let pages = if flags & FUSE_MAX_PAGES == 0 {
             PAGES_DEFAULT
@@ -501,6 +507,18 @@ mod tests {
             let whole = if minor >= 28 { 1 << 20 } else { 32 * 4096 };
             assert_eq!(limits.max_write, whole, "7.{minor}");
             assert_eq!(out.max_readahead, 131_072, "the kernel's offer is the smaller one");
+        }
+    }
+
+    #[test]
+    fn a_security_context_is_asked_for_where_it_can_be_told_from_the_name() {
+        for minor in 36..=MINOR_MAX {
+            let config = Config { security_context: true, ..Config::default() };
+            let connection = Connection::new(config);
+            let bytes = init(7, minor, FUSE_INIT_EXT | FUSE_SECURITY_CTX);
+            assert!(matches!(connection.receive(&bytes), Action::Send(_)));
+            let asked = connection.limits().unwrap().has(FUSE_SECURITY_CTX);
+            assert_eq!(asked, minor >= 38, "7.{minor}");
         }
     }
 

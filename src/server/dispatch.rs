@@ -283,10 +283,14 @@ fn attempt<'w>(
             Reply::written(id, u32::try_from(copied).map_err(|_| Errno::EIO)?)
         }
         Op::CopyFileRange64(op) => Reply::copied_64(id, copy(view, &asker, &op.into(), op.flags)?),
-        Op::Poll(op) => match view.poll(op.node, op.handle, op.wait, op.events, op.notify)? {
-            Some(ready) => Reply::poll(id, ready),
-            None => return Err(Errno::ENOSYS),
-        },
+        Op::Poll(op) => {
+            // Before 7.21 no kernel says what it is asked for, so it gets all there is.
+            let events = if op.events == 0 { u32::MAX } else { op.events };
+            match view.poll(op.node, op.handle, op.wait, events, op.notify)? {
+                Some(ready) => Reply::poll(id, ready),
+                None => return Err(Errno::ENOSYS),
+            }
+        }
         Op::Ioctl(_) => return Err(Errno::ENOTTY),
         Op::Flush(_)
         | Op::Access(_)

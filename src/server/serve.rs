@@ -24,7 +24,7 @@ use std::sync::mpsc::channel;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::meter::Request;
+use crate::meter::{LaneId, Request};
 use crate::proto::Reply;
 use crate::proto::abi::FUSE_OVER_IO_URING;
 use crate::proto::connection::{self, Action, Connection, Limits};
@@ -109,6 +109,16 @@ pub struct Taken<'w, 'v> {
     pub stored: Option<Stored<'v>>,
     /// Whether another message may follow.
     pub more: bool,
+    /// What is still to be answered: where its data is read only when it is sent, so is its time.
+    open: Option<Open>,
+}
+
+/// A request that is being answered.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    lane: LaneId,
+    since: Instant,
+    request: Request,
 }
 
 /// What a process must know to go on with a connection whose server died. Whoever keeps the device alive
@@ -343,11 +353,14 @@ impl<'s> Server<'s> {
     /// Receives one message and does all that is due for it. Whether another may follow.
     fn serve_next(&self, lane: &mut dyn Lane, work: &mut Work) -> io::Result<bool> {
         let Some(received) = lane.receive()? else { return Ok(false) };
-        let Taken { reply, stored, more } = self.take(received, work);
+        let Taken { reply, stored, more, open } = self.take(received, work);
         match (reply, stored) {
             (Some(reply), Some(stored)) => self.send_stored(lane, &reply, &stored),
             (Some(reply), None) => send(lane, &reply),
             (None, _) => (),
+        }
+        if let Some(open) = open {
+            self.answered(&open);
         }
         Ok(more)
     }
@@ -386,7 +399,7 @@ impl<'s> Server<'s> {
                 self.connection.receive_parts(header, args, payload)
             }
         };
-        let mut stored = None;
+        let (mut stored, mut open) = (None, None);
         let (reply, more) = match action {
             Action::Serve(id, caller, op) => {
                 self.counters.request(op.opcode());
@@ -417,7 +430,12 @@ impl<'s> Server<'s> {
                 if errno != 0 {
                     self.counters.refused();
                 }
-                self.view.meter().answered(lane, since, &Request { errno, ..request });
+                let this = Open { lane, since, request: Request { errno, ..request } };
+                if stored.is_some() {
+                    open = Some(this);
+                } else {
+                    self.answered(&this);
+                }
                 (self.connection.finish_with(reply), true)
             }
             Action::Tell(_, op) => {
@@ -445,7 +463,11 @@ impl<'s> Server<'s> {
             }
             Action::Close => (None, false),
         };
-        Taken { reply, stored, more }
+        Taken { reply, stored, more, open }
+    }
+
+    fn answered(&self, Open { lane, since, request }: &Open) {
+        self.view.meter().answered(*lane, *since, request);
     }
 
     /// The thread that tells the kernel what changed behind its back, and looks after what the clock alone

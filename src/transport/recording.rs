@@ -5,9 +5,9 @@
 //! record:  | kind 1 | 0 x 3 | length 4 | nanoseconds since the beginning 8 | message |     little endian
 //! ```
 //!
-//! Invariants: a reply is in the file before the kernel has it, so whatever the kernel asks because of it comes
-//! later. What cannot be written ends the recording, never the service. A file that ends within a record was cut off
-//! there, and is good up to it.
+//! Invariants: a request is in the file before it is looked at, and a reply before the kernel has it, so whatever the
+//! kernel asks because of it comes later, and the request by which a server died is there. What cannot be written ends
+//! the recording, never the service. A file that ends within a record was cut off there, and is good up to it.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -106,6 +106,7 @@ impl Recording {
         let file = options.create_new(true).write(true).mode(0o600).open(path)?;
         let mut file = BufWriter::with_capacity(1 << 20, file);
         file.write_all(&MAGIC)?;
+        file.flush()?;
         Ok(Self { inner, began: Instant::now(), file: Mutex::new(Some(file)) })
     }
 
@@ -123,6 +124,8 @@ impl Recording {
         let written = open.write_all(head.as_bytes());
         let written =
             message.fold(written, |so_far, part| so_far.and_then(|()| open.write_all(part)));
+        // A record is one write(2), and nothing of it is with a process that is killed.
+        let written = written.and_then(|()| open.flush());
         if let Err(error) = written {
             tracing::warn!(%error, "the recording ends here: it cannot be written");
             *file = None;
@@ -310,6 +313,23 @@ mod tests {
         for len in 0..MAGIC.len() {
             assert_eq!(read(&bytes[..len]).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
+    }
+
+    #[test]
+    fn whoever_is_killed_leaves_all_that_went_over_it() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("recording");
+        let inner = Box::new(Once(StdMutex::new(Some(vec![7; 48]))));
+        let recording = Recording::new(inner, &path).unwrap();
+        assert_eq!(read(&std::fs::read(&path).unwrap()).unwrap(), []);
+        let mut buffer = Buffer::for_writes(4096).unwrap();
+        assert!(recording.receive(&mut buffer).unwrap().is_some());
+        let asked = read(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(asked, [(Kind::Request, vec![7; 48])]);
+        let _ = recording.send(&Reply::error(RequestId(3), Errno::ENOENT)).unwrap();
+        assert_eq!(read(&std::fs::read(&path).unwrap()).unwrap().len(), 2);
+        // Nothing is done at its end.
+        std::mem::forget(recording);
     }
 
     #[test]

@@ -204,7 +204,15 @@ impl Turns {
         reader: ReaderId,
         sleep: impl Fn() -> io::Result<bool>,
     ) -> io::Result<bool> {
-        if self.holder.load(Ordering::Acquire) != reader.0 && !self.wait(reader, sleep)? {
+        let beat = self.beat.load(Ordering::Acquire);
+        if self.holder.load(Ordering::Acquire) == reader.0 {
+            // If it is taken away in this moment, the beat is the new holder's, who may be serving: nobody would see
+            // that it takes long.
+            let next = (beat | 1) + 1;
+            let _ = self.beat.compare_exchange(beat, next, Ordering::Relaxed, Ordering::Relaxed);
+            return Ok(true);
+        }
+        if !self.wait(reader, sleep)? {
             return Ok(false);
         }
         let beat = self.beat.load(Ordering::Relaxed);

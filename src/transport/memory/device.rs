@@ -128,8 +128,10 @@ impl Device {
         }
     }
 
-    /// Makes everything that was read and not answered pending again, with the mark of resending.
+    /// Makes everything that was read and not answered pending again, before all that was not read yet, with the mark of
+    /// resending.
     pub(super) fn resend(&mut self) {
+        let unread = std::mem::take(&mut self.pending);
         for (_, mut queued) in std::mem::take(&mut self.processing) {
             queued.unique |= FUSE_UNIQUE_RESEND;
             if let Some(field) = queued.bytes.get_mut(8..16) {
@@ -138,6 +140,7 @@ impl Device {
             queued.reader = None;
             self.pending.push(queued);
         }
+        self.pending.extend(unread);
     }
 
     /// Ends the connection: who waits gets ECONNABORTED.
