@@ -293,7 +293,8 @@ impl OpenFlags {
         Self(self.0 & !Self::TRUNC)
     }
 
-    /// Whether writes go to the end. The kernel has done the seeking; the offset in WRITE is right.
+    /// Whether writes go to the end. The kernel has done the seeking: the offset in WRITE is the end of the file as it
+    /// knows it.
     pub const fn appends(self) -> bool {
         self.has(Self::APPEND)
     }

@@ -263,7 +263,7 @@ fn attempt<'w>(
             done(id, view.set_xattr(&asker, op.node, op.name, op.value, op.flags, kill))?
         }
         Op::GetXattr(op) => value(id, op.size, view.xattr(op.node, op.name)?, work)?,
-        Op::ListXattr(op) => value(id, op.size, view.xattrs(op.node)?, work)?,
+        Op::ListXattr(op) => value(id, op.size, view.xattrs(&asker, op.node)?, work)?,
         Op::RemoveXattr(op) => done(id, view.remove_xattr(&asker, op.node, op.name))?,
         Op::Fallocate(op) => {
             let range = (op.offset, op.length);

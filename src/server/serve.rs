@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use crate::meter::{LaneId, Request};
 use crate::proto::Reply;
-use crate::proto::abi::FUSE_OVER_IO_URING;
+use crate::proto::abi::{FUSE_HAS_EXPIRE_ONLY, FUSE_OVER_IO_URING};
 use crate::proto::connection::{self, Action, Connection, Limits};
 use crate::proto::message;
 use crate::proto::notify::Notice;
@@ -493,7 +493,9 @@ impl<'s> Server<'s> {
                 Next::Nothing => continue,
                 Next::Closed => return,
             };
-            if let Some(notice) = notice(&news) {
+            let limits = self.connection.limits();
+            let expires = limits.is_some_and(|limits| limits.has(FUSE_HAS_EXPIRE_ONLY));
+            if let Some(notice) = notice(&news, expires) {
                 self.tell(&notice);
             }
             self.view.news().told();
@@ -559,11 +561,15 @@ fn node_of(frame: &Frame<'_>) -> u64 {
     }
 }
 
-fn notice(news: &News) -> Option<Notice<'_>> {
+/// `expires`: the kernel can ask for a name again without dropping what is below it (since Linux 6.2).
+fn notice(news: &News, expires: bool) -> Option<Notice<'_>> {
     Some(match news {
         &News::Attributes(node) => Notice::InvalInode { node, offset: -1, len: 0 },
         &News::Content(node) => Notice::InvalInode { node, offset: 0, len: 0 },
-        News::Name { parent, name } => {
+        News::NameAgain { parent, name } if expires => {
+            Notice::ExpireEntry { parent: *parent, name: Name::new(name).ok()? }
+        }
+        News::Name { parent, name } | News::NameAgain { parent, name } => {
             Notice::InvalEntry { parent: *parent, name: Name::new(name).ok()? }
         }
     })

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::proto::types::{Entry, FileHandle, NodeId, OpenFlags, Opened};
+use crate::tree::operation::COPY_MAX;
 use crate::tree::{Ino, Inode, Seq};
 
 use super::handles::Open;
@@ -69,7 +70,7 @@ impl View {
     /// How many bytes of `range` event `seq` copied.
     pub fn copied(&self, range: &Range, seq: Seq) -> Result<u64, Refusal> {
         let source = self.tree.inode(self.changeable(range.src.0)?, seq.before())?;
-        Ok(range.len.min(source.size.saturating_sub(range.src_offset)))
+        Ok(range.len.min(source.size.saturating_sub(range.src_offset)).min(COPY_MAX))
     }
 
     /// `ino` as it is; or as event `seq` left it, if somebody has ended it since.

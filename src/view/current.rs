@@ -426,6 +426,20 @@ impl View {
         }
     }
 
+    /// Where a file ends, if a write that appends was given another offset: the kernel resolves O_APPEND by the size that it
+    /// knows, and does not ask whether somebody changed the file beside it. A page written back through a handle that appends
+    /// belongs where it was mapped.
+    fn end_beyond_the_kernel(&self, ino: Ino, bytes: &Bytes<'_>) -> Result<Option<u64>, Refusal> {
+        if bytes.from_cache || !bytes.flags.appends() {
+            return Ok(None);
+        }
+        if !self.is_adopted() && !self.resized.has(ino) {
+            return Ok(None);
+        }
+        let size = self.tree.inode(ino, Seq::NOW)?.size;
+        Ok((size != bytes.offset).then_some(size))
+    }
+
     /// Writes through an open file; where the file is open for it, returns only once the bytes are on
     /// the disk.
     pub fn write(
@@ -448,10 +462,19 @@ impl View {
             self.mark(ino, self.drafts.before_write(ino, actor));
         }
         let (caller, &Bytes { offset, data, kill_set_id, .. }) = (caller(asker, actor), bytes);
-        // Never at the end: the kernel gives the offset, of O_APPEND too, and a page written back through a handle
-        // that appends belongs where it was mapped.
-        let to = if goes_on { WriteTo::GoesOn(offset) } else { WriteTo::Offset(offset) };
+        let end = self.end_beyond_the_kernel(ino, bytes)?;
+        let to = match end {
+            Some(_) => WriteTo::End,
+            None if goes_on => WriteTo::GoesOn(offset),
+            None => WriteTo::Offset(offset),
+        };
         let written = self.tree.write(&caller, ino, to, data, kill_set_id)?;
+        if end.is_some() {
+            // It keeps the bytes where it took them to be.
+            let _ = self.news.push(News::Content(node));
+            self.told.add(News::Content(node));
+        }
+        let offset = end.unwrap_or(offset);
         self.has_written((node, handle), ino, actor, Some((offset, written.len)));
         // Written back at some later time, a page is waited for by msync or fsync.
         if bytes.flags.is_sync() && !bytes.from_cache {

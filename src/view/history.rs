@@ -47,10 +47,13 @@ impl View {
     pub(super) fn history_lookup(&self, name: &[u8]) -> Result<Found, Refusal> {
         let (at, still, valid) = match moment::parse(name, Timestamp::now()) {
             Some(moment) => {
+                let last = self.tree.last();
                 let at = self.sequence(moment)?;
                 match moment {
-                    Moment::After(_) | Moment::At(_) => (at, Duration::MAX, FOREVER),
-                    Moment::Ago(_) => (at, STANDS_STILL, Duration::ZERO),
+                    Moment::After(_) => (at, Duration::MAX, FOREVER),
+                    // No event is older than the one before it: once there was a later one, nothing can come between.
+                    Moment::At(_) if at < last => (at, Duration::MAX, FOREVER),
+                    Moment::At(_) | Moment::Ago(_) => (at, STANDS_STILL, Duration::ZERO),
                 }
             }
             None => {
@@ -113,6 +116,8 @@ impl View {
             return Err(Refusal::ReadOnly);
         }
         self.tree.store().unlabel(name).map_err(label_refusal)?;
+        // To the kernel its directory is gone, whoever is in it: the same label given again is another one.
+        self.nodes.unname(name);
         Ok(())
     }
 

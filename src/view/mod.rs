@@ -211,6 +211,7 @@ pub struct View {
     began: Timestamp,
     /// What somebody beside the kernel changed, to be told once more.
     told: watch::Told,
+    resized: watch::Resized,
     /// The kernel knows nodes and handles that another process gave out before this one.
     adopted: AtomicBool,
 }
@@ -262,6 +263,7 @@ impl View {
             meter: Meter::default(),
             began: Timestamp::now(),
             told: watch::Told::default(),
+            resized: watch::Resized::default(),
             adopted: AtomicBool::new(false),
         }
     }

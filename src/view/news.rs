@@ -29,6 +29,13 @@ pub enum News {
         /// The name.
         name: Box<[u8]>,
     },
+    /// The same, told a while after the change: the kernel may have looked the name up since, and somebody be at work there.
+    NameAgain {
+        /// Directory of the name.
+        parent: NodeId,
+        /// The name.
+        name: Box<[u8]>,
+    },
 }
 
 /// What waiting for news came to.

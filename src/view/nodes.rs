@@ -264,6 +264,11 @@ impl Nodes {
         }
     }
 
+    /// `name` leads nowhere: who enters it again gets a view of its own.
+    pub(crate) fn unname(&self, name: &[u8]) {
+        self.views.write().names.remove(name);
+    }
+
     /// Ends one hold of `view`, and the view if it was the last.
     pub(crate) fn let_go(&self, view: NonZeroU16) {
         let mut views = self.views.write();

@@ -1,14 +1,15 @@
 //! What others change is told to the kernel: names, listings, attributes and pages that it keeps are old.
 //!
 //! Everything is told twice, a while apart: whoever answered a lookup when the change came may have given the
-//! kernel what was true before it, after the kernel was told. (A READ under way is no such case: the kernel
+//! kernel what was true before it, after the kernel was told. The second time a name is only to be asked for again: somebody may
+//! work in the directory that it leads to, or have a mount there, and would lose it with the name. (A READ under way is no such case: the kernel
 //! waits for its pages before it drops them. Nor are attributes of nodes it knows: it compares versions.)
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::proto::types::NodeId;
 use crate::tree::watch::{Changed, Watcher};
@@ -51,7 +52,13 @@ impl Watcher for View {
         if self.is_known(&news) {
             self.news.push_patiently(news.clone());
         }
-        self.told.add(news);
+        if let Changed::Content(ino) = what {
+            self.resized.add(ino, |ino| now(ino).is_some_and(|node| self.nodes.knows(node)));
+        }
+        self.told.add(match news {
+            News::Name { parent, name } => News::NameAgain { parent, name },
+            other => other,
+        });
         self.stir();
         if matches!(what, Changed::Attributes(Ino::ROOT)) {
             self.top_changed();
@@ -78,8 +85,10 @@ impl Watcher for View {
 
 impl View {
     fn is_known(&self, news: &News) -> bool {
-        let (&News::Attributes(node) | &News::Content(node) | &News::Name { parent: node, .. }) =
-            news;
+        let (&News::Attributes(node)
+        | &News::Content(node)
+        | &News::Name { parent: node, .. }
+        | &News::NameAgain { parent: node, .. }) = news;
         node == NodeId::ROOT
             || matches!(Place::of(node), Some(Place::Tree(Tense::Now, Ino::ROOT)))
             // What an adopted kernel knows, it alone knows.
@@ -96,6 +105,26 @@ impl View {
                 break;
             }
         }
+    }
+}
+
+/// Files that others changed: until the kernel asks how long one is, it takes O_APPEND to where the file ended before.
+#[derive(Debug, Default)]
+pub(super) struct Resized(Mutex<FxHashSet<Ino>>);
+
+impl Resized {
+    /// So many are no trouble to remember. Beyond, those that the kernel does not know any more are forgotten.
+    const KEPT: usize = 1 << 12;
+
+    fn add(&self, ino: Ino, is_known: impl Fn(Ino) -> bool) {
+        let mut inos = self.0.lock();
+        if inos.insert(ino) && inos.len() > Self::KEPT && inos.len().is_power_of_two() {
+            inos.retain(|ino| is_known(*ino));
+        }
+    }
+
+    pub(super) fn has(&self, ino: Ino) -> bool {
+        self.0.lock().contains(&ino)
     }
 }
 

@@ -93,6 +93,59 @@ fn a_change_over_http_shows_at_once_where_the_kernel_has_cached() {
 }
 
 #[test]
+fn who_appends_does_so_behind_what_http_wrote_meanwhile() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut server = Server::start(&mut place.command(true));
+    let current = place.path("at/current");
+    let agent = server.session("a");
+    let before = "before ".repeat(20);
+    for (n, replaced) in ["longer ".repeat(40), "short ".to_owned()].iter().enumerate() {
+        let (log, ready) = (format!("log{n}"), format!("ready{n}"));
+        assert_eq!(agent.put(&format!("/files/{log}"), before.as_bytes()).status, 201);
+        // The kernel knows how long the file is, and is not asked again.
+        let script = format!(
+            "exec 3>>{log}; printf x >&3; echo > {ready}; while [ -e {ready} ]; do sleep 0.01; done; \
+             printf one >&3; printf two >&3"
+        );
+        std::thread::scope(|scope| {
+            let appends = scope.spawn(|| shell(&current, &script));
+            let there = || agent.get(&format!("/files/{ready}")).status == 200;
+            crate::client::within_deadline(|| there().then_some(()));
+            assert_eq!(agent.put(&format!("/files/{log}"), replaced.as_bytes()).status, 204);
+            assert_eq!(agent.ask("DELETE", &format!("/files/{ready}"), &[], b"").status, 204);
+            appends.join().unwrap();
+        });
+        let expected = format!("{replaced}onetwo");
+        assert_eq!(agent.get(&format!("/files/{log}")).text(), expected);
+        // What the kernel kept where it took the end to be goes as soon as it is told.
+        crate::client::within_deadline(|| {
+            (shell(&current, &format!("cat {log}")) == expected).then_some(())
+        });
+    }
+    server.stop();
+}
+
+#[test]
+fn a_name_made_over_http_stays_a_name_for_who_works_there() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut server = Server::start(&mut place.command(true));
+    let current = place.path("at/current");
+    let agent = server.session("a");
+    assert_eq!(agent.put("/files/job/f?parents=true", b"x").status, 201);
+    // Longer than it takes until the kernel is told once more.
+    let here = shell(&current.join("job"), "for n in $(seq 30); do sleep 0.1; /bin/pwd; done");
+    let expected = format!("{}\n", current.join("job").display());
+    assert_eq!(here, expected.repeat(30));
+    server.stop();
+}
+
+#[test]
 fn what_the_bridge_left_at_the_mount_point_is_mounted_over() {
     if !can_mount() {
         return;

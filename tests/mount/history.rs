@@ -16,6 +16,7 @@ tests![
     nothing_below_history_can_be_changed,
     one_directory_under_two_moments_keeps_both_working_directories,
     a_moment_that_is_not_there_yet_is_no_file_and_is_there_later,
+    a_label_given_again_at_once_leads_somewhere_while_somebody_is_in_it,
     a_read_only_mount_refuses_changes_and_shows_everything,
 ];
 
@@ -146,6 +147,21 @@ fn a_moment_that_is_not_there_yet_is_no_file_and_is_there_later() -> Outcome {
     fs::create_dir(mount.path("directory")).unwrap();
     assert_eq!(names(&path), ["directory"]);
     assert_eq!(errno(fs::metadata(mount.top("history/nonsense"))), Some(Errno::NOENT));
+    Ok(())
+}
+
+fn a_label_given_again_at_once_leads_somewhere_while_somebody_is_in_it() -> Outcome {
+    let mount = Mount::fresh()?;
+    fs::write(mount.path("file"), "").unwrap();
+    let label = mount.top("history/v1");
+    fs::create_dir(&label).unwrap();
+    let inside = File::open(&label).unwrap();
+    assert_eq!(names(&label), ["file"]);
+    fs::remove_dir(&label).unwrap();
+    fs::create_dir(&label).unwrap();
+    assert_eq!(names(&label), ["file"]);
+    assert_eq!(fs::metadata(label.join("file")).unwrap().len(), 0);
+    drop(inside);
     Ok(())
 }
 
