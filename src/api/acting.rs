@@ -31,6 +31,10 @@ use super::session::Session;
 const LINKS_MAX: usize = 40;
 /// Directories below each other that are taken away with their directory.
 const DEPTH_MAX: usize = 2048;
+/// Names of a directory that are listed at a time, to be taken away.
+const PAGE: usize = 256;
+/// Directories that keep what was listed of them while one below is emptied; others are listed again.
+const PAGES_KEPT: usize = 32;
 
 /// Rights, as in one class of a mode.
 pub(crate) const READ: u32 = 4;
@@ -69,6 +73,26 @@ pub(crate) struct Named {
     pub(crate) parent: Ino,
     pub(crate) name: Vec<u8>,
     pub(crate) inode: Option<Inode>,
+}
+
+/// A directory that is being emptied.
+struct Emptied {
+    named: Named,
+    dir: Inode,
+    /// Names that were listed, and not yet taken away.
+    names: std::vec::IntoIter<(Vec<u8>, Inode)>,
+    /// Whether there may be others.
+    more: bool,
+}
+
+impl Emptied {
+    fn new(named: Named, dir: Inode) -> Self {
+        Self { named, dir, names: Vec::new().into_iter(), more: true }
+    }
+
+    fn has_listed(&self) -> bool {
+        !self.names.as_slice().is_empty()
+    }
 }
 
 /// New content of a file: in memory while it is short.
@@ -573,9 +597,8 @@ impl Acting {
             if version.is_some_and(|version| version != inode.changed) {
                 return Err(changed_meanwhile());
             }
-            self.empty(&inode, 0)?;
-            // By emptying it, it has changed.
-            return self.remove_name(&named, &inode, None);
+            // By emptying it, it changes.
+            return self.remove_all(named, inode);
         }
         self.remove_name(&named, &inode, version)
     }
@@ -595,24 +618,45 @@ impl Acting {
         self.perform_on(&operation, &expected).map(drop)
     }
 
-    fn empty(&self, dir: &Inode, depth: usize) -> Result<(), Problem> {
-        if depth > DEPTH_MAX {
-            return Err(Problem::conflict(format!("more than {DEPTH_MAX} directories deep")));
-        }
-        self.may(dir, READ | WRITE | SEARCH, Seq::NOW)?;
+    /// Takes a directory away with all below it, the lowest first. No recursion: a tree may be deeper than a stack.
+    fn remove_all(&self, named: Named, dir: Inode) -> Result<(), Problem> {
+        const RIGHTS: u32 = READ | WRITE | SEARCH;
+        self.may(&dir, RIGHTS, Seq::NOW)?;
+        let mut at = Emptied::new(named, dir);
+        let mut above: Vec<Emptied> = Vec::new();
+        let mut pages = 0;
         loop {
-            let (names, next) = self.list(dir.ino, Seq::NOW, 0, 1024)?;
-            for (name, inode) in names {
-                self.may_change_names(dir.ino, &name, Some(&inode))?;
-                if inode.mode & S_IFMT == S_IFDIR {
-                    self.empty(&inode, depth + 1)?;
+            let Some((name, inode)) = at.names.next() else {
+                if at.more {
+                    let (names, next) = self.list(at.dir.ino, Seq::NOW, 0, PAGE)?;
+                    (at.names, at.more) = (names.into_iter(), next.is_some());
+                    continue;
                 }
-                let named = Named { parent: dir.ino, name, inode: Some(inode) };
+                self.remove_name(&at.named, &at.dir, None)?;
+                let Some(next) = above.pop() else { return Ok(()) };
+                pages -= usize::from(next.has_listed());
+                at = next;
+                continue;
+            };
+            self.may_change_names(at.dir.ino, &name, Some(&inode))?;
+            let named = Named { parent: at.dir.ino, name, inode: Some(inode) };
+            if inode.mode & S_IFMT != S_IFDIR {
                 self.remove_name(&named, &inode, None)?;
+                continue;
             }
-            if next.is_none() {
-                return Ok(());
+            if above.len() >= DEPTH_MAX {
+                let why = format!("more than {DEPTH_MAX} directories deep");
+                return Err(Problem::conflict(why));
             }
+            self.may(&inode, RIGHTS, Seq::NOW)?;
+            let mut left = std::mem::replace(&mut at, Emptied::new(named, inode));
+            if left.has_listed() && pages < PAGES_KEPT {
+                pages += 1;
+            } else {
+                left.more |= left.has_listed();
+                left.names = Vec::new().into_iter();
+            }
+            above.push(left);
         }
     }
 

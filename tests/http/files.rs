@@ -159,6 +159,20 @@ fn directories_are_made_listed_and_taken_away() {
 }
 
 #[test]
+fn a_tree_as_deep_as_paths_go_is_made_and_taken_away() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let deep = format!("/files/{}", "d/".repeat(2000));
+    let made = agent.put(&format!("{deep}?parents=true"), b"");
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(agent.put(&format!("{deep}f"), b"x").status, 201);
+    assert_eq!(agent.ask("DELETE", "/files/d?recursive=true", &[], b"").status, 204);
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(agent.get("/files/").json()["entries"], json!([]));
+}
+
+#[test]
 fn a_long_listing_comes_in_pages() {
     let place = Place::new();
     let server = place.serve();
