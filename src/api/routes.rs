@@ -432,10 +432,7 @@ async fn answer(
 /// The session of a request. Who shows nothing, or another scheme, is refused as the Python bridge did: 403.
 fn authenticated(shared: &Shared, headers: &HeaderMap) -> Result<Session, Problem> {
     let forbidden = |why| Problem::new(StatusCode::FORBIDDEN, why);
-    // An agent's name in it may be of any letters.
-    let header = headers.get(header::AUTHORIZATION);
-    let header = header.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-    let token = header.and_then(bearer).ok_or_else(|| forbidden("Not authenticated"))?;
+    let token = shown_token(headers).ok_or_else(|| forbidden("Not authenticated"))?;
     if token.len() < TOKEN_MIN {
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "Invalid authentication token"));
     }
@@ -447,8 +444,9 @@ pub(crate) fn with_token(shared: &Shared, token: &str) -> Result<Session, NoSess
     shared.sessions.lock().used(token, None, ("", ""), since_1970())
 }
 
-/// What stands behind `Bearer`.
-pub(crate) fn bearer(header: &str) -> Option<&str> {
+/// What stands behind `Bearer` in the header `Authorization`. An agent's name in it may be of any letters.
+pub(crate) fn shown_token(headers: &HeaderMap) -> Option<&str> {
+    let header = std::str::from_utf8(headers.get(header::AUTHORIZATION)?.as_bytes()).ok()?;
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
