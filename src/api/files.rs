@@ -72,20 +72,21 @@ pub(crate) async fn get(shared: Shared, asked: Asked) -> Answer {
     if text(headers, &header::IF_MATCH)?.is_some_and(|tags| !lists_tag(tags, Some(&tag))) {
         return Err(changed_meanwhile());
     }
-    let mut response =
-        if text(headers, &header::IF_NONE_MATCH)?.is_some_and(|tags| lists_tag(tags, Some(&tag))) {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        } else if inode.mode & S_IFMT == S_IFDIR {
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            waiting(move || listing(&acting, &path, &inode, at, (after, limit))).await?
-        } else {
-            if path.directory {
-                return Err(Problem::conflict(format!("{} is no directory", path.text())));
-            }
-            content(&shared, acting, &inode, at, headers)?
-        };
+    let seen = text(headers, &header::IF_NONE_MATCH)?;
+    let mut response = if inode.mode & S_IFMT == S_IFDIR {
+        // Whatever was seen: a listing says of what is in it what the directory's version knows nothing of.
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        waiting(move || listing(&acting, &path, &inode, at, (after, limit))).await?
+    } else if seen.is_some_and(|tags| lists_tag(tags, Some(&tag))) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        if path.directory {
+            return Err(Problem::conflict(format!("{} is no directory", path.text())));
+        }
+        content(&shared, acting, &inode, at, headers)?
+    };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, header_value(&tag)?);
     headers.insert(header::LAST_MODIFIED, header_value(&http_date(inode.mtime))?);

@@ -256,7 +256,7 @@ pub(crate) const ROUTES: &[Route] = &[
         answers: &[
             (200, "The content, or the listing"),
             (206, "The part that Range asks for"),
-            (304, "It is still what If-None-Match names"),
+            (304, "The file is still what If-None-Match names"),
             (404, "There is nothing"),
             (409, "A file is where a directory would have to be"),
             (412, "It is not what If-Match names"),
@@ -387,7 +387,13 @@ pub(crate) fn router(shared: Shared) -> Router {
         };
         let handler = move |State(shared): State<Shared>, request: Request| async move {
             let answered = answer(route.who, shared, request, route.run).await;
-            answered.unwrap_or_else(Problem::into_response)
+            let mut response = answered.unwrap_or_else(Problem::into_response);
+            if route.path.starts_with("/files/") {
+                // Anybody may change the tree: who keeps an answer asks whether it still holds.
+                let asks = HeaderValue::from_static("no-cache");
+                response.headers_mut().insert(header::CACHE_CONTROL, asks);
+            }
+            response
         };
         router = router.route(route.path, on(filter, handler));
         if let Some(root) = route.path.strip_suffix("{*path}") {

@@ -105,6 +105,29 @@ fn conditions_are_those_of_http() {
 }
 
 #[test]
+fn what_is_kept_is_asked_for_again_and_a_listing_is_always_given() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    agent.put("/files/d/f?parents=true", b"one");
+    let listed = agent.get("/files/d");
+    assert_eq!(listed.json()["entries"][0]["size"], 3);
+    // It touches the file alone.
+    assert_eq!(agent.put("/files/d/f", b"another").status, 204);
+    let seen = [("if-none-match", listed.header("etag"))];
+    let again = agent.ask("GET", "/files/d", &seen, b"");
+    assert_eq!((again.status, &again.json()["entries"][0]["size"]), (200, &json!(7)));
+    let file = agent.get("/files/d/f");
+    let seen = [("if-none-match", file.header("etag"))];
+    let same = agent.ask("GET", "/files/d/f", &seen, b"");
+    let missing = agent.get("/files/none");
+    assert_eq!((file.status, same.status, missing.status), (200, 304, 404));
+    for answer in [&listed, &again, &file, &same, &missing] {
+        assert_eq!(answer.header("cache-control"), "no-cache", "{answer:?}");
+    }
+}
+
+#[test]
 fn of_many_who_replace_what_they_saw_one_succeeds() {
     let place = Place::new();
     let server = place.serve();
