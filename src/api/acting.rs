@@ -329,16 +329,19 @@ impl Acting {
         Ok((names, next))
     }
 
-    /// Whether the user, and the agent, may make `name` in `parent` or take it away; `gone` is what it led to.
+    /// Whether the user, and the agent, may make `name` in `parent` or take it away; `gone` is what it led to, and `moved`
+    /// what is moved there with all below it.
     fn may_change_names(
         &self,
         parent: Ino,
         name: &[u8],
         gone: Option<&Inode>,
+        moved: Option<&Inode>,
     ) -> Result<(), Problem> {
         if self.guard.is_some() {
             let paths: Vec<_> = self.tree.path_in(parent, name, Seq::NOW)?.into_iter().collect();
-            let below = gone.is_some_and(|inode| inode.mode & S_IFMT == S_IFDIR);
+            let is_dir = |inode: &Inode| inode.mode & S_IFMT == S_IFDIR;
+            let below = gone.is_some_and(is_dir) || moved.is_some_and(is_dir);
             self.ask_guard(Section::Current, &paths, How { access: Access::Write, below })?;
         }
         let dir = self.tree.inode(parent, Seq::NOW)?;
@@ -366,7 +369,7 @@ impl Acting {
             }
             return Ok(None);
         }
-        self.may_change_names(named.parent, &named.name, None)?;
+        self.may_change_names(named.parent, &named.name, None, None)?;
         let made = self.perform(&Operation::Make {
             parent: named.parent,
             name: &named.name,
@@ -435,7 +438,7 @@ impl Acting {
             if let Must::BeAsSeen(..) = must {
                 return Err(changed_meanwhile());
             }
-            self.may_change_names(named.parent, &named.name, None)?;
+            self.may_change_names(named.parent, &named.name, None, None)?;
             let inode = self.make_file(&named, content, mode.unwrap_or(0o666))?;
             return Ok((inode, true));
         };
@@ -592,7 +595,7 @@ impl Acting {
         if named.name.is_empty() {
             return Err(Problem::conflict("the root of the tree stays"));
         }
-        self.may_change_names(named.parent, &named.name, Some(&inode))?;
+        self.may_change_names(named.parent, &named.name, Some(&inode), None)?;
         if inode.mode & S_IFMT == S_IFDIR && recursive && inode.entries > 0 {
             if version.is_some_and(|version| version != inode.changed) {
                 return Err(changed_meanwhile());
@@ -638,7 +641,7 @@ impl Acting {
                 at = next;
                 continue;
             };
-            self.may_change_names(at.dir.ino, &name, Some(&inode))?;
+            self.may_change_names(at.dir.ino, &name, Some(&inode), None)?;
             let named = Named { parent: at.dir.ino, name, inode: Some(inode) };
             if inode.mode & S_IFMT != S_IFDIR {
                 self.remove_name(&named, &inode, None)?;
@@ -669,8 +672,8 @@ impl Acting {
         if old.name.is_empty() || new.name.is_empty() {
             return Err(Problem::conflict("the root of the tree stays"));
         }
-        self.may_change_names(old.parent, &old.name, Some(&inode))?;
-        self.may_change_names(new.parent, &new.name, new.inode.as_ref())?;
+        self.may_change_names(old.parent, &old.name, Some(&inode), None)?;
+        self.may_change_names(new.parent, &new.name, new.inode.as_ref(), Some(&inode))?;
         if inode.mode & S_IFMT == S_IFDIR && old.parent != new.parent {
             // Its `..` changes.
             self.may(&inode, WRITE, Seq::NOW)?;
