@@ -232,16 +232,20 @@ impl Acting {
         let last = self.tree.last();
         let Some(name) = name else { return Ok(last) };
         let none = || Problem::missing(format!("there is no tree at {name:?}"));
-        // A plus in a query is a space; the offset of a time has one.
-        let name = name.replace(' ', "+");
+        // A plus in a query is a space; the offset of a time has one, and a label may have either.
+        let with_plus = name.replace(' ', "+");
         let now = Timestamp::now();
         let tables = self.tree.store().read();
-        let at = match moment::parse(name.as_bytes(), now) {
+        let label = |name: &str| tables.label(name.as_bytes()).map_err(Refusal::from);
+        let at = match moment::parse(with_plus.as_bytes(), now) {
             Some(Moment::After(seq)) => seq,
             Some(Moment::At(time) | Moment::Ago(time)) => {
                 tables.seq_at(time).map_err(Refusal::from)?
             }
-            None => tables.label(name.as_bytes()).map_err(Refusal::from)?.ok_or_else(none)?,
+            None => match label(name)? {
+                Some(seq) => seq,
+                None => label(&with_plus)?.ok_or_else(none)?,
+            },
         };
         drop(tables);
         if at < Seq::FIRST || at > last || at < self.tree.store().horizon() {
