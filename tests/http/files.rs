@@ -22,7 +22,8 @@ fn a_file_is_made_read_replaced_and_taken_away() {
         assert_eq!(agent.get("/files/a.txt").body, content);
     }
     assert_eq!(agent.get(&format!("/files/a.txt?at=@{then}")).body, b"hello, world\n");
-    assert_eq!(agent.ask("DELETE", "/files/a.txt", &[], b"").status, 204);
+    let gone = agent.ask("DELETE", "/files/a.txt", &[], b"");
+    assert_eq!(gone.status, 204);
     assert_eq!(agent.get("/files/a.txt").status, 404);
     assert_eq!(agent.get(&format!("/files/a.txt?at=@{then}")).body, b"hello, world\n");
     // The log says who did it.
@@ -30,6 +31,8 @@ fn a_file_is_made_read_replaced_and_taken_away() {
     let events = events["events"].as_array().unwrap();
     assert_eq!(events.first().unwrap()["event_type"], "file_created");
     assert_eq!(events.last().unwrap()["event_type"], "file_deleted");
+    let sequence = events.last().unwrap()["sequence"].to_string();
+    assert_eq!(gone.header("lighthouse-sequence"), sequence);
     let session = agent.token.split(':').next().unwrap();
     for event in events {
         assert_eq!(event["source_agent"], "agent-7");
@@ -102,6 +105,29 @@ fn conditions_are_those_of_http() {
     assert_eq!(with("GET", "if-match", tag, b"").status, 412);
     assert_eq!(agent.get("/files/f").body, b"two");
     assert_eq!(with("DELETE", "if-match", second.header("etag"), b"").status, 204);
+}
+
+#[test]
+fn what_is_refused_leaves_no_directories_behind() {
+    let place = Place::new();
+    let mut command = place.command(false);
+    let server = crate::client::Server::start(command.env("LIGHTHOUSE_UPLOAD_MAX", "1M"));
+    let agent = server.session("a");
+    let path = "/files/new/sub/f?parents=true";
+    for path in [path, "/files/new/sub/?parents=true"] {
+        assert_eq!(agent.ask("PUT", path, &[("if-match", "*")], b"").status, 412, "{path}");
+    }
+    assert_eq!(agent.put(path, &vec![0; (1 << 20) + 1]).status, 413);
+    let chunks = [("transfer-encoding", "chunked")];
+    assert_eq!(agent.ask("PUT", path, &chunks, b"1\r\nx\r\nzz\r\n").status, 400);
+    let moved = json!({ "old_path": "/none", "new_path": "/new/sub/f" });
+    let moved = agent.store(&json!({ "event_type": "file_moved", "data": moved }));
+    assert_eq!(moved.status, 409);
+    assert_eq!(agent.get("/files/").json()["entries"], json!([]));
+    let new = [("if-none-match", "*")];
+    assert_eq!(agent.ask("PUT", path, &new, b"x").status, 201);
+    assert_eq!(agent.ask("PUT", path, &new, b"y").status, 412);
+    assert_eq!(agent.get("/files/new/sub/f").body, b"x");
 }
 
 #[test]
@@ -179,6 +205,25 @@ fn directories_are_made_listed_and_taken_away() {
     assert_eq!(agent.ask("DELETE", "/files/d?recursive=true", &[], b"").status, 204);
     assert_eq!(agent.ask("DELETE", "/files/", &[], b"").status, 409);
     assert_eq!(agent.get("/files/").json()["entries"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn many_who_make_the_same_directories_at_once_all_succeed() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    for round in 0..20 {
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let agent = &agent;
+                scope.spawn(move || {
+                    let path = format!("/files/{round}/a/b/{n}?parents=true");
+                    let made = agent.put(&path, b"x");
+                    assert_eq!(made.status, 201, "{path}: {made:?}");
+                });
+            }
+        });
+    }
 }
 
 #[test]
