@@ -31,6 +31,12 @@ use super::session::Session;
 const LINKS_MAX: usize = 40;
 /// Directories below each other that are taken away with their directory.
 const DEPTH_MAX: usize = 2048;
+/// Names of a directory that are listed at a time, to be taken away.
+const PAGE: usize = 256;
+/// Directories that keep what was listed of them while one below is emptied; others are listed again.
+const PAGES_KEPT: usize = 32;
+/// How often it is looked at what is there, while others change it.
+const TRIES: usize = 3;
 
 /// Rights, as in one class of a mode.
 pub(crate) const READ: u32 = 4;
@@ -69,6 +75,60 @@ pub(crate) struct Named {
     pub(crate) parent: Ino,
     pub(crate) name: Vec<u8>,
     pub(crate) inode: Option<Inode>,
+}
+
+/// What became of a file that got new content.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Replaced {
+    /// The file, as the change left it.
+    pub(crate) inode: Inode,
+    /// Whether it is new.
+    pub(crate) new: bool,
+    /// The last event of the change.
+    pub(crate) seq: Seq,
+}
+
+/// Why a change was not made.
+enum Stopped {
+    /// Others were faster: what a name led to is something else by now.
+    Overtaken(Refusal),
+    /// It may not, or cannot be made.
+    Refused(Problem),
+}
+
+impl From<Refusal> for Stopped {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Stale | Refusal::Exists => Self::Overtaken(refusal),
+            other => Self::Refused(other.into()),
+        }
+    }
+}
+
+impl From<Problem> for Stopped {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+/// A directory that is being emptied.
+struct Emptied {
+    named: Named,
+    dir: Inode,
+    /// Names that were listed, and not yet taken away.
+    names: std::vec::IntoIter<(Vec<u8>, Inode)>,
+    /// Whether there may be others.
+    more: bool,
+}
+
+impl Emptied {
+    fn new(named: Named, dir: Inode) -> Self {
+        Self { named, dir, names: Vec::new().into_iter(), more: true }
+    }
+
+    fn has_listed(&self) -> bool {
+        !self.names.as_slice().is_empty()
+    }
 }
 
 /// New content of a file: in memory while it is short.
@@ -131,16 +191,16 @@ impl Acting {
         Caller { uid: self.uid, gid: self.gid, groups: None, umask: 0o022, origin: self.origin() }
     }
 
-    fn perform(&self, operation: &Operation<'_>) -> Result<Outcome, Problem> {
-        Ok(self.tree.perform_beside(&self.caller(), operation, None)?)
+    fn perform(&self, operation: &Operation<'_>) -> Result<Outcome, Refusal> {
+        self.perform_where(operation, None)
     }
 
-    fn perform_on(
+    fn perform_where(
         &self,
         operation: &Operation<'_>,
-        expected: &Expected<'_>,
-    ) -> Result<Outcome, Problem> {
-        Ok(self.tree.perform_beside(&self.caller(), operation, Some(expected))?)
+        expected: Option<&Expected<'_>>,
+    ) -> Result<Outcome, Refusal> {
+        self.tree.perform_beside(&self.caller(), operation, expected)
     }
 
     /// Refuses what the policy closes to this agent.
@@ -208,16 +268,20 @@ impl Acting {
         let last = self.tree.last();
         let Some(name) = name else { return Ok(last) };
         let none = || Problem::missing(format!("there is no tree at {name:?}"));
-        // A plus in a query is a space; the offset of a time has one.
-        let name = name.replace(' ', "+");
+        // A plus in a query is a space; the offset of a time has one, and a label may have either.
+        let with_plus = name.replace(' ', "+");
         let now = Timestamp::now();
         let tables = self.tree.store().read();
-        let at = match moment::parse(name.as_bytes(), now) {
+        let label = |name: &str| tables.label(name.as_bytes()).map_err(Refusal::from);
+        let at = match moment::parse(with_plus.as_bytes(), now) {
             Some(Moment::After(seq)) => seq,
             Some(Moment::At(time) | Moment::Ago(time)) => {
                 tables.seq_at(time).map_err(Refusal::from)?
             }
-            None => tables.label(name.as_bytes()).map_err(Refusal::from)?.ok_or_else(none)?,
+            None => match label(name)? {
+                Some(seq) => seq,
+                None => label(&with_plus)?.ok_or_else(none)?,
+            },
         };
         drop(tables);
         if at < Seq::FIRST || at > last || at < self.tree.store().horizon() {
@@ -305,16 +369,19 @@ impl Acting {
         Ok((names, next))
     }
 
-    /// Whether the user, and the agent, may make `name` in `parent` or take it away; `gone` is what it led to.
+    /// Whether the user, and the agent, may make `name` in `parent` or take it away; `gone` is what it led to, and `moved`
+    /// what is moved there with all below it.
     fn may_change_names(
         &self,
         parent: Ino,
         name: &[u8],
         gone: Option<&Inode>,
+        moved: Option<&Inode>,
     ) -> Result<(), Problem> {
         if self.guard.is_some() {
             let paths: Vec<_> = self.tree.path_in(parent, name, Seq::NOW)?.into_iter().collect();
-            let below = gone.is_some_and(|inode| inode.mode & S_IFMT == S_IFDIR);
+            let is_dir = |inode: &Inode| inode.mode & S_IFMT == S_IFDIR;
+            let below = gone.is_some_and(is_dir) || moved.is_some_and(is_dir);
             self.ask_guard(Section::Current, &paths, How { access: Access::Write, below })?;
         }
         let dir = self.tree.inode(parent, Seq::NOW)?;
@@ -335,30 +402,54 @@ impl Acting {
         if parents {
             self.make_parents(path)?;
         }
-        let named = self.entry(path, Seq::NOW, true)?;
-        if let Some(inode) = named.inode {
-            if inode.mode & S_IFMT != S_IFDIR {
-                return Err(Problem::conflict(format!("{} is no directory", path.text())));
+        look_again(false, || {
+            let named = self.entry(path, Seq::NOW, true)?;
+            match named.inode {
+                None => Ok(Some(self.make_directory_in(named.parent, &named.name)?)),
+                Some(inode) if inode.mode & S_IFMT == S_IFDIR => Ok(None),
+                Some(_) => {
+                    Err(Problem::conflict(format!("{} is no directory", path.text())).into())
+                }
             }
-            return Ok(None);
-        }
-        self.may_change_names(named.parent, &named.name, None)?;
+        })
+    }
+
+    fn make_directory_in(&self, parent: Ino, name: &[u8]) -> Result<Inode, Stopped> {
+        self.may_change_names(parent, name, None, None)?;
         let made = self.perform(&Operation::Make {
-            parent: named.parent,
-            name: &named.name,
+            parent,
+            name,
             mode: S_IFDIR | 0o777,
             rdev: 0,
             exclusive: true,
             security: None,
         })?;
-        Ok(made.inode)
+        Ok(made.inode.ok_or(Refusal::Stale)?)
     }
 
     /// Makes the directories above `path` that are missing.
     pub(crate) fn make_parents(&self, path: &TreePath) -> Result<(), Problem> {
-        for depth in 1..path.names.len() {
-            let names = path.names.iter().take(depth).cloned().collect();
-            self.make_directory(&TreePath { names, directory: true }, false)?;
+        let first = |count: usize| TreePath {
+            names: path.names.iter().take(count).cloned().collect(),
+            directory: true,
+        };
+        let count = path.names.len().saturating_sub(1);
+        if let Ok(Named { inode: Some(inode), .. }) = self.entry(&first(count), Seq::NOW, true)
+            && inode.mode & S_IFMT == S_IFDIR
+        {
+            return Ok(());
+        }
+        // Where nothing is yet, so that it need not be looked for from the root on.
+        let mut fresh: Option<Ino> = None;
+        for (at, name) in path.names.iter().take(count).enumerate() {
+            let made = match fresh.take().map(|parent| self.make_directory_in(parent, name)) {
+                Some(Ok(inode)) => Some(inode),
+                Some(Err(Stopped::Refused(problem))) => return Err(problem),
+                Some(Err(Stopped::Overtaken(_))) | None => {
+                    self.make_directory(&first(at + 1), false)?
+                }
+            };
+            fresh = made.map(|inode| inode.ino);
         }
         Ok(())
     }
@@ -374,7 +465,7 @@ impl Acting {
     }
 
     pub(crate) fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<Outcome, Problem> {
-        self.write_where(ino, offset, bytes, None)
+        Ok(self.write_where(ino, offset, bytes, None)?)
     }
 
     fn write_where(
@@ -383,9 +474,9 @@ impl Acting {
         offset: u64,
         bytes: &[u8],
         expected: Option<&Expected<'_>>,
-    ) -> Result<Outcome, Problem> {
+    ) -> Result<Outcome, Refusal> {
         let (caller, kill_set_id) = (self.caller(), self.uid != 0);
-        Ok(self.tree.write_beside(&caller, ino, offset, bytes, kill_set_id, expected)?)
+        self.tree.write_beside(&caller, ino, offset, bytes, kill_set_id, expected)
     }
 
     /// Lets go of staged content that nobody needs.
@@ -397,48 +488,67 @@ impl Acting {
         }
     }
 
-    /// Makes `content` that of the file at the end of `path`. Returns the file, and whether it is new.
+    /// Makes `content` that of the file at the end of `path`, and `mode` its permissions if there is one.
     pub(crate) fn replace(
         &self,
         path: &TreePath,
         content: &Content,
         mode: Option<u32>,
         must: Must,
-    ) -> Result<(Inode, bool), Problem> {
+    ) -> Result<Replaced, Problem> {
+        self.replace_with(path, content, (mode.unwrap_or(0o666), mode), must)
+    }
+
+    /// As [`Acting::replace`], with the permissions of a file that is new, and those to set of one that is there.
+    fn replace_with(
+        &self,
+        path: &TreePath,
+        content: &Content,
+        (new, set): (u32, Option<u32>),
+        must: Must,
+    ) -> Result<Replaced, Problem> {
         let _one_at_a_time = self.replacing.lock();
-        let named = self.entry(path, Seq::NOW, true)?;
-        let Some(inode) = named.inode else {
-            if let Must::BeAsSeen(..) = must {
-                return Err(changed_meanwhile());
+        look_again(!matches!(must, Must::Be), || {
+            let named = self.entry(path, Seq::NOW, true)?;
+            let Some(inode) = named.inode else {
+                if let Must::BeAsSeen(..) = must {
+                    return Err(changed_meanwhile().into());
+                }
+                self.may_change_names(named.parent, &named.name, None, None)?;
+                return Ok(self.make_file(&named, content, new)?);
+            };
+            match must {
+                Must::BeNew => return Err(changed_meanwhile().into()),
+                Must::BeAsSeen(ino, version) if (ino, version) != (inode.ino, inode.changed) => {
+                    return Err(changed_meanwhile().into());
+                }
+                Must::Be | Must::BeAsSeen(..) => (),
             }
-            self.may_change_names(named.parent, &named.name, None)?;
-            let inode = self.make_file(&named, content, mode.unwrap_or(0o666))?;
-            return Ok((inode, true));
-        };
-        match must {
-            Must::BeNew => return Err(changed_meanwhile()),
-            Must::BeAsSeen(ino, version) if (ino, version) != (inode.ino, inode.changed) => {
-                return Err(changed_meanwhile());
+            let kind = match inode.mode & S_IFMT {
+                S_IFREG => None,
+                S_IFDIR => Some("a directory"),
+                _ => Some("no file"),
+            };
+            if let Some(kind) = kind {
+                return Err(Problem::conflict(format!("{} is {kind}", path.text())).into());
             }
-            Must::Be | Must::BeAsSeen(..) => (),
-        }
-        match inode.mode & S_IFMT {
-            S_IFREG => (),
-            S_IFDIR => return Err(Problem::conflict(format!("{} is a directory", path.text()))),
-            _ => return Err(Problem::conflict(format!("{} is no file", path.text()))),
-        }
-        self.may(&inode, WRITE, Seq::NOW)?;
-        let version = matches!(must, Must::BeAsSeen(..)).then_some(inode.changed);
-        self.fill(&named, &inode, content, version)?;
-        if let Some(mode) = mode {
-            let set = Attributes { mode: Some(mode), ..Attributes::default() };
-            self.set_attributes(&inode, set)?;
-        }
-        Ok((self.tree.inode(inode.ino, Seq::NOW)?, false))
+            self.may(&inode, WRITE, Seq::NOW)?;
+            if set.is_some() {
+                self.may_set_attributes(&inode)?;
+            }
+            let version = matches!(must, Must::BeAsSeen(..)).then_some(inode.changed);
+            let mut seq = self.fill(&named, &inode, content, version)?;
+            if let Some(mode) = set {
+                let set = Attributes { mode: Some(mode), ..Attributes::default() };
+                seq = self.set_attributes(&inode, set)?.seq.unwrap_or(seq);
+            }
+            // What others change from then on is not ours to tell of.
+            Ok(Replaced { inode: self.tree.inode(inode.ino, seq)?, new: false, seq })
+        })
     }
 
     /// A name for new content: the file shows whole or not at all.
-    fn make_file(&self, named: &Named, content: &Content, mode: u32) -> Result<Inode, Problem> {
+    fn make_file(&self, named: &Named, content: &Content, mode: u32) -> Result<Replaced, Refusal> {
         let (parent, name) = (named.parent, named.name.as_slice());
         // The parent hands down its group and default ACL; only in it is known what they are.
         let made = self.perform(&Operation::Tmpfile {
@@ -447,69 +557,69 @@ impl Acting {
             security: None,
         })?;
         let ino = made.inode.ok_or(Refusal::Stale)?.ino;
-        let filled = self.fill_new(ino, content).and_then(|()| {
+        let linked = self.fill_new(ino, content).and_then(|()| {
             // Before it has a name: that it gets one says all there is to say.
             self.version_ends(ino);
-            Ok(self.perform(&Operation::Link { ino, parent, name })?.inode.ok_or(Refusal::Stale)?)
+            self.perform(&Operation::Link { ino, parent, name })
         });
-        if filled.is_err() {
+        if linked.is_err() {
             self.discard(&Content::Staged { ino, len: 0 });
         }
-        filled
+        let linked = linked?;
+        let inode = linked.inode.ok_or(Refusal::Stale)?;
+        Ok(Replaced { inode, new: true, seq: linked.seq.unwrap_or(inode.changed) })
     }
 
-    fn fill_new(&self, ino: Ino, content: &Content) -> Result<(), Problem> {
+    fn fill_new(&self, ino: Ino, content: &Content) -> Result<(), Refusal> {
         match content {
             Content::Short(bytes) if bytes.is_empty() => Ok(()),
-            Content::Short(bytes) => self.write(ino, 0, bytes).map(drop),
-            &Content::Staged { ino: src, len } => self.copy_range(src, ino, len, None),
+            Content::Short(bytes) => self.write_where(ino, 0, bytes, None).map(drop),
+            &Content::Staged { ino: src, len } => self.copy_range(src, ino, len, None).map(drop),
         }
     }
 
-    /// Cuts the file first where the new content is shorter: until the content is there, readers see a
-    /// beginning of the old.
+    /// Cuts the file last where the new content is shorter, so that it is as it was where the disk does not take that;
+    /// until then, readers see the end of the old behind it. Returns the last event.
     fn fill(
         &self,
         named: &Named,
         inode: &Inode,
         content: &Content,
         version: Option<Seq>,
-    ) -> Result<(), Problem> {
-        let len = match content {
-            Content::Short(bytes) => bytes.len() as u64,
-            &Content::Staged { len, .. } => len,
-        };
+    ) -> Result<Seq, Refusal> {
         let entry = (!named.name.is_empty()).then_some((named.parent, named.name.as_slice()));
         let expected = Expected { entry, ino: inode.ino, version };
-        let mut expected = Some(&expected);
-        if len < inode.size || len == 0 {
+        let (len, filled) = match content {
+            Content::Short(bytes) if bytes.is_empty() => (0, None),
+            Content::Short(bytes) => {
+                let written = self.write_where(inode.ino, 0, bytes, Some(&expected))?;
+                (written.len, written.seq)
+            }
+            &Content::Staged { ino, len } => {
+                self.copy_range(ino, inode.ino, len, Some(&expected))?
+            }
+        };
+        let mut last = filled;
+        if filled.is_none() || self.tree.inode(inode.ino, Seq::NOW)?.size > len {
             let set =
                 Attributes { size: Some(len), kill_set_id: self.uid != 0, ..Attributes::default() };
             let operation = Operation::SetAttributes { ino: inode.ino, set };
-            match expected.take() {
-                Some(expected) => self.perform_on(&operation, expected)?,
-                None => self.perform(&operation)?,
-            };
-        }
-        match content {
-            Content::Short(bytes) if bytes.is_empty() => (),
-            Content::Short(bytes) => {
-                self.write_where(inode.ino, 0, bytes, expected)?;
-            }
-            &Content::Staged { ino, len } => self.copy_range(ino, inode.ino, len, expected)?,
+            let expected = filled.is_none().then_some(&expected);
+            last = self.perform_where(&operation, expected)?.seq.or(filled);
         }
         self.version_ends(inode.ino);
-        Ok(())
+        Ok(last.unwrap_or(inode.changed))
     }
 
+    /// Copies up to `len` bytes; returns how many there were, and the last event.
     fn copy_range(
         &self,
         src: Ino,
         dst: Ino,
         len: u64,
         mut expected: Option<&Expected<'_>>,
-    ) -> Result<(), Problem> {
-        let mut offset = 0;
+    ) -> Result<(u64, Option<Seq>), Refusal> {
+        let (mut offset, mut last) = (0, None);
         while offset < len {
             let operation = Operation::Copy {
                 src,
@@ -519,16 +629,14 @@ impl Acting {
                 len: (len - offset).min(COPY_MAX),
                 kill_set_id: self.uid != 0,
             };
-            let copied = match expected.take() {
-                Some(expected) => self.perform_on(&operation, expected)?,
-                None => self.perform(&operation)?,
-            };
+            let copied = self.perform_where(&operation, expected.take())?;
             if copied.len == 0 {
                 break;
             }
             offset += copied.len;
+            last = copied.seq.or(last);
         }
-        Ok(())
+        Ok((offset, last))
     }
 
     /// Notes that what was written so far is a version.
@@ -543,6 +651,11 @@ impl Acting {
         inode: &Inode,
         set: Attributes,
     ) -> Result<Outcome, Problem> {
+        self.may_set_attributes(inode)?;
+        Ok(self.perform(&Operation::SetAttributes { ino: inode.ino, set })?)
+    }
+
+    fn may_set_attributes(&self, inode: &Inode) -> Result<(), Problem> {
         if self.uid != 0 && self.uid != inode.uid {
             return Err(self.denied());
         }
@@ -550,34 +663,35 @@ impl Acting {
             let paths = self.tree.paths(inode.ino, Seq::NOW)?;
             self.ask_guard(Section::Current, &paths, How { access: Access::Write, below: false })?;
         }
-        self.perform(&Operation::SetAttributes { ino: inode.ino, set })
+        Ok(())
     }
 
     /// Takes the name at the end of `path` away; a directory with all below it if `recursive`. `version` is
-    /// what it must have.
+    /// what it must have. Returns the last event.
     pub(crate) fn remove(
         &self,
         path: &TreePath,
         recursive: bool,
         version: Option<Seq>,
-    ) -> Result<(), Problem> {
-        let named = self.entry(path, Seq::NOW, false)?;
-        let Some(inode) = named.inode else {
-            return Err(Problem::missing(format!("{} does not exist", path.text())));
-        };
-        if named.name.is_empty() {
-            return Err(Problem::conflict("the root of the tree stays"));
-        }
-        self.may_change_names(named.parent, &named.name, Some(&inode))?;
-        if inode.mode & S_IFMT == S_IFDIR && recursive && inode.entries > 0 {
-            if version.is_some_and(|version| version != inode.changed) {
-                return Err(changed_meanwhile());
+    ) -> Result<Seq, Problem> {
+        look_again(version.is_some(), || {
+            let named = self.entry(path, Seq::NOW, false)?;
+            let Some(inode) = named.inode else {
+                return Err(Problem::missing(format!("{} does not exist", path.text())).into());
+            };
+            if named.name.is_empty() {
+                return Err(Problem::conflict("the root of the tree stays").into());
             }
-            self.empty(&inode, 0)?;
-            // By emptying it, it has changed.
-            return self.remove_name(&named, &inode, None);
-        }
-        self.remove_name(&named, &inode, version)
+            self.may_change_names(named.parent, &named.name, Some(&inode), None)?;
+            if inode.mode & S_IFMT == S_IFDIR && recursive && inode.entries > 0 {
+                if version.is_some_and(|version| version != inode.changed) {
+                    return Err(changed_meanwhile().into());
+                }
+                // By emptying it, it changes.
+                return self.remove_all(named, inode);
+            }
+            Ok(self.remove_name(&named, &inode, version)?)
+        })
     }
 
     fn remove_name(
@@ -585,66 +699,92 @@ impl Acting {
         named: &Named,
         inode: &Inode,
         version: Option<Seq>,
-    ) -> Result<(), Problem> {
+    ) -> Result<Seq, Refusal> {
         let (parent, name) = (named.parent, named.name.as_slice());
         let operation = match inode.mode & S_IFMT {
             S_IFDIR => Operation::Rmdir { parent, name },
             _ => Operation::Unlink { parent, name },
         };
         let expected = Expected { entry: Some((parent, name)), ino: inode.ino, version };
-        self.perform_on(&operation, &expected).map(drop)
+        let removed = self.perform_where(&operation, Some(&expected))?;
+        Ok(removed.seq.unwrap_or(inode.changed))
     }
 
-    fn empty(&self, dir: &Inode, depth: usize) -> Result<(), Problem> {
-        if depth > DEPTH_MAX {
-            return Err(Problem::conflict(format!("more than {DEPTH_MAX} directories deep")));
-        }
-        self.may(dir, READ | WRITE | SEARCH, Seq::NOW)?;
+    /// Takes a directory away with all below it, the lowest first. No recursion: a tree may be deeper than a stack.
+    fn remove_all(&self, named: Named, dir: Inode) -> Result<Seq, Stopped> {
+        const RIGHTS: u32 = READ | WRITE | SEARCH;
+        self.may(&dir, RIGHTS, Seq::NOW)?;
+        let mut at = Emptied::new(named, dir);
+        let mut above: Vec<Emptied> = Vec::new();
+        let mut pages = 0;
         loop {
-            let (names, next) = self.list(dir.ino, Seq::NOW, 0, 1024)?;
-            for (name, inode) in names {
-                self.may_change_names(dir.ino, &name, Some(&inode))?;
-                if inode.mode & S_IFMT == S_IFDIR {
-                    self.empty(&inode, depth + 1)?;
+            let Some((name, inode)) = at.names.next() else {
+                if at.more {
+                    let (names, next) = self.list(at.dir.ino, Seq::NOW, 0, PAGE)?;
+                    (at.names, at.more) = (names.into_iter(), next.is_some());
+                    continue;
                 }
-                let named = Named { parent: dir.ino, name, inode: Some(inode) };
+                let seq = self.remove_name(&at.named, &at.dir, None)?;
+                let Some(next) = above.pop() else { return Ok(seq) };
+                pages -= usize::from(next.has_listed());
+                at = next;
+                continue;
+            };
+            self.may_change_names(at.dir.ino, &name, Some(&inode), None)?;
+            let named = Named { parent: at.dir.ino, name, inode: Some(inode) };
+            if inode.mode & S_IFMT != S_IFDIR {
                 self.remove_name(&named, &inode, None)?;
+                continue;
             }
-            if next.is_none() {
-                return Ok(());
+            if above.len() >= DEPTH_MAX {
+                let why = format!("more than {DEPTH_MAX} directories deep");
+                return Err(Problem::conflict(why).into());
             }
+            self.may(&inode, RIGHTS, Seq::NOW)?;
+            let mut left = std::mem::replace(&mut at, Emptied::new(named, inode));
+            if left.has_listed() && pages < PAGES_KEPT {
+                pages += 1;
+            } else {
+                left.more |= left.has_listed();
+                left.names = Vec::new().into_iter();
+            }
+            above.push(left);
         }
     }
 
-    /// Moves a name, replacing what the new one leads to.
-    pub(crate) fn rename(&self, from: &TreePath, to: &TreePath) -> Result<Inode, Problem> {
-        let (old, new) = (self.entry(from, Seq::NOW, false)?, self.entry(to, Seq::NOW, false)?);
-        let Some(inode) = old.inode else {
-            return Err(Problem::missing(format!("{} does not exist", from.text())));
-        };
-        if old.name.is_empty() || new.name.is_empty() {
-            return Err(Problem::conflict("the root of the tree stays"));
-        }
-        self.may_change_names(old.parent, &old.name, Some(&inode))?;
-        self.may_change_names(new.parent, &new.name, new.inode.as_ref())?;
-        if inode.mode & S_IFMT == S_IFDIR && old.parent != new.parent {
-            // Its `..` changes.
-            self.may(&inode, WRITE, Seq::NOW)?;
-        }
-        let operation = Operation::Rename {
-            parent: old.parent,
-            name: &old.name,
-            new_parent: new.parent,
-            new_name: &new.name,
-            how: RenameHow::Replace,
-        };
-        let entry = Some((old.parent, old.name.as_slice()));
-        self.perform_on(&operation, &Expected { entry, ino: inode.ino, version: None })?;
-        Ok(inode)
+    /// Moves a name, replacing what the new one leads to. Returns the event, or the file's last one where none was needed.
+    pub(crate) fn rename(&self, from: &TreePath, to: &TreePath) -> Result<Seq, Problem> {
+        look_again(false, || {
+            let (old, new) = (self.entry(from, Seq::NOW, false)?, self.entry(to, Seq::NOW, false)?);
+            let Some(inode) = old.inode else {
+                return Err(Problem::missing(format!("{} does not exist", from.text())).into());
+            };
+            if old.name.is_empty() || new.name.is_empty() {
+                return Err(Problem::conflict("the root of the tree stays").into());
+            }
+            self.may_change_names(old.parent, &old.name, Some(&inode), None)?;
+            self.may_change_names(new.parent, &new.name, new.inode.as_ref(), Some(&inode))?;
+            if inode.mode & S_IFMT == S_IFDIR && old.parent != new.parent {
+                // Its `..` changes.
+                self.may(&inode, WRITE, Seq::NOW)?;
+            }
+            let operation = Operation::Rename {
+                parent: old.parent,
+                name: &old.name,
+                new_parent: new.parent,
+                new_name: &new.name,
+                how: RenameHow::Replace,
+            };
+            let entry = Some((old.parent, old.name.as_slice()));
+            let expected = Expected { entry, ino: inode.ino, version: None };
+            let moved = self.perform_where(&operation, Some(&expected))?;
+            Ok(moved.seq.unwrap_or(inode.changed))
+        })
     }
 
-    /// Makes the file at the end of `to` a copy of the one at `from`, without copying bytes.
-    pub(crate) fn copy(&self, from: &TreePath, to: &TreePath) -> Result<(), Problem> {
+    /// Makes the file at the end of `to` a copy of the one at `from`, without copying bytes. As with `cp` a file that is
+    /// there keeps its permissions. Returns the last event, or the file's last one where none was needed.
+    pub(crate) fn copy(&self, from: &TreePath, to: &TreePath) -> Result<Seq, Problem> {
         let src = self.find(from, Seq::NOW)?;
         if src.mode & S_IFMT != S_IFREG {
             return Err(Problem::conflict(format!("{} is no file", from.text())));
@@ -654,9 +794,9 @@ impl Acting {
         if let Ok(Named { inode: Some(there), .. }) = self.entry(to, Seq::NOW, true)
             && there.ino == src.ino
         {
-            return Ok(());
+            return Ok(there.changed);
         }
-        self.replace(to, &content, Some(src.mode & 0o777), Must::Be).map(drop)
+        Ok(self.replace_with(to, &content, (src.mode & 0o777, None), Must::Be)?.seq)
     }
 
     /// Bytes of a file from `offset` on, at most `len`.
@@ -674,6 +814,20 @@ impl Acting {
     }
 }
 
+/// Makes a change to what is there. Where others were faster it looks again, but not for who said what must be there.
+fn look_again<T>(must: bool, mut change: impl FnMut() -> Result<T, Stopped>) -> Result<T, Problem> {
+    let mut tries = 1;
+    loop {
+        match change() {
+            Ok(done) => return Ok(done),
+            Err(Stopped::Refused(problem)) => return Err(problem),
+            Err(Stopped::Overtaken(_)) if must => return Err(changed_meanwhile()),
+            Err(Stopped::Overtaken(refusal)) if tries == TRIES => return Err(refusal.into()),
+            Err(Stopped::Overtaken(_)) => tries += 1,
+        }
+    }
+}
+
 /// Somebody else was faster than a request that said what it expects.
 pub(crate) fn changed_meanwhile() -> Problem {
     Problem::new(
@@ -687,4 +841,200 @@ fn outside(path: &TreePath) -> Problem {
         axum::http::StatusCode::FORBIDDEN,
         format!("{}: a link leads out of the tree", path.text()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::http::StatusCode;
+
+    use crate::tree::watch::{Changed, Watcher};
+
+    use super::*;
+
+    fn acting(tree: &Tree, user: Option<(u32, u32)>) -> Acting {
+        let session = Session { id: "session".to_owned(), agent: "agent".to_owned() };
+        Acting::new(tree, &session, user, &Arc::default(), None).unwrap()
+    }
+
+    fn path(text: &str) -> TreePath {
+        TreePath::from_text(text).unwrap()
+    }
+
+    fn short(bytes: &[u8]) -> Content {
+        Content::Short(bytes.to_vec())
+    }
+
+    fn content(acting: &Acting, at: &str) -> Vec<u8> {
+        let inode = acting.find(&path(at), Seq::NOW).unwrap();
+        acting.read(inode.ino, 0, 1 << 20, Seq::NOW).unwrap().to_vec()
+    }
+
+    fn make(tree: &Tree, parent: Ino, name: &[u8], mode: u32) -> Ino {
+        let (rdev, exclusive, security) = (0, true, None);
+        let operation = Operation::Make { parent, name, mode, rdev, exclusive, security };
+        tree.perform(&Caller::default(), &operation).unwrap().inode.unwrap().ino
+    }
+
+    #[test]
+    fn what_a_full_disk_does_not_take_leaves_a_file_as_it_was() {
+        let root = acting(&Tree::in_little_memory(), None);
+        let (piece, old) = (vec![b'x'; 100 << 10], vec![b'o'; (100 << 10) - 1]);
+        root.replace(&path("file"), &short(&old), None, Must::Be).unwrap();
+        let before = root.find(&path("file"), Seq::NOW).unwrap();
+        let full = (0..1000).find_map(|n: u32| {
+            root.replace(&path(&n.to_string()), &short(&piece), None, Must::Be).err()
+        });
+        assert_eq!(full.unwrap().status, StatusCode::INSUFFICIENT_STORAGE);
+        let refused = root.replace(&path("file"), &short(&old[1..]), None, Must::Be).unwrap_err();
+        assert_eq!(refused.status, StatusCode::INSUFFICIENT_STORAGE);
+        assert_eq!(root.find(&path("file"), Seq::NOW).unwrap(), before);
+        assert!(content(&root, "file") == old);
+    }
+
+    #[test]
+    fn of_another_users_file_the_content_alone_is_replaced() {
+        let tree = Tree::in_memory();
+        let (root, other) = (acting(&tree, None), acting(&tree, Some((1000, 1000))));
+        root.replace(&path("source"), &short(b"copied"), Some(0o644), Must::Be).unwrap();
+        let shared = root.replace(&path("shared"), &short(b"old"), None, Must::Be).unwrap().inode;
+        let set = Attributes { mode: Some(0o666), ..Attributes::default() };
+        root.set_attributes(&shared, set).unwrap();
+        let with_mode = other.replace(&path("shared"), &short(b"new"), Some(0o644), Must::Be);
+        assert_eq!(with_mode.unwrap_err().status, StatusCode::FORBIDDEN);
+        assert_eq!(content(&root, "shared"), b"old");
+        other.copy(&path("source"), &path("shared")).unwrap();
+        assert_eq!(content(&root, "shared"), b"copied");
+        assert_eq!(root.find(&path("shared"), Seq::NOW).unwrap().mode & 0o777, 0o666);
+        root.copy(&path("shared"), &path("new")).unwrap();
+        assert_eq!(root.find(&path("new"), Seq::NOW).unwrap().mode & 0o777, 0o644, "by the umask");
+    }
+
+    /// Somebody who gives the name `file` to another file before what is written next.
+    #[derive(Debug)]
+    struct Faster {
+        tree: Tree,
+        times: AtomicUsize,
+    }
+
+    impl Watcher for Faster {
+        fn changed(&self, _: Changed<'_>) {}
+
+        fn settle(&self) {}
+
+        fn keeps(&self, _: &Inode) -> bool {
+            false
+        }
+
+        fn before_write(&self, _: Ino) {
+            let less = |times: usize| times.checked_sub(1);
+            if self.times.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+                make(&self.tree, Ino::ROOT, b"another", S_IFREG | 0o644);
+                let rename = Operation::Rename {
+                    parent: Ino::ROOT,
+                    name: b"another",
+                    new_parent: Ino::ROOT,
+                    new_name: b"file",
+                    how: RenameHow::Replace,
+                };
+                self.tree.perform(&Caller::default(), &rename).unwrap();
+            }
+        }
+    }
+
+    fn overtaken(tree: &Tree, times: usize) -> Arc<dyn Watcher> {
+        let faster = Faster { tree: tree.clone(), times: AtomicUsize::new(times) };
+        let faster: Arc<dyn Watcher> = Arc::new(faster);
+        tree.watch(Arc::downgrade(&faster));
+        faster
+    }
+
+    #[test]
+    fn who_is_overtaken_looks_again_unless_it_said_what_must_be_there() {
+        for there in [false, true] {
+            for (times, conditional, refused) in [
+                (1, false, None),
+                (usize::MAX, false, Some(StatusCode::CONFLICT)),
+                (1, true, Some(StatusCode::PRECONDITION_FAILED)),
+            ] {
+                let tree = Tree::in_little_memory();
+                let root = acting(&tree, None);
+                let mut must = Must::BeNew;
+                if there {
+                    let file = root.replace(&path("file"), &short(b"0"), None, Must::Be).unwrap();
+                    must = Must::BeAsSeen(file.inode.ino, file.inode.changed);
+                }
+                if !conditional {
+                    must = Must::Be;
+                }
+                let _faster = overtaken(&tree, times);
+                let replaced = root.replace(&path("file"), &short(b"ours"), None, must);
+                assert_eq!(replaced.as_ref().err().map(|why| why.status), refused, "{must:?}");
+                if let Ok(replaced) = replaced {
+                    assert!(!replaced.new);
+                    assert_eq!(content(&root, "file"), b"ours");
+                }
+            }
+        }
+        let tree = Tree::in_little_memory();
+        let root = acting(&tree, None);
+        root.replace(&path("file"), &short(b"0"), None, Must::Be).unwrap();
+        let _faster = overtaken(&tree, 1);
+        root.rename(&path("file"), &path("moved")).unwrap();
+        assert_eq!(content(&root, "moved"), b"", "it is the other one");
+    }
+
+    #[test]
+    fn a_directory_is_taken_away_whatever_is_in_it() {
+        let tree = Tree::in_memory();
+        let root = acting(&tree, None);
+        let top = make(&tree, Ino::ROOT, b"top", S_IFDIR | 0o755);
+        // More names than are listed at a time, and more levels than keep what was listed.
+        for n in 0..2 * PAGE {
+            make(&tree, top, format!("f{n}").as_bytes(), S_IFREG | 0o644);
+        }
+        let mut dir = top;
+        for _ in 0..2 * PAGES_KEPT {
+            for n in 0..8 {
+                let below = make(&tree, dir, format!("d{n}").as_bytes(), S_IFDIR | 0o755);
+                make(&tree, below, b"f", S_IFREG | 0o644);
+            }
+            dir = make(&tree, dir, b"deeper", S_IFDIR | 0o755);
+        }
+        let seq = root.remove(&path("top"), true, None).unwrap();
+        assert!(tree.lookup(Ino::ROOT, b"top", seq.before()).is_ok());
+        assert!(matches!(tree.lookup(Ino::ROOT, b"top", seq), Err(Refusal::NotFound)));
+        assert_eq!(tree.space().unwrap().1.inodes, 1, "the root");
+    }
+
+    #[test]
+    fn what_is_too_deep_to_be_taken_away_is_refused() {
+        let tree = Tree::in_memory();
+        let root = acting(&tree, None);
+        let mut dir = make(&tree, Ino::ROOT, b"top", S_IFDIR | 0o755);
+        for _ in 0..DEPTH_MAX {
+            dir = make(&tree, dir, b"d", S_IFDIR | 0o755);
+        }
+        let last = make(&tree, dir, b"last", S_IFDIR | 0o755);
+        let refused = root.remove(&path("top"), true, None).unwrap_err();
+        assert_eq!(refused.status, StatusCode::CONFLICT);
+        assert!(tree.inode(last, Seq::NOW).is_ok());
+        let rmdir = Operation::Rmdir { parent: dir, name: b"last" };
+        tree.perform(&Caller::default(), &rmdir).unwrap();
+        root.remove(&path("top"), true, None).unwrap();
+    }
+
+    #[test]
+    fn a_label_may_have_a_blank_or_a_plus() {
+        let tree = Tree::in_memory();
+        let root = acting(&tree, None);
+        let blank = tree.store().label(b"my label", None).unwrap();
+        make(&tree, Ino::ROOT, b"d", S_IFDIR | 0o755);
+        let plus = tree.store().label(b"a+b", None).unwrap();
+        assert_ne!(blank, plus);
+        assert_eq!(root.moment(Some("my label")).unwrap(), blank);
+        assert_eq!(root.moment(Some("a b")).unwrap(), plus);
+        assert_eq!(root.moment(Some("no label")).unwrap_err().status, StatusCode::NOT_FOUND);
+    }
 }

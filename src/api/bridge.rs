@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::ask::Fields;
 use super::problem::{Problem, answer};
-use super::routes::{Answer, Asked, BODY_MAX, bearer, is_known_origin, whole};
+use super::routes::{Answer, Asked, BODY_MAX, is_known_origin, shown_token, whole};
 use super::session::{IDLE, TEXT_MAX, seconds};
 use super::state::{Mount, Shared, Stage, since_1970, words};
 
@@ -89,8 +89,7 @@ pub(crate) async fn session_create(shared: Shared, asked: Asked) -> Answer {
     }
     fields.done()?;
     if let Some(wanted) = &shared.config.session_key {
-        let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        match shown.and_then(bearer).or(key.as_deref()) {
+        match shown_token(&headers).or(key.as_deref()) {
             None => {
                 let why = "show the session key, as `Authorization: Bearer KEY` or `session_key`";
                 return Err(Problem::new(StatusCode::UNAUTHORIZED, why));

@@ -348,11 +348,11 @@ impl GuardedFileSystem<Acting> for DavTree {
     }
 
     fn remove_dir<'a>(&'a self, path: &'a DavPath, acting: &'a Acting) -> FsFuture<'a, ()> {
-        with_path(acting, path, told, |acting, path| acting.remove(&path, false, None))
+        with_path(acting, path, told, |acting, path| acting.remove(&path, false, None).map(drop))
     }
 
     fn remove_file<'a>(&'a self, path: &'a DavPath, acting: &'a Acting) -> FsFuture<'a, ()> {
-        with_path(acting, path, told, |acting, path| acting.remove(&path, false, None))
+        with_path(acting, path, told, |acting, path| acting.remove(&path, false, None).map(drop))
     }
 
     fn rename<'a>(
@@ -372,7 +372,7 @@ impl GuardedFileSystem<Acting> for DavTree {
         acting: &'a Acting,
     ) -> FsFuture<'a, ()> {
         let to = tree_path(to);
-        with_path(acting, from, told, |acting, from| acting.copy(&from, &to?))
+        with_path(acting, from, told, |acting, from| acting.copy(&from, &to?).map(drop))
     }
 
     fn set_modified<'a>(
@@ -609,7 +609,7 @@ impl DavFile for Open {
                     };
                     let must = if *must_be_new { Must::BeNew } else { Must::Be };
                     let path = path.clone();
-                    waiting(move || Ok(acting.replace(&path, &content, None, must)?.0)).await
+                    waiting(move || Ok(acting.replace(&path, &content, None, must)?.inode)).await
                 }
                 How::Read { .. } => return Ok(()),
             };

@@ -382,8 +382,7 @@ impl Change {
         match self {
             Self::Content { path, content } => {
                 acting.make_parents(&path)?;
-                let (inode, _) = acting.replace(&path, &Content::Short(content), None, Must::Be)?;
-                return Ok(inode.changed);
+                Ok(acting.replace(&path, &Content::Short(content), None, Must::Be)?.seq)
             }
             Self::Remove { path, directory } => {
                 let inode = acting.entry(&path, Seq::NOW, false).map_err(contradicts)?.inode;
@@ -393,26 +392,28 @@ impl Change {
                     let kind = if directory { "no directory" } else { "a directory" };
                     return Err(Problem::conflict(format!("{} is {kind}", path.text())));
                 }
-                acting.remove(&path, directory, None).map_err(contradicts)?;
+                acting.remove(&path, directory, None).map_err(contradicts)
             }
             Self::Move { from, to } => {
-                acting.entry(&from, Seq::NOW, false).map_err(contradicts)?;
+                let moved = acting.entry(&from, Seq::NOW, false).map_err(contradicts)?.inode;
+                if moved.is_none() {
+                    return Err(Problem::conflict(format!("{} does not exist", from.text())));
+                }
                 acting.make_parents(&to)?;
-                acting.rename(&from, &to).map_err(contradicts)?;
+                acting.rename(&from, &to).map_err(contradicts)
             }
             Self::Copy { from, to } => {
                 acting.find(&from, Seq::NOW).map_err(contradicts)?;
                 acting.make_parents(&to)?;
-                acting.copy(&from, &to).map_err(contradicts)?;
+                acting.copy(&from, &to).map_err(contradicts)
             }
             Self::Directory { path } => {
                 let made = acting.make_directory(&path, true)?;
                 let made =
                     made.ok_or_else(|| Problem::conflict(format!("{} is there", path.text())))?;
-                return Ok(made.changed);
+                Ok(made.changed)
             }
         }
-        Ok(acting.tree.last())
     }
 }
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::tree::operation::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
-use super::acting::{Acting, Content, Must, READ, changed_meanwhile};
+use super::acting::{Acting, Content, Must, READ, Replaced, changed_meanwhile};
 use super::ask::{Part, Query, TreePath, encode, lists_tag, part};
 use super::problem::{Problem, answer, fault};
 use super::routes::{Answer, Asked, next_piece, waiting};
@@ -72,20 +72,21 @@ pub(crate) async fn get(shared: Shared, asked: Asked) -> Answer {
     if text(headers, &header::IF_MATCH)?.is_some_and(|tags| !lists_tag(tags, Some(&tag))) {
         return Err(changed_meanwhile());
     }
-    let mut response =
-        if text(headers, &header::IF_NONE_MATCH)?.is_some_and(|tags| lists_tag(tags, Some(&tag))) {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        } else if inode.mode & S_IFMT == S_IFDIR {
-            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-            waiting(move || listing(&acting, &path, &inode, at, (after, limit))).await?
-        } else {
-            if path.directory {
-                return Err(Problem::conflict(format!("{} is no directory", path.text())));
-            }
-            content(&shared, acting, &inode, at, headers)?
-        };
+    let seen = text(headers, &header::IF_NONE_MATCH)?;
+    let mut response = if inode.mode & S_IFMT == S_IFDIR {
+        // Whatever was seen: a listing says of what is in it what the directory's version knows nothing of.
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        waiting(move || listing(&acting, &path, &inode, at, (after, limit))).await?
+    } else if seen.is_some_and(|tags| lists_tag(tags, Some(&tag))) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        if path.directory {
+            return Err(Problem::conflict(format!("{} is no directory", path.text())));
+        }
+        content(&shared, acting, &inode, at, headers)?
+    };
     let headers = response.headers_mut();
     headers.insert(header::ETAG, header_value(&tag)?);
     headers.insert(header::LAST_MODIFIED, header_value(&http_date(inode.mtime))?);
@@ -230,12 +231,7 @@ pub(crate) async fn put(shared: Shared, asked: Asked) -> Answer {
     // Before the body is taken: what will be refused need not be sent.
     let early = {
         let (acting, path, conditions) = (acting.clone(), path.clone(), conditions.clone());
-        waiting(move || {
-            if parents {
-                acting.make_parents(&path)?;
-            }
-            conditions.must(&acting, &path)
-        })
+        waiting(move || conditions.must(&acting, &path, parents))
     };
     let must = early.await?;
     let declared = asked.parts.headers.get(header::CONTENT_LENGTH);
@@ -248,9 +244,13 @@ pub(crate) async fn put(shared: Shared, asked: Asked) -> Answer {
     waiting(move || {
         // Until its content is in place.
         let _staging = staging;
-        let (inode, new) = acting.replace(&path, &content, mode, must)?;
+        // Not before: what is refused leaves no directories behind.
+        if parents && !matches!(must, Must::BeAsSeen(..)) {
+            acting.make_parents(&path)?;
+        }
+        let Replaced { inode, new, seq } = acting.replace(&path, &content, mode, must)?;
         let status = if new { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
-        changed(&acting, status, &inode)
+        changed(status, &inode, seq)
     })
     .await
 }
@@ -336,9 +336,13 @@ struct Conditions {
 }
 
 impl Conditions {
-    /// What the file must be, having looked at what it is.
-    fn must(&self, acting: &Acting, path: &TreePath) -> Result<Must, Problem> {
-        let there = acting.entry(path, Seq::NOW, true)?.inode;
+    /// What the file must be, having looked at what it is. With `parents` the directories above it need not be there.
+    fn must(&self, acting: &Acting, path: &TreePath, parents: bool) -> Result<Must, Problem> {
+        let there = match acting.entry(path, Seq::NOW, true) {
+            Ok(named) => named.inode,
+            Err(problem) if parents && problem.status == StatusCode::NOT_FOUND => None,
+            Err(problem) => return Err(problem),
+        };
         let tag = there.as_ref().map(tag);
         if self.if_match.as_deref().is_some_and(|tags| !lists_tag(tags, tag.as_deref())) {
             return Err(changed_meanwhile());
@@ -362,24 +366,22 @@ fn make_directory(
     parents: bool,
     conditions: &Conditions,
 ) -> Answer {
-    conditions.must(acting, path).or_else(|problem| match problem.status {
-        StatusCode::NOT_FOUND if parents => Ok(Must::BeNew),
-        _ => Err(problem),
-    })?;
+    conditions.must(acting, path, parents)?;
     match acting.make_directory(path, parents)? {
-        Some(inode) => changed(acting, StatusCode::CREATED, &inode),
+        Some(inode) => changed(StatusCode::CREATED, &inode, inode.changed),
         None => {
+            let last = acting.tree.last();
             let inode = acting.find(path, Seq::NOW)?;
-            changed(acting, StatusCode::NO_CONTENT, &inode)
+            changed(StatusCode::NO_CONTENT, &inode, last)
         }
     }
 }
 
-fn changed(acting: &Acting, status: StatusCode, inode: &Inode) -> Answer {
+fn changed(status: StatusCode, inode: &Inode, seq: Seq) -> Answer {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response.headers_mut().insert(header::ETAG, header_value(&tag(inode))?);
-    response.headers_mut().insert(SEQUENCE, HeaderValue::from(acting.tree.last().0));
+    response.headers_mut().insert(SEQUENCE, HeaderValue::from(seq.0));
     Ok(response)
 }
 
@@ -400,10 +402,10 @@ pub(crate) async fn delete(shared: Shared, asked: Asked) -> Answer {
             return Err(Problem::conflict(format!("{} is no directory", path.text())));
         }
         let version = wanted.is_some().then_some(there.changed);
-        acting.remove(&path, recursive, version)?;
+        let seq = acting.remove(&path, recursive, version)?;
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NO_CONTENT;
-        response.headers_mut().insert(SEQUENCE, HeaderValue::from(acting.tree.last().0));
+        response.headers_mut().insert(SEQUENCE, HeaderValue::from(seq.0));
         Ok(response)
     })
     .await

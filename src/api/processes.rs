@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
 
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
@@ -20,7 +20,7 @@ use crate::agents::register::{Claim, Process, Register, Unregistered};
 
 use super::ask::{Fields, TreePath};
 use super::problem::{Problem, answer};
-use super::routes::{Answer, Asked, BODY_MAX, bearer, waiting, whole};
+use super::routes::{Answer, Asked, BODY_MAX, shown_token, waiting, whole};
 use super::session::Session;
 use super::state::Shared;
 
@@ -69,8 +69,7 @@ pub(crate) async fn register(shared: Shared, asked: Asked) -> Answer {
     let ends = asked.parts.extensions.get::<Ends>().copied();
     let ends = ends.filter(|ends| ends.peer.ip().to_canonical().is_loopback());
     let ends = ends.ok_or_else(|| forbidden(elsewhere))?;
-    let header = asked.parts.headers.get(header::AUTHORIZATION);
-    let token = header.and_then(|value| value.to_str().ok()).and_then(bearer).map(str::to_owned);
+    let token = shown_token(&asked.parts.headers).map(str::to_owned);
     let body = whole(&shared, asked.body, BODY_MAX).await?;
     let mut fields = Fields::parse(&body)?;
     let pid = fields.number("pid", u64::from(u32::MAX));

@@ -256,7 +256,7 @@ pub(crate) const ROUTES: &[Route] = &[
         answers: &[
             (200, "The content, or the listing"),
             (206, "The part that Range asks for"),
-            (304, "It is still what If-None-Match names"),
+            (304, "The file is still what If-None-Match names"),
             (404, "There is nothing"),
             (409, "A file is where a directory would have to be"),
             (412, "It is not what If-Match names"),
@@ -387,7 +387,13 @@ pub(crate) fn router(shared: Shared) -> Router {
         };
         let handler = move |State(shared): State<Shared>, request: Request| async move {
             let answered = answer(route.who, shared, request, route.run).await;
-            answered.unwrap_or_else(Problem::into_response)
+            let mut response = answered.unwrap_or_else(Problem::into_response);
+            if route.path.starts_with("/files/") {
+                // Anybody may change the tree: who keeps an answer asks whether it still holds.
+                let asks = HeaderValue::from_static("no-cache");
+                response.headers_mut().insert(header::CACHE_CONTROL, asks);
+            }
+            response
         };
         router = router.route(route.path, on(filter, handler));
         if let Some(root) = route.path.strip_suffix("{*path}") {
@@ -432,10 +438,7 @@ async fn answer(
 /// The session of a request. Who shows nothing, or another scheme, is refused as the Python bridge did: 403.
 fn authenticated(shared: &Shared, headers: &HeaderMap) -> Result<Session, Problem> {
     let forbidden = |why| Problem::new(StatusCode::FORBIDDEN, why);
-    // An agent's name in it may be of any letters.
-    let header = headers.get(header::AUTHORIZATION);
-    let header = header.and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
-    let token = header.and_then(bearer).ok_or_else(|| forbidden("Not authenticated"))?;
+    let token = shown_token(headers).ok_or_else(|| forbidden("Not authenticated"))?;
     if token.len() < TOKEN_MIN {
         return Err(Problem::new(StatusCode::UNAUTHORIZED, "Invalid authentication token"));
     }
@@ -447,8 +450,9 @@ pub(crate) fn with_token(shared: &Shared, token: &str) -> Result<Session, NoSess
     shared.sessions.lock().used(token, None, ("", ""), since_1970())
 }
 
-/// What stands behind `Bearer`.
-pub(crate) fn bearer(header: &str) -> Option<&str> {
+/// What stands behind `Bearer` in the header `Authorization`. An agent's name in it may be of any letters.
+pub(crate) fn shown_token(headers: &HeaderMap) -> Option<&str> {
+    let header = std::str::from_utf8(headers.get(header::AUTHORIZATION)?.as_bytes()).ok()?;
     let (scheme, token) = header.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

@@ -561,13 +561,24 @@ impl Tree {
 impl Tree {
     /// A new one, for tests of who stands above.
     pub(crate) fn in_memory() -> Self {
-        let disk = Arc::new(crate::store::sim::SimDisk::new(1 << 30));
+        Self::in_memory_of(1 << 30, crate::store::CreateOptions::default())
+    }
+
+    /// The same, on a disk that is soon full.
+    pub(crate) fn in_little_memory() -> Self {
+        let mut create = crate::store::CreateOptions::default();
+        (create.shape.segment_len, create.shape.content_step) = (1 << 20, 64 << 10);
+        Self::in_memory_of(16 << 20, create)
+    }
+
+    fn in_memory_of(capacity: u64, create: crate::store::CreateOptions) -> Self {
+        let disk = Arc::new(crate::store::sim::SimDisk::new(capacity));
         let quiet = crate::store::OpenOptions {
             sync_interval: None,
             memory: 8 << 20,
             ..crate::store::OpenOptions::default()
         };
-        let made = Store::create_on(disk, &crate::store::CreateOptions::default(), &quiet);
+        let made = Store::create_on(disk, &create, &quiet);
         Self::new(Arc::new(made.expect("a disk in memory takes a store")))
     }
 }

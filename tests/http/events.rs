@@ -58,6 +58,37 @@ fn events_about_files_change_the_tree() {
 }
 
 #[test]
+fn what_is_answered_of_a_change_is_found_again() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let steps = [
+        ("file_created", json!({"path": "/a", "content": "longer than what follows"})),
+        ("file_created", json!({"path": "/b", "content": "b"})),
+        ("file_modified", json!({"path": "/a", "content": "short"})),
+        ("file_modified", json!({"path": "/a", "content": ""})),
+        ("file_copied", json!({"source_path": "/b", "dest_path": "/c"})),
+        ("file_copied", json!({"source_path": "/b", "dest_path": "/a"})),
+        ("file_moved", json!({"old_path": "/a", "new_path": "/d/a"})),
+        ("file_moved", json!({"old_path": "/b", "new_path": "/c"})),
+        ("directory_created", json!({"path": "/e/f"})),
+        ("directory_moved", json!({"old_path": "/e", "new_path": "/g"})),
+        ("directory_deleted", json!({"path": "/g"})),
+        ("file_deleted", json!({"path": "/c"})),
+    ];
+    for (kind, data) in steps {
+        let said = stored(&agent, kind, &data);
+        assert_eq!(said.status, 200, "{kind} {data}: {said:?}");
+        let said = said.json();
+        let events = agent.get("/event/query?limit=1000").json();
+        let events = events["events"].as_array().unwrap();
+        let found = events.iter().find(|event| event["event_id"] == said["event_id"]);
+        let found = found.unwrap_or_else(|| panic!("{kind} {data}: {said} is not in {events:?}"));
+        assert_eq!(found["sequence"], said["sequence"], "{kind} {data}");
+    }
+}
+
+#[test]
 fn other_events_are_kept_with_all_they_say() {
     let place = Place::new();
     let mut server = place.serve();

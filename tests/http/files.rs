@@ -22,7 +22,8 @@ fn a_file_is_made_read_replaced_and_taken_away() {
         assert_eq!(agent.get("/files/a.txt").body, content);
     }
     assert_eq!(agent.get(&format!("/files/a.txt?at=@{then}")).body, b"hello, world\n");
-    assert_eq!(agent.ask("DELETE", "/files/a.txt", &[], b"").status, 204);
+    let gone = agent.ask("DELETE", "/files/a.txt", &[], b"");
+    assert_eq!(gone.status, 204);
     assert_eq!(agent.get("/files/a.txt").status, 404);
     assert_eq!(agent.get(&format!("/files/a.txt?at=@{then}")).body, b"hello, world\n");
     // The log says who did it.
@@ -30,6 +31,8 @@ fn a_file_is_made_read_replaced_and_taken_away() {
     let events = events["events"].as_array().unwrap();
     assert_eq!(events.first().unwrap()["event_type"], "file_created");
     assert_eq!(events.last().unwrap()["event_type"], "file_deleted");
+    let sequence = events.last().unwrap()["sequence"].to_string();
+    assert_eq!(gone.header("lighthouse-sequence"), sequence);
     let session = agent.token.split(':').next().unwrap();
     for event in events {
         assert_eq!(event["source_agent"], "agent-7");
@@ -105,6 +108,52 @@ fn conditions_are_those_of_http() {
 }
 
 #[test]
+fn what_is_refused_leaves_no_directories_behind() {
+    let place = Place::new();
+    let mut command = place.command(false);
+    let server = crate::client::Server::start(command.env("LIGHTHOUSE_UPLOAD_MAX", "1M"));
+    let agent = server.session("a");
+    let path = "/files/new/sub/f?parents=true";
+    for path in [path, "/files/new/sub/?parents=true"] {
+        assert_eq!(agent.ask("PUT", path, &[("if-match", "*")], b"").status, 412, "{path}");
+    }
+    assert_eq!(agent.put(path, &vec![0; (1 << 20) + 1]).status, 413);
+    let chunks = [("transfer-encoding", "chunked")];
+    assert_eq!(agent.ask("PUT", path, &chunks, b"1\r\nx\r\nzz\r\n").status, 400);
+    let moved = json!({ "old_path": "/none", "new_path": "/new/sub/f" });
+    let moved = agent.store(&json!({ "event_type": "file_moved", "data": moved }));
+    assert_eq!(moved.status, 409);
+    assert_eq!(agent.get("/files/").json()["entries"], json!([]));
+    let new = [("if-none-match", "*")];
+    assert_eq!(agent.ask("PUT", path, &new, b"x").status, 201);
+    assert_eq!(agent.ask("PUT", path, &new, b"y").status, 412);
+    assert_eq!(agent.get("/files/new/sub/f").body, b"x");
+}
+
+#[test]
+fn what_is_kept_is_asked_for_again_and_a_listing_is_always_given() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    agent.put("/files/d/f?parents=true", b"one");
+    let listed = agent.get("/files/d");
+    assert_eq!(listed.json()["entries"][0]["size"], 3);
+    // It touches the file alone.
+    assert_eq!(agent.put("/files/d/f", b"another").status, 204);
+    let seen = [("if-none-match", listed.header("etag"))];
+    let again = agent.ask("GET", "/files/d", &seen, b"");
+    assert_eq!((again.status, &again.json()["entries"][0]["size"]), (200, &json!(7)));
+    let file = agent.get("/files/d/f");
+    let seen = [("if-none-match", file.header("etag"))];
+    let same = agent.ask("GET", "/files/d/f", &seen, b"");
+    let missing = agent.get("/files/none");
+    assert_eq!((file.status, same.status, missing.status), (200, 304, 404));
+    for answer in [&listed, &again, &file, &same, &missing] {
+        assert_eq!(answer.header("cache-control"), "no-cache", "{answer:?}");
+    }
+}
+
+#[test]
 fn of_many_who_replace_what_they_saw_one_succeeds() {
     let place = Place::new();
     let server = place.serve();
@@ -156,6 +205,39 @@ fn directories_are_made_listed_and_taken_away() {
     assert_eq!(agent.ask("DELETE", "/files/d?recursive=true", &[], b"").status, 204);
     assert_eq!(agent.ask("DELETE", "/files/", &[], b"").status, 409);
     assert_eq!(agent.get("/files/").json()["entries"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn many_who_make_the_same_directories_at_once_all_succeed() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    for round in 0..20 {
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let agent = &agent;
+                scope.spawn(move || {
+                    let path = format!("/files/{round}/a/b/{n}?parents=true");
+                    let made = agent.put(&path, b"x");
+                    assert_eq!(made.status, 201, "{path}: {made:?}");
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn a_tree_as_deep_as_paths_go_is_made_and_taken_away() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let deep = format!("/files/{}", "d/".repeat(2000));
+    let made = agent.put(&format!("{deep}?parents=true"), b"");
+    assert_eq!(made.status, 201, "{made:?}");
+    assert_eq!(agent.put(&format!("{deep}f"), b"x").status, 201);
+    assert_eq!(agent.ask("DELETE", "/files/d?recursive=true", &[], b"").status, 204);
+    assert_eq!(server.get("/health").status, 200);
+    assert_eq!(agent.get("/files/").json()["entries"], json!([]));
 }
 
 #[test]

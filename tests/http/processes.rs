@@ -144,6 +144,25 @@ fn a_registered_process_and_what_it_starts_work_in_the_session_until_it_ends() {
 }
 
 #[test]
+fn an_agent_that_processes_are_registered_for_may_have_any_letters() {
+    if !can_mount() {
+        return;
+    }
+    const AGENT: &str = "b\u{e4}cker";
+    let place = Place::new();
+    let (server, current) = place.serve_sessions_alone();
+    let mut shell = Shell::start(&current, 0);
+    let session = server.session(AGENT);
+    assert_eq!(register(&session, &json!({ "pid": shell.pid })).status, 201);
+    assert!(shell.can("touch own"));
+    // Three further sessions of the agent end the first one.
+    for _ in 0..3 {
+        server.session(AGENT);
+    }
+    within_deadline(|| (!shell.can("touch own")).then_some(()));
+}
+
+#[test]
 fn what_is_no_process_or_not_the_one_that_is_meant_is_not_registered() {
     let place = Place::new();
     let server = place.serve();

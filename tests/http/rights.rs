@@ -53,6 +53,28 @@ fn the_mount_lets_in_whoever_has_a_session_while_it_lasts() {
 }
 
 #[test]
+fn what_is_moved_must_be_allowed_where_it_comes_to_lie() {
+    let place = Place::new();
+    let policy = place.path("policy");
+    std::fs::write(&policy, "mover /current/a/keys filesystem_read\n").unwrap();
+    let mut command = place.command(false);
+    let server = Server::start(command.env("LIGHTHOUSE_FUSE_POLICY", &policy));
+    let mover = server.session("mover");
+    assert_eq!(mover.put("/files/x/keys?parents=true", b"another's").status, 201);
+    let moved = |to: &str| {
+        let data = serde_json::json!({ "old_path": "/x", "new_path": to });
+        let event = serde_json::json!({ "event_type": "directory_moved", "data": data });
+        let destination = format!("http://{}/dav{to}", server.address());
+        let by_dav = mover.ask("MOVE", "/dav/x/", &[("destination", &destination)], b"").status;
+        (by_dav, mover.store(&event).status)
+    };
+    assert_eq!(moved("/a"), (403, 403));
+    assert_eq!(mover.get("/files/a").status, 404);
+    // Elsewhere it may be: by WebDAV, and then it is not there any more.
+    assert_eq!(moved("/b"), (201, 409));
+}
+
+#[test]
 fn a_policy_closes_every_way_in() {
     let place = Place::new();
     let policy = place.path("policy");

@@ -57,6 +57,16 @@ fn a_session_key_is_demanded_and_never_logged() {
     assert!(!said.contains("open-sesame") && !said.contains(&token), "{said}");
 }
 
+#[test]
+fn a_session_key_may_be_of_any_letters() {
+    let place = Place::new();
+    let mut command = place.command(false);
+    let server = Server::start(command.env("LIGHTHOUSE_SESSION_KEY", "sch\u{f6}nes wetter"));
+    let body = json!({ "agent_id": "a", "ip_address": "", "user_agent": "" });
+    let create = |key| server.post("/session/create", Some(key), &body).status;
+    assert_eq!((create("sch\u{f6}nes wetter"), create("schoenes wetter")), (200, 403));
+}
+
 /// As RFC 4648 has it.
 fn to_base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
