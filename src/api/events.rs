@@ -18,6 +18,7 @@ use futures_util::stream;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, timeout_at};
 
+use crate::agents::policy::Section;
 use crate::legacy::event::{id_parts, kind};
 use crate::legacy::native::{self, Cursor, NewEvent, PROJECT, Teller, Told};
 use crate::tree::moment::{self, Moment};
@@ -77,6 +78,13 @@ fn cursor(text: &str) -> Result<Cursor, Problem> {
     text.parse().map_err(|_| Problem::bad(format!("{text:?} is no cursor: SEQUENCE or SEQUENCE.N")))
 }
 
+/// Who asks, and may be told what happened: what `streams/` of a mount tells.
+fn listening(shared: &Shared, asked: &Asked) -> Result<Acting, Problem> {
+    let acting = shared.acting(&asked.session)?;
+    acting.may_read_section(Section::Streams)?;
+    Ok(acting)
+}
+
 fn with_cursor(told: Told) -> Value {
     let cursor = told.cursor.to_string();
     let mut fields = told.into_json();
@@ -96,7 +104,7 @@ pub(crate) async fn page(shared: Shared, asked: Asked) -> Answer {
     };
     // Foreign events have times of their own: they may be older than where they are in the log.
     let after = query.text("after").map(cursor).transpose()?.unwrap_or_default();
-    let tree = shared.tree()?.clone();
+    let tree = listening(&shared, &asked)?.tree;
     while_there(Peer::of(&asked), async move {
         let mut look = {
             let tree = tree.clone();
@@ -135,7 +143,7 @@ pub(crate) async fn query(shared: Shared, asked: Asked) -> Answer {
         since: time_of(&query, "start_time")?,
         until: time_of(&query, "end_time")?,
     };
-    let acting = shared.acting(&asked.session)?;
+    let acting = listening(&shared, &asked)?;
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     while_there(Peer::of(&asked), async move {
         let (tree, after) = (acting.tree.clone(), Cursor::default());
@@ -170,6 +178,8 @@ struct Queried {
     room: usize,
     /// Bytes of content that may still be shown.
     content: u64,
+    /// Whether the agent may see the past, once that matters.
+    looks_back: Option<bool>,
     count: usize,
 }
 
@@ -180,6 +190,7 @@ impl Queried {
             events: VecDeque::new(),
             room: ANSWER_MAX,
             content: CONTENT_MAX_IN_ALL,
+            looks_back: None,
             count: 0,
         }
     }
@@ -299,7 +310,13 @@ impl Queried {
         {
             return None;
         }
-        content_then(&self.acting, told, self.content.min(CONTENT_MAX))
+        // Of the past, even where nothing has changed since.
+        let acting = &self.acting;
+        let looks_back = self.looks_back.get_or_insert_with(|| acting.may_look_back().is_ok());
+        if !*looks_back {
+            return None;
+        }
+        content_then(acting, told, self.content.min(CONTENT_MAX))
     }
 }
 
@@ -538,7 +555,7 @@ pub(crate) async fn stream(shared: Shared, asked: Asked) -> Answer {
     let resumed = resumed.map_err(|_| Problem::bad("Last-Event-ID is no cursor"))?;
     let after = resumed.filter(|id| !id.is_empty()).or(query.text("after"));
     let after = after.map(cursor).transpose()?;
-    let tree = shared.tree()?.clone();
+    let tree = listening(&shared, &asked)?.tree;
     let look = in_turn(&shared, move || match after {
         Some(after) => Look::behind(&tree, after, filter),
         None => Look::from_now(&tree, filter),
