@@ -21,8 +21,8 @@
 //! | `filesystem_read` | read below `current/` and `history/` |
 //! | `filesystem_write` | change what is below `current/`, and labels; read below `current/` too |
 //! | `ast_access` | read below `shadows/` |
-//! | `context_access` | read below `context/` |
-//! | `stream_access` | read below `streams/` |
+//! | `context_access` | read below `context/`; over HTTP take packages away too |
+//! | `stream_access` | read below `streams/`, and events over HTTP |
 //! | `debug_access` | read below `debug/` |
 //! | `none` | nothing |
 //!

@@ -812,6 +812,11 @@ impl Acting {
         buffer.truncate(len);
         Ok(buffer.into())
     }
+
+    /// Refuses to show what is in a directory of the mount beside `current/` where the policy closes it to this agent.
+    pub(crate) fn may_read_section(&self, section: Section) -> Result<(), Problem> {
+        self.ask_guard(section, &[Path::new()], How { access: Access::Read, below: false })
+    }
 }
 
 /// Makes a change to what is there. Where others were faster it looks again, but not for who said what must be there.

@@ -4,6 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Map, Value, json};
 
+use crate::agents::policy::Section;
 use crate::legacy::context::{NewPackage, Package, PackageError, Packages};
 use crate::tree::{Seq, Timestamp};
 
@@ -83,6 +84,7 @@ pub(crate) async fn make(shared: Shared, asked: Asked) -> Answer {
 
 pub(crate) async fn list(shared: Shared, asked: Asked) -> Answer {
     let acting = shared.acting(&asked.session)?;
+    acting.may_read_section(Section::Context)?;
     let packages = waiting(move || Ok(Packages::new(&acting.tree).list(Timestamp::now())?)).await?;
     let packages: Vec<Value> = packages.iter().map(|package| shown(package)).collect();
     let mut said = Map::new();
@@ -104,6 +106,7 @@ fn id_of(asked: &Asked) -> Result<String, Problem> {
 pub(crate) async fn get(shared: Shared, asked: Asked) -> Answer {
     let id = id_of(&asked)?;
     let acting = shared.acting(&asked.session)?;
+    acting.may_read_section(Section::Context)?;
     let found =
         waiting(move || Ok(Packages::new(&acting.tree).find(&id, Timestamp::now())?)).await?;
     let found = found.ok_or_else(|| Problem::missing("there is no such package"))?;
@@ -113,6 +116,8 @@ pub(crate) async fn get(shared: Shared, asked: Asked) -> Answer {
 pub(crate) async fn remove(shared: Shared, asked: Asked) -> Answer {
     let id = id_of(&asked)?;
     let acting = shared.acting(&asked.session)?;
+    // Who may not see what there is may not take it away either.
+    acting.may_read_section(Section::Context)?;
     let removed = waiting(move || {
         Ok(Packages::new(&acting.tree).remove(acting.origin(), &id, Timestamp::now())?)
     });

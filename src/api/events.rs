@@ -2,7 +2,11 @@
 //!
 //! An event is told in the Python bridge's words ([`native`]). `/event/store` and `/event/query` are the
 //! bridge's; `/events` has every field, and a cursor to go on from.
+//!
+//! Invariant: an answer takes memory for [`ANSWER_MAX`] bytes and one event, however long the log and its events are.
 
+use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -12,8 +16,10 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout_at};
 
-use crate::legacy::event::{Event, id_parts, kind};
+use crate::agents::policy::Section;
+use crate::legacy::event::{id_parts, kind};
 use crate::legacy::native::{self, Cursor, NewEvent, PROJECT, Teller, Told};
 use crate::tree::moment::{self, Moment};
 use crate::tree::operation::{S_IFMT, S_IFREG};
@@ -21,59 +27,30 @@ use crate::tree::{Seq, Timestamp, Tree};
 
 use super::acting::{Acting, Content, Must, READ};
 use super::ask::{Fields, Query, TreePath};
-use super::problem::{Problem, answer, fault};
+use super::look::{Filter, Look, Stop, in_turn, io_problem};
+use super::problem::{Problem, answer, fault, written};
 use super::routes::{Answer, Asked, EVENT_MAX, waiting, whole};
 use super::session::{TEXT_MAX, hex, random};
 use super::state::Shared;
+use super::upstream::{Peer, while_there};
 
 /// Events on one page.
 const PAGE: u64 = 100;
 const PAGE_MAX: u64 = 1000;
-/// Events looked at for one page: then it ends, even if it is not full.
-const LOOKED_AT_MAX: usize = 100_000;
+/// Turns for one page: then it ends, even if it is not full.
+const PAGE_TURNS: u32 = 40;
+/// Text of events that one answer holds, in bytes; the last may be longer than what is left.
+const ANSWER_MAX: usize = 4 << 20;
 /// Content of files that `/event/query` shows, in bytes: of one, and of all together.
 const CONTENT_MAX: u64 = 64 << 10;
 const CONTENT_MAX_IN_ALL: u64 = 4 << 20;
+/// Events sent in one piece of a stream, and bytes of them.
+const AT_ONCE: usize = 100;
+const PIECE_MAX: usize = 256 << 10;
 /// How often it is looked whether there are new events, while somebody follows.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a stream is silent at most, so that both sides notice when the other is gone.
 const BEAT: Duration = Duration::from_secs(15);
-
-#[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
-fn io_problem(err: std::io::Error) -> Problem {
-    Problem::unavailable(format!("the log cannot be read: {err}"))
-}
-
-/// Which events are wanted.
-#[derive(Clone, Debug, Default)]
-struct Filter {
-    kind: Option<String>,
-    agent: Option<String>,
-    /// Without a slash at its end.
-    path: Option<String>,
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
-}
-
-impl Filter {
-    fn fits(&self, told: &Told) -> bool {
-        let event = &told.event;
-        let time = event.timestamp.time;
-        self.kind.as_ref().is_none_or(|kind| *kind == event.kind)
-            && self.agent.as_deref().is_none_or(|agent| event.who() == Some(agent))
-            && self.since.is_none_or(|since| time >= since)
-            && self.until.is_none_or(|until| time <= until)
-            && self.path.as_deref().is_none_or(|path| about(event, path))
-    }
-}
-
-/// Whether `event` is about `path` or something below it.
-fn about(event: &Event, path: &str) -> bool {
-    const NAMES: [&str; 5] = ["path", "old_path", "new_path", "source_path", "dest_path"];
-    NAMES.iter().filter_map(|name| event.datum(name)).any(|named| {
-        named.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
-}
 
 /// The type named in a query. One that nobody knows fits nothing.
 fn wanted_kind(name: &str) -> String {
@@ -101,46 +78,17 @@ fn cursor(text: &str) -> Result<Cursor, Problem> {
     text.parse().map_err(|_| Problem::bad(format!("{text:?} is no cursor: SEQUENCE or SEQUENCE.N")))
 }
 
-/// What one look through the log found.
-struct Found {
-    told: Vec<Told>,
-    /// Where to go on.
-    next: Cursor,
-    /// Whether that was all there is.
-    end: bool,
+/// Who asks, and may be told what happened: what `streams/` of a mount tells.
+fn listening(shared: &Shared, asked: &Asked) -> Result<Acting, Problem> {
+    let acting = shared.acting(&asked.session)?;
+    acting.may_read_section(Section::Streams)?;
+    Ok(acting)
 }
 
-fn look(tree: &Tree, after: Cursor, filter: &Filter, limit: usize) -> Result<Found, Problem> {
-    let mut teller = Teller::new(tree, PROJECT, after).map_err(io_problem)?;
-    look_on(&mut teller, after, filter, limit)
-}
-
-fn look_on(
-    teller: &mut Teller,
-    after: Cursor,
-    filter: &Filter,
-    limit: usize,
-) -> Result<Found, Problem> {
-    let mut found = Found { told: Vec::new(), next: after, end: false };
-    for _ in 0..LOOKED_AT_MAX {
-        if found.told.len() >= limit {
-            return Ok(found);
-        }
-        let Some(told) = teller.read().map_err(io_problem)? else {
-            found.end = true;
-            return Ok(found);
-        };
-        found.next = told.cursor;
-        if filter.fits(&told) {
-            found.told.push(told);
-        }
-    }
-    Ok(found)
-}
-
-fn with_cursor(told: &Told) -> Value {
-    let mut fields = told.to_json();
-    fields.insert("cursor".to_owned(), told.cursor.to_string().into());
+fn with_cursor(told: Told) -> Value {
+    let cursor = told.cursor.to_string();
+    let mut fields = told.into_json();
+    fields.insert("cursor".to_owned(), cursor.into());
     Value::Object(fields)
 }
 
@@ -154,19 +102,33 @@ pub(crate) async fn page(shared: Shared, asked: Asked) -> Answer {
         since: time_of(&query, "since")?,
         until: time_of(&query, "until")?,
     };
-    let after = query.text("after").map(cursor).transpose()?;
-    let tree = shared.tree()?.clone();
-    waiting(move || {
-        // Foreign events have times of their own: they may be older than where they are in the log.
-        let after = after.unwrap_or_default();
-        let found = look(&tree, after, &filter, usize::try_from(limit).unwrap_or(usize::MAX))?;
-        let said = json!({
-            "events": found.told.iter().map(with_cursor).collect::<Vec<_>>(),
-            "next": found.next.to_string(),
-            "end": found.end,
-            "last": tree.last().0,
-        });
-        Ok(answer(StatusCode::OK, &said))
+    // Foreign events have times of their own: they may be older than where they are in the log.
+    let after = query.text("after").map(cursor).transpose()?.unwrap_or_default();
+    let tree = listening(&shared, &asked)?.tree;
+    while_there(Peer::of(&asked), async move {
+        let mut look = {
+            let tree = tree.clone();
+            in_turn(&shared, move || Look::behind(&tree, after, filter)).await?
+        };
+        let (mut text, mut count, mut stop) = (String::new(), 0, Stop::Late);
+        for _ in 0..PAGE_TURNS {
+            let turn = in_turn(&shared, move || {
+                let stop = look.turn(|told| {
+                    let comma = if count == 0 { "" } else { "," };
+                    _ = write!(text, "{comma}{}", with_cursor(told));
+                    count += 1;
+                    count < limit && text.len() < ANSWER_MAX
+                })?;
+                Ok((look, text, count, stop))
+            });
+            (look, text, count, stop) = turn.await?;
+            if stop != Stop::Late {
+                break;
+            }
+        }
+        let (end, last, next) = (stop == Stop::End, tree.last(), look.at);
+        let said = format!(r#"{{"end":{end},"events":[{text}],"last":{last},"next":"{next}"}}"#);
+        Ok(written(said.into()))
     })
     .await
 }
@@ -181,55 +143,181 @@ pub(crate) async fn query(shared: Shared, asked: Asked) -> Answer {
         since: time_of(&query, "start_time")?,
         until: time_of(&query, "end_time")?,
     };
-    let acting = shared.acting(&asked.session)?;
-    waiting(move || {
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let mut found = Found { told: Vec::new(), next: Cursor::default(), end: false };
-        let mut teller =
-            Teller::new(&acting.tree, PROJECT, Cursor::default()).map_err(io_problem)?;
-        while found.told.len() < limit && !found.end {
-            let left = limit - found.told.len();
-            let more = look_on(&mut teller, found.next, &filter, left)?;
-            found.told.extend(more.told);
-            (found.next, found.end) = (more.next, more.end);
+    let acting = listening(&shared, &asked)?;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    while_there(Peer::of(&asked), async move {
+        let (tree, after) = (acting.tree.clone(), Cursor::default());
+        let mut look = in_turn(&shared, move || Look::behind(&tree, after, filter)).await?;
+        let mut found = Queried::new(acting);
+        loop {
+            let turn = in_turn(&shared, move || {
+                let stop = look.turn(|told| {
+                    found.add(told);
+                    found.events.len() < limit
+                })?;
+                Ok((look, found, stop))
+            });
+            let stop;
+            (look, found, stop) = turn.await?;
+            if stop != Stop::Late {
+                break;
+            }
         }
-        // A version is told when it ends, and others may have been told of meanwhile.
-        found.told.sort_by_key(|told| told.seq);
-        let mut left = CONTENT_MAX_IN_ALL;
-        let events: Vec<Value> =
-            found.told.iter().map(|told| as_queried(&acting, told, &mut left)).collect();
-        let said = json!({
-            "count": events.len(),
-            "message": format!("{} events", events.len()),
-            "events": events,
-        });
-        Ok(answer(StatusCode::OK, &said))
+        found.sort();
+        found.answer(shared)
     })
     .await
 }
 
-/// An event as the Python bridge answers a query: without metadata, its id in parts, a file's content with it.
-fn as_queried(acting: &Acting, told: &Told, left: &mut u64) -> Value {
-    let event = &told.event;
-    let mut data = event.data.clone();
-    if matches!(event.kind.as_str(), "file_created" | "file_modified")
-        && !data.contains_key("content")
-        && let Some(content) = content_then(acting, told, (*left).min(CONTENT_MAX))
-    {
-        *left = left.saturating_sub(content.len() as u64);
-        data.insert("content".to_owned(), content.into());
+/// What a query found, on its way into an answer.
+struct Queried {
+    acting: Acting,
+    /// Each event's sequence and text; without the text it is told once more when it is its turn.
+    events: VecDeque<(Seq, Option<String>)>,
+    /// Bytes of texts that may still be kept.
+    room: usize,
+    /// Bytes of content that may still be shown.
+    content: u64,
+    /// Whether the agent may see the past, once that matters.
+    looks_back: Option<bool>,
+    count: usize,
+}
+
+impl Queried {
+    fn new(acting: Acting) -> Self {
+        Self {
+            acting,
+            events: VecDeque::new(),
+            room: ANSWER_MAX,
+            content: CONTENT_MAX_IN_ALL,
+            looks_back: None,
+            count: 0,
+        }
     }
-    json!({
-        "event_id": parts_of(&event.id),
-        "event_type": event.kind,
-        "aggregate_id": event.aggregate_id,
-        "aggregate_type": event.aggregate_type,
-        "timestamp": event.timestamp.text,
-        "data": data,
-        "source_agent": event.source_agent,
-        "source_component": event.source_component,
-        "sequence": told.seq.0,
-    })
+
+    fn add(&mut self, told: Told) {
+        let seq = told.seq;
+        if told.cursor.nth > 0 {
+            // A version's: short, and behind the event that it is found at.
+            let text = self.text(told);
+            self.room = self.room.saturating_sub(text.len());
+            self.events.push_back((seq, Some(text)));
+            return;
+        }
+        let content = self.content;
+        let text = (self.room > 0).then(|| self.text(told));
+        let text = text.filter(|text| text.len() <= self.room);
+        if let Some(text) = &text {
+            self.room -= text.len();
+        } else {
+            // No other is kept from here on.
+            (self.room, self.content) = (0, content);
+        }
+        self.events.push_back((seq, text));
+    }
+
+    /// A version is told when it ends, and others may have been told of meanwhile.
+    fn sort(&mut self) {
+        self.events.make_contiguous().sort_by_key(|(seq, _)| *seq);
+        self.count = self.events.len();
+    }
+
+    /// All of it, with its length if that is known; piece by piece where events are told once more.
+    fn answer(mut self, shared: Shared) -> Answer {
+        if self.events.iter().all(|(_, text)| text.is_some()) {
+            let mut text = String::new();
+            self.write(&mut text)?;
+            return Ok(written(text.into()));
+        }
+        let pieces = stream::unfold(Some(self), move |rest| {
+            let shared = shared.clone();
+            async move {
+                let mut rest = rest?;
+                let piece = in_turn(&shared, move || {
+                    let mut text = String::new();
+                    let more = rest.write(&mut text)?;
+                    Ok((Bytes::from(text), more.then_some(rest)))
+                });
+                Some(match piece.await {
+                    Ok((text, rest)) => (Ok(text), rest),
+                    // The client sees that it has not all of it.
+                    Err(problem) => (Err(std::io::Error::other(problem.words())), None),
+                })
+            }
+        });
+        Ok(written(Body::from_stream(pieces)))
+    }
+
+    /// Writes what comes next, up to an event that is told once more; whether there is more behind that.
+    fn write(&mut self, text: &mut String) -> Result<bool, Problem> {
+        let count = self.count;
+        if self.events.len() == count {
+            _ = write!(text, r#"{{"count":{count},"events":["#);
+        }
+        while let Some((seq, kept)) = self.events.pop_front() {
+            if self.events.len() + 1 < count {
+                text.push(',');
+            }
+            if let Some(kept) = kept {
+                text.push_str(&kept);
+            } else {
+                text.push_str(&self.again(seq)?);
+                if !self.events.is_empty() {
+                    return Ok(true);
+                }
+            }
+        }
+        _ = write!(text, r#"],"message":"{count} events"}}"#);
+        Ok(false)
+    }
+
+    /// The text of the event that is change `seq`.
+    fn again(&mut self, seq: Seq) -> Result<String, Problem> {
+        let at = Cursor { seq, nth: 0 };
+        let teller = Teller::new(&self.acting.tree, PROJECT, Cursor::before(seq));
+        let told = teller.and_then(|mut teller| teller.read()).map_err(io_problem)?;
+        let told = told.filter(|told| told.cursor == at);
+        let told = told.ok_or_else(|| Problem::unavailable(format!("event {seq} is gone")))?;
+        Ok(self.text(told))
+    }
+
+    /// An event as the Python bridge answers a query: without metadata, its id in parts, a file's content with it.
+    fn text(&mut self, told: Told) -> String {
+        let content = self.content_of(&told);
+        let (seq, mut event) = (told.seq, told.event);
+        if let Some(content) = content {
+            self.content = self.content.saturating_sub(content.len() as u64);
+            event.data.insert("content".to_owned(), content.into());
+        }
+        let mut fields = Map::new();
+        let mut put = |name: &str, value: Value| _ = fields.insert(name.to_owned(), value);
+        put("event_id", parts_of(&event.id));
+        put("event_type", event.kind.into());
+        put("aggregate_id", event.aggregate_id.into());
+        put("aggregate_type", event.aggregate_type.into());
+        put("timestamp", event.timestamp.text.into());
+        put("data", Value::Object(event.data));
+        put("source_agent", event.source_agent.into());
+        put("source_component", event.source_component.into());
+        put("sequence", seq.0.into());
+        Value::Object(fields).to_string()
+    }
+
+    fn content_of(&mut self, told: &Told) -> Option<String> {
+        let event = &told.event;
+        if !matches!(event.kind.as_str(), "file_created" | "file_modified")
+            || event.data.contains_key("content")
+        {
+            return None;
+        }
+        // Of the past, even where nothing has changed since.
+        let acting = &self.acting;
+        let looks_back = self.looks_back.get_or_insert_with(|| acting.may_look_back().is_ok());
+        if !*looks_back {
+            return None;
+        }
+        content_then(acting, told, self.content.min(CONTENT_MAX))
+    }
 }
 
 /// What a file held after an event, if it is short, text, and for this user to read.
@@ -417,30 +505,36 @@ impl Change {
     }
 }
 
-/// Looks now and then whether there are new events, as long as somebody follows.
+/// Looks now and then whether the log went on, as long as somebody follows.
 pub(super) async fn look_for_more(shared: Shared) {
+    let mut seen = None;
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         if *shared.stopping.borrow() {
             return;
         }
-        if shared.last.receiver_count() == 0 {
+        if shared.more.receiver_count() == 0 {
             continue;
         }
         let Ok(tree) = shared.tree().cloned() else { continue };
-        let Ok(last) = waiting(move || Ok(tree.last().0)).await else { continue };
-        shared.last.send_if_modified(|seen| std::mem::replace(seen, last) != last);
+        // A version that ends is told, and is no event of the log; an event is there a moment before it is told.
+        let look = waiting(move || Ok((tree.last(), tree.store().log_end())));
+        let Ok(now) = look.await else { continue };
+        if seen.replace(now) != Some(now) {
+            shared.more.send_replace(());
+        }
     }
 }
 
 /// Somebody who follows.
 struct Follower {
     shared: Shared,
-    filter: Filter,
-    tree: Tree,
-    teller: Option<Teller>,
+    look: Option<Look>,
+    /// Where to go on, as the client is told.
     at: Cursor,
-    last: tokio::sync::watch::Receiver<u64>,
+    more: tokio::sync::watch::Receiver<()>,
+    /// When something must be sent, be there an event or not.
+    beat: Instant,
     begun: bool,
 }
 
@@ -461,19 +555,20 @@ pub(crate) async fn stream(shared: Shared, asked: Asked) -> Answer {
     let resumed = asked.parts.headers.get("last-event-id").map(HeaderValue::to_str).transpose();
     let resumed = resumed.map_err(|_| Problem::bad("Last-Event-ID is no cursor"))?;
     let after = resumed.filter(|id| !id.is_empty()).or(query.text("after"));
-    let tree = shared.tree()?.clone();
-    let at = match after {
-        Some(text) => cursor(text)?,
-        None => Cursor { seq: tree.last(), nth: u32::MAX },
-    };
+    let after = after.map(cursor).transpose()?;
+    let tree = listening(&shared, &asked)?.tree;
+    let look = in_turn(&shared, move || match after {
+        Some(after) => Look::behind(&tree, after, filter),
+        None => Look::from_now(&tree, filter),
+    });
+    let look = look.await?;
     shared.counts.streams_open.fetch_add(1, Ordering::Relaxed);
     let follower = Follower {
-        last: shared.last.subscribe(),
+        more: shared.more.subscribe(),
         shared,
-        filter,
-        tree,
-        teller: None,
-        at,
+        at: look.at,
+        look: Some(look),
+        beat: Instant::now() + BEAT,
         begun: false,
     };
     let events = stream::unfold(follower, |mut follower| async move {
@@ -493,65 +588,67 @@ impl Follower {
     /// What is to be sent next; `None` when the server stops, or the log cannot be read.
     async fn next(&mut self) -> Option<Bytes> {
         if !std::mem::replace(&mut self.begun, true) {
-            // At once, so that the client knows it is connected.
-            return Some(Bytes::from_static(b": following\nretry: 1000\n\n"));
+            // At once, so that the client knows it is connected, and where it goes on if that ends.
+            return Some(self.says(": following", "retry: 1000\n"));
         }
         loop {
             if *self.shared.stopping.borrow() {
                 return None;
             }
-            self.last.mark_unchanged();
-            let found = self.look().await?;
+            self.more.mark_unchanged();
+            let found = self.turn().await?;
             if !found.is_empty() {
+                self.beat = Instant::now() + BEAT;
                 return Some(found.into());
             }
-            let quiet = tokio::time::timeout(BEAT, async {
+            if Instant::now() >= self.beat {
+                return Some(self.says(": still here", ""));
+            }
+            let quiet = timeout_at(self.beat, async {
                 tokio::select! {
-                    changed = self.last.changed() => changed.is_ok(),
+                    changed = self.more.changed() => changed.is_ok(),
                     () = self.shared.stops() => false,
                 }
             });
             match quiet.await {
                 Ok(true) => (),
                 Ok(false) => return None,
-                Err(_) => return Some(Bytes::from_static(b": still here\n\n")),
+                Err(_) => return Some(self.says(": still here", "")),
             }
         }
     }
 
-    async fn look(&mut self) -> Option<String> {
-        /// So many are sent in one piece.
-        const AT_ONCE: usize = 100;
-        let teller = self.teller.take();
-        let (tree, after, filter) = (self.tree.clone(), self.at, self.filter.clone());
-        let looked = waiting(move || {
-            let mut teller = match teller {
-                Some(teller) => teller,
-                None => Teller::new(&tree, PROJECT, after).map_err(io_problem)?,
-            };
-            let found = look_on(&mut teller, after, &filter, AT_ONCE)?;
-            Ok((teller, found))
+    /// Something that is no event, with the place to go on at: that is remembered all the same.
+    fn says(&mut self, comment: &str, field: &str) -> Bytes {
+        self.beat = Instant::now() + BEAT;
+        format!("{comment}\nid: {}\n{field}\n", self.at).into()
+    }
+
+    async fn turn(&mut self) -> Option<String> {
+        let mut look = self.look.take()?;
+        let turn = in_turn(&self.shared, move || {
+            let (mut text, mut count) = (String::new(), 0);
+            let stop = look.turn(|told| {
+                let (cursor, kind) = (told.cursor, told.event.kind.clone());
+                let data = with_cursor(told);
+                _ = write!(text, "id: {cursor}\nevent: {kind}\ndata: {data}\n\n");
+                count += 1;
+                count < AT_ONCE && text.len() < PIECE_MAX
+            })?;
+            Ok((look, text, stop))
         });
-        let (teller, found) = match looked.await {
-            Ok(looked) => looked,
+        let (look, text, stop) = match turn.await {
+            Ok(turn) => turn,
             Err(problem) => {
                 tracing::warn!(why = problem.words(), "a stream of events ended");
                 return None;
             }
         };
-        self.teller = Some(teller);
-        self.at = found.next;
-        if !found.end {
+        self.at = look.at;
+        self.look = Some(look);
+        if stop != Stop::End {
             // There is more without waiting.
-            self.last.mark_changed();
-        }
-        let mut text = String::new();
-        for told in &found.told {
-            let data = with_cursor(told);
-            text.push_str(&format!(
-                "id: {}\nevent: {}\ndata: {data}\n\n",
-                told.cursor, told.event.kind
-            ));
+            self.more.mark_changed();
         }
         Some(text)
     }

@@ -9,6 +9,7 @@
 //!     +--> bridge.rs   health, status, sessions, event store and query
 //!     +--> processes.rs  processes that work for a session
 //!     +--> events.rs   events by sequence and time, and as they come
+//!     |      +--> look.rs  the log looked through, in turns
 //!     +--> files.rs    the tree: GET, PUT, DELETE
 //!     +--> dav.rs      the tree for WebDAV
 //!     +--> metrics.rs  live counters
@@ -30,6 +31,7 @@ mod dav;
 mod drain;
 mod events;
 mod files;
+mod look;
 mod malformed;
 mod metrics;
 mod openapi;

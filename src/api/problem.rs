@@ -72,8 +72,14 @@ pub(crate) fn fault(kind: &str, loc: &[&str], msg: &str) -> Value {
 
 /// `value` as a JSON answer.
 pub(crate) fn answer(status: StatusCode, value: &Value) -> Response {
-    let mut response = Response::new(Body::from(value.to_string()));
+    let mut response = written(Body::from(value.to_string()));
     *response.status_mut() = status;
+    response
+}
+
+/// JSON that is text already, as an answer.
+pub(crate) fn written(text: Body) -> Response {
+    let mut response = Response::new(text);
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response

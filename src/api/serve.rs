@@ -134,18 +134,16 @@ async fn connection(stream: TcpStream, from: IpAddr, shared: &Shared, router: Ro
     let all = shared.clone();
     let ends = stream.peer_addr().and_then(|peer| Ok(Ends { peer, own: stream.local_addr()? }));
     let ends = ends.ok();
-    // Who passes requests on wants to know this; closed when this function ends.
-    let open = shared.passing.is_some().then(|| watch::channel(()));
-    let peer = open.as_ref().map(|(_, there)| Peer { address: from, there: there.clone() });
+    // What takes long ends with its client; closed when this function ends.
+    let (_open, there) = watch::channel(());
+    let peer = Peer { address: from, there };
     let answering = Answering::default();
     let watched = Watched::new(stream, shared.clone(), answering.clone());
     let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         let (shared, router, answering) = (all.clone(), router.clone(), answering.clone());
         answering.begin();
         ends.and_then(|ends| request.extensions_mut().insert(ends));
-        if let Some(peer) = &peer {
-            request.extensions_mut().insert(peer.clone());
-        }
+        request.extensions_mut().insert(peer.clone());
         async move {
             let call = |request| routes::call(shared, router, request);
             let response = drain::answered(request, call).await;

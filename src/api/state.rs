@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dav_server::ls::DavLockSystem;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::agents::guard::Guard;
 use crate::agents::register::Register;
@@ -15,6 +15,7 @@ use crate::tree::Tree;
 
 use super::Config;
 use super::acting::Acting;
+use super::look::TURNS_MAX;
 use super::problem::Problem;
 use super::session::{Secret, Session, Sessions};
 use super::upstream::Passing;
@@ -111,8 +112,10 @@ pub(crate) struct Inner {
     pub(crate) locks: Box<dyn DavLockSystem>,
     /// Becomes true when no more requests are taken.
     pub(crate) stopping: watch::Sender<bool>,
-    /// The last event, looked at now and then while somebody follows.
-    pub(crate) last: watch::Sender<u64>,
+    /// Says that the log went on, which is looked at now and then while somebody follows.
+    pub(crate) more: watch::Sender<()>,
+    /// Of those who look through the log.
+    pub(super) turns: Arc<Semaphore>,
 }
 
 impl std::ops::Deref for Shared {
@@ -146,7 +149,8 @@ impl Shared {
             replacing: Arc::default(),
             locks: super::dav::locks(),
             stopping: watch::Sender::new(false),
-            last: watch::Sender::new(0),
+            more: watch::Sender::new(()),
+            turns: Arc::new(Semaphore::new(TURNS_MAX)),
         }))
     }
 

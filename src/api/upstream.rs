@@ -155,6 +155,22 @@ pub(super) struct Peer {
     pub(super) there: watch::Receiver<()>,
 }
 
+impl Peer {
+    pub(super) fn of(asked: &Asked) -> Option<Self> {
+        asked.parts.extensions.get().cloned()
+    }
+}
+
+/// What `work` answers, which ends early when `peer` goes away.
+pub(super) async fn while_there(peer: Option<Peer>, work: impl Future<Output = Answer>) -> Answer {
+    let Some(mut peer) = peer else { return work.await };
+    tokio::select! {
+        answer = work => answer,
+        // Nobody hears this.
+        _ = peer.there.changed() => Err(Problem::bad("the client went away")),
+    }
+}
+
 /// Passing requests on.
 #[derive(Debug)]
 pub(super) struct Passing {
@@ -198,18 +214,9 @@ pub(super) async fn elsewhere(shared: Shared, asked: Asked) -> Answer {
         );
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, why));
     };
-    let peer = asked.parts.extensions.get::<Peer>().cloned();
-    let answer = match peer {
-        None => pass_on(&shared, passing, None, asked).await,
-        Some(mut peer) => {
-            let address = peer.address;
-            tokio::select! {
-                answer = pass_on(&shared, passing, Some(address), asked) => answer,
-                // Nobody hears this.
-                _ = peer.there.changed() => Err(Problem::bad("the client went away")),
-            }
-        }
-    };
+    let peer = Peer::of(&asked);
+    let from = peer.as_ref().map(|peer| peer.address);
+    let answer = while_there(peer, pass_on(&shared, passing, from, asked)).await;
     let counts = &passing.counts;
     let count = match answer.as_ref().map_err(|problem| problem.status) {
         Ok(_) => &counts.answered,

@@ -198,20 +198,26 @@ impl Event {
     /// All thirteen fields, as the bridge prints them.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {
+        self.clone().into_json()
+    }
+
+    /// The same, without a copy of what may be long.
+    #[must_use]
+    pub fn into_json(self) -> Map<String, Value> {
         let mut fields = Map::new();
         let mut put = |name: &str, value: Value| _ = fields.insert(name.to_owned(), value);
-        put("event_id", self.id.clone().into());
+        put("event_id", self.id.into());
         put("sequence", self.sequence.into());
-        put("event_type", self.kind.clone().into());
-        put("aggregate_id", self.aggregate_id.clone().into());
-        put("aggregate_type", self.aggregate_type.clone().into());
-        put("timestamp", self.timestamp.text.clone().into());
-        put("correlation_id", self.correlation_id.clone().into());
-        put("causation_id", self.causation_id.clone().into());
-        put("data", Value::Object(self.data.clone()));
-        put("metadata", Value::Object(self.metadata.clone()));
-        put("source_agent", self.source_agent.clone().into());
-        put("source_component", self.source_component.clone().into());
+        put("event_type", self.kind.into());
+        put("aggregate_id", self.aggregate_id.into());
+        put("aggregate_type", self.aggregate_type.into());
+        put("timestamp", self.timestamp.text.into());
+        put("correlation_id", self.correlation_id.into());
+        put("causation_id", self.causation_id.into());
+        put("data", Value::Object(self.data));
+        put("metadata", Value::Object(self.metadata));
+        put("source_agent", self.source_agent.into());
+        put("source_component", self.source_component.into());
         put("schema_version", self.schema_version.into());
         fields
     }

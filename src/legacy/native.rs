@@ -124,11 +124,18 @@ impl Told {
     /// was and where it was read.
     #[must_use]
     pub fn to_json(&self) -> Map<String, Value> {
-        let mut fields = self.event.to_json();
+        self.clone().into_json()
+    }
+
+    /// The same, without a copy of what may be long.
+    #[must_use]
+    pub fn into_json(self) -> Map<String, Value> {
+        let sequence = self.event.sequence;
+        let mut fields = self.event.into_json();
         fields.insert("sequence".to_owned(), self.seq.0.into());
-        if let Some(Provenance { file, offset, verified }) = &self.provenance {
+        if let Some(Provenance { file, offset, verified }) = self.provenance {
             let original = json!({
-                "sequence": self.event.sequence, "file": file, "offset": offset, "verified": verified,
+                "sequence": sequence, "file": file, "offset": offset, "verified": verified,
             });
             fields.insert("original".to_owned(), original);
         }
@@ -198,6 +205,13 @@ impl Teller {
             }
             *records = left;
         }
+    }
+
+    /// Where the log was read up to. Once [`Teller::read_within`] found nothing more to tell, telling can go on here too,
+    /// as behind an event: so nobody reads twice what tells nothing.
+    #[must_use]
+    pub const fn place(&self) -> Cursor {
+        self.at
     }
 
     /// Reads one record; whether there was one.
@@ -727,6 +741,29 @@ mod tests {
             assert_eq!(last.cursor.to_string().parse(), Ok(last.cursor));
         }
         assert_eq!(said(&all(&tree, Cursor::before(Seq(9)))), said(&told[6..]));
+    }
+
+    #[test]
+    fn telling_goes_on_where_nothing_was_told() {
+        let tree = tree();
+        lived(&tree);
+        let told = all(&tree, Cursor::default());
+        let mut teller = Teller::new(&tree, PROJECT, Cursor::default()).unwrap();
+        let (mut count, mut stops) = (0, 0);
+        loop {
+            let mut records = 1;
+            match teller.read_within(&mut records).unwrap() {
+                Some(_) => count += 1,
+                None if records > 0 => break,
+                None => {
+                    stops += 1;
+                    let rest = all(&tree, teller.place());
+                    assert_eq!(said(&rest), said(&told[count..]), "behind {}", teller.place());
+                }
+            }
+        }
+        assert_eq!(count, told.len());
+        assert!(stops >= 4, "at each write at least, not {stops} times");
     }
 
     #[test]

@@ -587,6 +587,11 @@ impl Store {
         self.core.journal.reader(from)
     }
 
+    /// Where the log ends: it goes on there with whatever is noted down, be it an event or not.
+    pub fn log_end(&self) -> segment::Position {
+        self.core.journal.mark().position
+    }
+
     /// Reads the log from just behind the last event before `seq`: its notes, then event `seq` if there is one.
     /// Costs the same wherever that is.
     pub fn log_from(&self, seq: Seq) -> io::Result<log::LogReader> {

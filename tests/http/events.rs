@@ -1,7 +1,7 @@
 //! Events over HTTP: kept, found, paged through, followed.
 
 use std::io::BufReader;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -219,6 +219,96 @@ fn a_stream_tells_events_as_they_come_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_stream_says_where_it_is_before_it_tells_anything() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    agent.put("/files/before", b"x");
+    agent.put("/files/before", b"y");
+    let mut stream = server.connect();
+    send(&mut stream, "GET", "/events/stream", &[("authorization", &agent.bearer())], b"");
+    let mut reader = BufReader::new(stream);
+    read_head(&mut reader);
+    let begin = String::from_utf8(read_chunk(&mut reader).unwrap()).unwrap();
+    let id = begin.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
+    // The connection ends before anything happened, and comes back after something did.
+    drop(reader);
+    agent.put("/files/between", b"x");
+    let events = followed(&server, &agent, "/events/stream", Some(id), 1, || ());
+    assert_eq!(events[0].1["data"]["path"], "/between");
+}
+
+#[test]
+fn long_events_are_told_a_few_at_a_time() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let text = "x".repeat(3 << 20);
+    for n in 0..4 {
+        assert_eq!(stored(&agent, "custom", &json!({ "n": n, "text": text })).status, 200);
+    }
+    assert_eq!(stored(&agent, "custom", &json!({ "n": 4 })).status, 200);
+    let (mut pages, mut told, mut after) = (Vec::new(), Vec::new(), "0".to_owned());
+    loop {
+        let page = agent.get(&format!("/events?type=custom&after={after}")).json();
+        let events = page["events"].as_array().unwrap();
+        pages.push(events.len());
+        told.extend(events.iter().map(|event| event["data"].clone()));
+        after = page["next"].as_str().unwrap().to_owned();
+        if page["end"] == true {
+            break;
+        }
+    }
+    assert_eq!(pages, [2, 2, 1], "of 4 MiB, and what was begun");
+    // There is no cursor to go on from: it comes piece by piece.
+    let found = agent.get("/event/query?event_type=custom");
+    assert_eq!((found.status, found.header("transfer-encoding")), (200, "chunked"));
+    let found = found.json();
+    assert_eq!((&found["count"], &found["message"]), (&json!(5), &json!("5 events")));
+    let data: Vec<Value> =
+        found["events"].as_array().unwrap().iter().map(|event| event["data"].clone()).collect();
+    assert!(data == told, "what pages tell and what a query finds is the same");
+    let target = "/events/stream?after=0&type=custom";
+    let events = followed(&server, &agent, target, None, 5, || ());
+    assert!(events.iter().map(|(_, event)| &event["data"]).eq(&told));
+}
+
+#[test]
+fn who_looks_for_what_is_nowhere_keeps_nobody_waiting() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    agent.put("/files/f", b"x");
+    // It takes a while to read these.
+    let data = json!({ "numbers": vec![0; 1 << 18] });
+    for _ in 0..40 {
+        assert_eq!(stored(&agent, "custom", &data).status, 200);
+    }
+    let target = "/event/query?agent_id=nobody";
+    let begun = Instant::now();
+    assert_eq!(agent.get(target).json()["count"], 0);
+    let alone = begun.elapsed();
+    let bearer = agent.bearer();
+    let ask = |_| {
+        let mut stream = server.connect();
+        send(&mut stream, "GET", target, &[("authorization", &bearer)], b"");
+        stream
+    };
+    let asking: Vec<_> = (0..24).map(ask).collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let begun = Instant::now();
+    assert_eq!(agent.get("/files/f").body, b"x");
+    let waited = begun.elapsed();
+    assert!(waited < alone.max(Duration::from_secs(1)), "{waited:?} beside {alone:?}");
+    // Whoever gives up is not looked for any more.
+    drop(asking);
+    let begun = Instant::now();
+    assert_eq!(agent.get(target).json()["count"], 0);
+    let took = begun.elapsed();
+    assert!(took < alone * 4 + Duration::from_secs(1), "{took:?} after {alone:?}");
+}
+
+#[test]
 fn a_stream_ends_when_the_server_stops() {
     let place = Place::new();
     let mut server = place.serve();
@@ -228,7 +318,7 @@ fn a_stream_ends_when_the_server_stops() {
     let mut reader = BufReader::new(stream);
     read_head(&mut reader);
     assert!(read_chunk(&mut reader).is_some());
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     server.stop();
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert!(read_chunk(&mut reader).is_none());

@@ -1,11 +1,13 @@
 //! A change over HTTP, seen through a mount whose kernel has cached what was there before; and the reverse.
 
+use std::io::BufReader;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use crate::client::{Place, Server};
+use crate::client::{Place, Server, read_chunk, read_head, send};
 
 /// What a shell prints, under a deadline: this process must not hang in a mount of its own server.
 #[track_caller]
@@ -297,6 +299,49 @@ fn a_context_package_is_a_directory_of_the_mount_until_it_is_taken_away() {
         }
     }
     server.stop();
+}
+
+#[test]
+fn a_version_that_ends_is_told_at_once_to_who_came_after_its_last_write() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let server = Server::start(&mut place.command(true));
+    let agent = server.session("a");
+    for n in 0..10 {
+        let mut writer = Command::new("timeout")
+            .args(["30", "sh", "-c", "exec 3> f$0; printf x >&3; read line"])
+            .arg(n.to_string())
+            .current_dir(place.path("at/current"))
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let path = format!("/files/f{n}");
+        crate::client::within_deadline(|| (agent.get(&path).body == b"x").then_some(()));
+        let mut stream = server.connect();
+        send(&mut stream, "GET", "/events/stream", &[("authorization", &agent.bearer())], b"");
+        let mut reader = BufReader::new(stream);
+        assert_eq!(read_head(&mut reader).0, 200);
+        let mut next = || String::from_utf8(read_chunk(&mut reader).unwrap()).unwrap();
+        // After a silence of two seconds it would have ended by itself.
+        let came_late = next().lines().any(|line| line.starts_with("id: ") && line.contains('.'));
+        let closed = Instant::now();
+        drop(writer.stdin.take());
+        if !came_late {
+            let told = next();
+            let waited = closed.elapsed();
+            assert!(told.contains("event: file_modified\n"), "{told}");
+            assert!(told.contains(&format!("\"/f{n}\"")), "{told}");
+            assert!(waited < Duration::from_secs(10), "{waited:?}");
+        }
+        // What the shell says of the end of its input does not matter.
+        writer.wait().unwrap();
+        if !came_late {
+            return;
+        }
+    }
+    panic!("ten times it took two seconds to connect");
 }
 
 /// `lighthouse-fuse hand-over` at work.

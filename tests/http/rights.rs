@@ -78,7 +78,8 @@ fn what_is_moved_must_be_allowed_where_it_comes_to_lie() {
 fn a_policy_closes_every_way_in() {
     let place = Place::new();
     let policy = place.path("policy");
-    let text = "expert-* / filesystem_read\nexpert-1 /current/shut none\nexpert-2 /history none\n";
+    let text = "expert-* / filesystem_read\nexpert-1 /current/shut none\nexpert-2 /history none\n\
+        expert-3 /history none\nexpert-3 /streams stream_access\n";
     std::fs::write(&policy, text).unwrap();
     let mut command = place.command(false);
     let mut server = Server::start(command.env("LIGHTHOUSE_FUSE_POLICY", &policy));
@@ -124,6 +125,25 @@ fn a_policy_closes_every_way_in() {
             by.ask("POST", "/context/packages", &[], package.to_string().as_bytes()).status
         };
         assert_eq!((make(&expert), make(&builder)), (403, 201));
+        // What `streams/` and `context/` of a mount show is closed here as it is there.
+        for path in ["/events", "/events/stream", "/event/query", "/context/packages"] {
+            assert_eq!(expert.get(path).status, 403, "{path}");
+        }
+        for method in ["GET", "DELETE"] {
+            assert_eq!(expert.ask(method, "/context/packages/p", &[], b"").status, 403, "{method}");
+        }
+        assert_eq!(builder.get("/context/packages").json()["count"], 1);
+        let contents = |by: &crate::client::Session<'_>| -> Vec<Option<String>> {
+            let found = by.get("/event/query?event_type=file_created").json();
+            let events = found["events"].as_array().unwrap().iter();
+            events.map(|event| Some(event["data"]["content"].as_str()?.to_owned())).collect()
+        };
+        assert_eq!(contents(&builder), [Some("content".to_owned()), Some("content".to_owned())]);
+        assert_eq!(
+            contents(&server.session("expert-3")),
+            [None::<String>, None],
+            "it is of the past"
+        );
         let other = server.session("expert-2");
         assert_eq!(other.get("/files/shut/f").status, 200);
         assert_eq!(other.get("/files/shut/f?at=0min-ago").status, 403);
