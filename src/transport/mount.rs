@@ -749,7 +749,8 @@ fn is_stale(path: &Path, store: &Path) -> Result<bool, MountError> {
 ///
 /// `statfs(2)` is always asked of the server, where `stat(2)` may be answered from the kernel's
 /// cache long after its death.
-fn answers(path: &Path) -> Option<bool> {
+#[must_use]
+pub fn answers(path: &Path) -> Option<bool> {
     let (sender, receiver) = mpsc::channel();
     let path = path.to_owned();
     std::thread::spawn(move || {
@@ -1035,8 +1036,8 @@ mod tests {
             no_privilege(None, Withheld::Bounded),
             no_privilege(None, Withheld::NoNewPrivileges),
             no_privilege(Some("user_allow_other"), Withheld::NotOnTheFile),
-            MountError::Refused { mountpoint: path(), error: io(), words: "fuse: no".into() },
             MountError::NotYours { mountpoint: path(), user: 1000 },
+            MountError::Refused { mountpoint: path(), error: io(), words: "fuse: no".into() },
             MountError::Io { doing: "open", path: path(), error: io() },
             MountError::NotADevice("/srv/thing".into()),
         ];
