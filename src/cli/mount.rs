@@ -24,7 +24,7 @@ use crate::transport::mount::{self, MountOptions};
 use crate::tree::Tree;
 use crate::view::Options;
 
-use super::service::{self, Event, Place, Service, ServiceArgs};
+use super::service::{self, Event, Mounter, Place, Service, ServiceArgs};
 use super::{CliError, flag, output, store};
 
 /// How long users of the mount have to leave it after SIGINT or SIGTERM.
@@ -63,7 +63,8 @@ pub(super) struct MountArgs {
     /// Mount over a directory that has files in it
     #[arg(long, env = "LIGHTHOUSE_FUSE_NONEMPTY", value_parser = flag())]
     nonempty: bool,
-    /// Take the mounted device over from a descriptor (/dev/fd/N is given as MOUNTPOINT) sent over this unix socket
+    /// Take the mounted device over from a descriptor sent over this unix socket. One that is open already is given as
+    /// MOUNTPOINT, as /dev/fd/N: whoever mounted that must be in our process namespace, or the log names other processes
     #[arg(long, value_name = "SOCKET", env = "LIGHTHOUSE_FUSE_FD_SOCKET")]
     fd_socket: Option<PathBuf>,
     #[command(flatten)]
@@ -84,8 +85,8 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     // Nobody makes sessions here that could be looked up.
     let callers = service::Callers::without_sessions(&args.service)?;
     let refused = |err: mount::MountError| CliError::new(err.to_string());
-    let (device, place, owner) = match taken_over(args)? {
-        Some((device, place)) => (device, place, mount_owner_here()),
+    let (device, place, mounter, owner) = match taken_over(args)? {
+        Some((device, place, mounter)) => (device, place, mounter, mount_owner_here()),
         None => {
             let site = mount::check(&args.mountpoint, &source, args.nonempty).map_err(refused)?;
             store::check(&source)?;
@@ -97,15 +98,14 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
             let mut options = MountOptions::new(source.clone());
             options.read_only = args.read_only;
             let (device, mounted) = point.mount(&options).map_err(refused)?;
-            (device, Place::Ours(mounted), owner)
+            (device, Place::Ours(mounted), Mounter::We, owner)
         }
     };
     let opened = store::open_or_make(&source, &args.store_args, owner, args.read_only)
         .inspect_err(|_| place.give_up())?;
-    let shared = matches!(place, Place::Elsewhere(_));
     let tree = Tree::new(Arc::clone(&opened));
     let shown = Options { no_open: args.no_open, ..args.service.options(false) };
-    let mut service = Service::start(device, shared, tree, callers, shown, &args.service)
+    let mut service = Service::start(device, mounter, tree, callers, shown, &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
     if !args.read_only {
@@ -119,17 +119,18 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
 }
 
 /// A device that was mounted by somebody else.
-fn taken_over(args: &MountArgs) -> Result<Option<(OwnedFd, Place)>, CliError> {
+fn taken_over(args: &MountArgs) -> Result<Option<(OwnedFd, Place, Mounter)>, CliError> {
     /// How long the other side has to send it.
     const SENT_WITHIN: Duration = Duration::from_secs(60);
     let refused = |err: mount::MountError| CliError::new(err.to_string());
     if let Some(socket) = &args.fd_socket {
         let HandedOver { device, stream } =
             HandedOver::take(socket, SENT_WITHIN).map_err(refused)?;
-        return Ok(Some((device, Place::Elsewhere(Some(stream)))));
+        let mounter = Mounter::behind(&stream);
+        return Ok(Some((device, Place::Elsewhere(Some(stream)), mounter)));
     }
     let inherited = device::inherited(&args.mountpoint).map_err(refused)?;
-    Ok(inherited.map(|device| (device, Place::Elsewhere(None))))
+    Ok(inherited.map(|device| (device, Place::Elsewhere(None), Mounter::Another)))
 }
 
 /// What a new store's tree starts with where the mount point is not ours to look at.

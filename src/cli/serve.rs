@@ -37,7 +37,7 @@ use crate::transport::unmount::Detach;
 use crate::tree::Tree;
 
 use super::first_start::Before;
-use super::service::{self, Callers, Event, Leaving, Place, Service, ServiceArgs};
+use super::service::{self, Callers, Event, Leaving, Mounter, Place, Service, ServiceArgs};
 use super::{CliError, bridge, flag, output, store};
 
 /// How long requests under way have after SIGTERM.
@@ -295,8 +295,9 @@ impl Serving<'_> {
                 match lender.ask() {
                     Some(Ok(HandedOver { device, stream })) => {
                         let place = Place::Elsewhere(Some(stream));
-                        match self.start(device, true, tree) {
+                        match self.start(device, mounter, tree) {
                             Ok(service) => attached = Some(Attached { place, service }),
+                        let mounter = Mounter::behind(&stream);
                             Err(err) => tracing::warn!("cannot serve the device: {err}"),
                         }
                         counted.now(attached.as_ref());
@@ -382,9 +383,9 @@ impl Serving<'_> {
         }
     }
 
-    fn start(&self, device: OwnedFd, shared: bool, tree: &Tree) -> io::Result<Service> {
+    fn start(&self, device: OwnedFd, mounter: Mounter, tree: &Tree) -> io::Result<Service> {
         let (tree, callers, args) = (tree.clone(), self.callers.clone(), &self.args.service);
-        let mut service = Service::start(device, shared, tree, callers, args.options(true), args)?;
+        let mut service = Service::start(device, mounter, tree, callers, args.options(true), args)?;
         service.record_to(&self.source);
         Ok(service)
     }
@@ -393,7 +394,7 @@ impl Serving<'_> {
         let path = point.path().to_owned();
         let (device, mounted) = point.mount(&MountOptions::new(self.source.clone()))?;
         let place = Place::Ours(mounted);
-        match self.start(device, false, tree) {
+        match self.start(device, Mounter::We, tree) {
             Ok(service) => Ok(Attached { place, service }),
             Err(error) => {
                 place.give_up();
