@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::server::serve::Ended;
 use crate::store::OpenError;
 use crate::sys::signals::Signals;
 use crate::transport::device::{self, HandedOver};
@@ -162,10 +163,10 @@ fn wait(
                     return Err(err);
                 }
             }
-            Some(Event::Ended(Ok(_))) => return Ok(()),
-            Some(Event::Ended(Err(err))) => {
-                place.give_up();
-                return Err(CliError::new(format!("serving {} failed: {err}", source.display())));
+            Some(Event::Ended(ended)) => {
+                // A recording is whole once its threads are gone.
+                service.join(PATIENCE);
+                return end_of(ended, source, place);
             }
             None => (),
         }
@@ -194,6 +195,21 @@ fn wait(
             return Ok(());
         }
     }
+}
+
+/// What a connection that ended without our doing comes to.
+fn end_of(ended: io::Result<Ended>, source: &Path, place: &Place) -> Result<(), CliError> {
+    let left = place.clear();
+    let why = match ended {
+        Ok(Ended::Unmounted) if !left => return Ok(()),
+        Ok(Ended::Unmounted) => {
+            "its connection was aborted, and the dead mount is taken away; mount it again"
+                .to_owned()
+        }
+        Ok(Ended::NeverAgreed) => "it ended before the kernel and we agreed on anything".to_owned(),
+        Err(err) => err.to_string(),
+    };
+    Err(CliError::new(format!("serving {} failed: {why}", source.display())))
 }
 
 fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<(), CliError> {

@@ -218,13 +218,16 @@ impl Serving<'_> {
         }
         let (signals, asked) = stop.into_signals();
         self.signals = Some(signals);
+        let mut served = Ok(());
         if !asked {
-            self.serve(&tree, site)?;
+            served = self.serve(&tree, site);
         } else if !self.running.stop(HTTP_PATIENCE) {
             tracing::warn!("some requests were cut off");
         }
         drop(tree);
-        store::close(&opened)?;
+        // Whatever became of the mount, what is in the store is safe from here on.
+        let closed = store::close(&opened);
+        served.and(closed)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -294,10 +297,10 @@ impl Serving<'_> {
             {
                 match lender.ask() {
                     Some(Ok(HandedOver { device, stream })) => {
+                        let mounter = Mounter::behind(&stream);
                         let place = Place::Elsewhere(Some(stream));
                         match self.start(device, mounter, tree) {
                             Ok(service) => attached = Some(Attached { place, service }),
-                        let mounter = Mounter::behind(&stream);
                             Err(err) => tracing::warn!("cannot serve the device: {err}"),
                         }
                         counted.now(attached.as_ref());

@@ -301,6 +301,20 @@ impl Place {
         }
     }
 
+    /// Detaches what its connection left when it ended, which makes everybody fail who looks at it. Whether anything
+    /// was left: it was not unmounted then.
+    pub(super) fn clear(&self) -> bool {
+        let Self::Ours(mounted) = self else { return false };
+        match mounted.unmount(Detach::Lazily) {
+            Ok(()) => true,
+            Err(UnmountError::NotMounted(_)) => false,
+            Err(err) => {
+                tracing::warn!("{err}");
+                true
+            }
+        }
+    }
+
     /// Tells whoever mounted that it is to end. Whether there is anybody to tell, and so something to wait for.
     pub(super) fn ask_to_unmount(&self) -> bool {
         match self {
@@ -473,7 +487,7 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// Unmounts `mounted` if nobody uses it any more, or if their time is up. Returns how long its server
+    /// Unmounts `mounted` if nobody uses it any more and nothing is mounted on top, or if their time is up. Returns how long its server
     /// then has to end; `None` if the mount is still there.
     pub(super) fn unmount(
         self,
@@ -485,7 +499,7 @@ impl Leaving {
             // Whoever still has files open after a lazy detach loses them when we end.
             Ok(()) => Ok(Some(if late { Duration::from_millis(200) } else { self.patience })),
             Err(UnmountError::NotMounted(_)) => Ok(Some(Duration::from_secs(1))),
-            Err(err @ UnmountError::Busy { .. }) if !late => {
+            Err(err @ (UnmountError::Busy { .. } | UnmountError::Covered(_))) if !late => {
                 if !std::mem::replace(said_busy, true) && !self.quiet {
                     output::say(format_args!("waiting up to {} s: {err}", self.patience.as_secs()));
                 }
