@@ -29,8 +29,8 @@
 //! them. Then the environment is not asked. Each caller is looked up anew once another process was registered.
 //!
 //! What cannot be known is left empty: pid 0 is a process of a pid namespace we do not see, or the
-//! kernel itself; pages written back from a mapping have no reliable writer and are `ambiguous`.
-//! Nothing is invented.
+//! kernel itself, or any where numbers are another namespace's ([`Agents::without_processes`]); pages
+//! written back from a mapping have no reliable writer and are `ambiguous`. Nothing is invented.
 
 pub mod guard;
 mod late;
@@ -66,6 +66,8 @@ pub struct Agents {
     late: Late,
     guard: Option<Arc<Guard>>,
     register: Arc<Register>,
+    /// Whether the numbers in requests name processes here.
+    sees_processes: bool,
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +108,8 @@ impl Agents {
     pub fn new(store: Arc<Store>) -> Self {
         let late = Late::new(Arc::clone(&store));
         let register = Arc::new(Register::new(None));
-        Self { store, proc: Proc::open(), known: Mutex::default(), late, guard: None, register }
+        let (proc, known) = (Proc::open(), Mutex::default());
+        Self { store, proc, known, late, guard: None, register, sees_processes: true }
     }
 
     /// As [`Agents::new`], and `guard` decides who may.
@@ -121,9 +124,21 @@ impl Agents {
         Self { register, ..self }
     }
 
+    /// The same, where the numbers in requests are those of another pid namespace, and name other processes
+    /// here: all are unknown. Users and groups are what they are.
+    #[must_use]
+    pub fn without_processes(self) -> Self {
+        Self { sees_processes: false, ..self }
+    }
+
+    /// The number `pid` of a request, if it is one here; else 0.
+    const fn here(&self, pid: u32) -> u32 {
+        if self.sees_processes { pid } else { 0 }
+    }
+
     /// Registers the process behind a request as what it says, for all that it and its descendants do from now on.
     pub(crate) fn claim(&self, uid: u32, pid: u32, text: &[u8]) -> Result<(), Unregistered> {
-        let claimed = self.register.claim(pid, text);
+        let claimed = self.register.claim(self.here(pid), text);
         match &claimed {
             Ok(process) => {
                 let (agent, session) = process.recorded();
@@ -151,7 +166,7 @@ impl Agents {
     /// What the process behind a request says of itself; nothing where it cannot be seen, or not in time. May wait,
     /// half a second at most.
     pub(crate) fn identity(&self, uid: u32, gid: u32, pid: u32) -> Identity {
-        let caller = Caller { uid, gid, tid: pid, ambiguous: false };
+        let caller = Caller { uid, gid, tid: self.here(pid), ambiguous: false };
         let (id, unrecorded, identity) =
             self.seen(caller, |seen| (seen.id, seen.unrecorded.clone(), seen.identity.clone()));
         if let Some(identity) = identity {
@@ -190,7 +205,8 @@ impl Agents {
     /// recording it failed: that must never decide whether something can be done.
     #[must_use]
     pub fn actor(&self, uid: u32, gid: u32, pid: u32, write_cache: bool) -> ActorId {
-        self.seen(Caller { uid, gid, tid: pid, ambiguous: write_cache }, |seen| seen.id)
+        let tid = self.here(pid);
+        self.seen(Caller { uid, gid, tid, ambiguous: write_cache }, |seen| seen.id)
     }
 
     /// What `take` takes of what is known of `caller`, who is looked up where it may be another one by now.
@@ -224,6 +240,7 @@ impl Agents {
     /// The name of thread `tid`, as the kernel keeps it; empty if there is none. Waits for nobody.
     #[must_use]
     pub fn name_of(&self, tid: u32) -> String {
+        let tid = self.here(tid);
         let name = self.proc.as_ref().filter(|_| tid != 0).and_then(|proc| proc.read(tid, "comm"));
         String::from_utf8_lossy(&name.unwrap_or_default()).trim_end_matches('\n').to_owned()
     }
@@ -321,13 +338,35 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_process_that_takes_the_same_program_again_is_another_actor() {
-        let dir = tempfile::tempdir().unwrap();
+    fn agents(dir: &tempfile::TempDir) -> Agents {
         let path = dir.path().join("store");
         let store =
             Store::create(&path, &CreateOptions::default(), &OpenOptions::default()).unwrap();
-        let agents = Agents::new(Arc::new(store));
+        Agents::new(Arc::new(store))
+    }
+
+    #[test]
+    fn where_numbers_are_another_namespaces_nobody_is_taken_for_a_process_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let agents = agents(&dir);
+        let own = std::process::id();
+        let seen = agents.store.actor_of(agents.actor(1, 2, own, false)).unwrap();
+        assert_eq!((seen.uid, seen.gid, seen.pid), (1, 2, own));
+        assert!(!agents.name_of(own).is_empty());
+
+        let agents = agents.without_processes();
+        let unseen = agents.store.actor_of(agents.actor(1, 2, own, false)).unwrap();
+        assert_eq!((unseen.uid, unseen.gid, unseen.pid), (1, 2, 0));
+        assert!(unseen.exe.is_empty());
+        assert_eq!(agents.name_of(own), "");
+        assert_eq!(agents.claim(1, own, b"me"), Err(Unregistered::NoSuchProcess));
+        assert_eq!(agents.identity(1, 2, own), Identity::default());
+    }
+
+    #[test]
+    fn a_process_that_takes_the_same_program_again_is_another_actor() {
+        let dir = tempfile::tempdir().unwrap();
+        let agents = agents(&dir);
         let mut child = Command::new("sh")
             .args(["-c", "read line; exec sh -c 'read line; true' second"])
             .stdin(Stdio::piped())

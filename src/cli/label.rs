@@ -1,5 +1,6 @@
 //! `label`: names for moments. In service the mount's `history/` is asked, at rest the store.
 
+use std::cmp::Reverse;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufWriter, Write};
@@ -11,7 +12,8 @@ use rustix::fs::{XattrFlags, getxattr, setxattr};
 
 use crate::store::event::Seq;
 use crate::store::{OpenOptions, Store};
-use crate::transport::mount_table;
+use crate::transport::mount;
+use crate::transport::mount_table::{self, MountEntry};
 use crate::view::moment::{self, Moment};
 
 use super::{CliError, flag, output, place, service, store};
@@ -83,12 +85,13 @@ impl Labels {
     fn find(source: &Path) -> Result<Self, CliError> {
         let table = mount_table::read()
             .map_err(|err| CliError::new(format!("cannot read the table of mounts: {err}")))?;
-        let served = store::holder(source).is_some();
-        let mount = table
-            .into_iter()
-            .find(|mount| served && mount.is_ours() && Path::new(&mount.source) == source);
-        if let Some(mount) = mount {
-            return Ok(Self::Mounted(mount.mountpoint.join("history")));
+        if store::holder(source).is_some() {
+            let here = std::env::current_dir().unwrap_or_default();
+            let mut mounts = mounts_of(&table, source, &here).into_iter();
+            // Of those there may be dead ones, and one whose server hangs.
+            if let Some(at) = mounts.find(|at| mount::answers(at) == Some(true)) {
+                return Ok(Self::Mounted(at.join("history")));
+            }
         }
         let store = Store::open(source, &OpenOptions::default());
         Ok(Self::AtRest(Box::new(store.map_err(|err| store::failed(source, &err))?)))
@@ -165,6 +168,19 @@ impl Labels {
     }
 }
 
+/// Where `source` shows, as `table` says: first the mount that `here` is in, then the newest.
+fn mounts_of<'t>(table: &'t [MountEntry], source: &Path, here: &Path) -> Vec<&'t Path> {
+    let is_seen = |mount: &&MountEntry| {
+        let top = mount_table::topmost(table, &mount.mountpoint);
+        mount.is_ours() && Path::new(&mount.source) == source && top == Some(*mount)
+    };
+    let mounts = table.iter().rev().filter(is_seen);
+    let mut mounts: Vec<&Path> = mounts.map(|mount| mount.mountpoint.as_path()).collect();
+    let depth = |at: &Path| if here.starts_with(at) { at.components().count() } else { 0 };
+    mounts.sort_by_key(|&at| Reverse(depth(at)));
+    mounts
+}
+
 fn path(history: &Path, name: &[u8]) -> PathBuf {
     history.join(std::ffi::OsStr::from_bytes(name))
 }
@@ -180,5 +196,40 @@ fn sequence(store: &Store, at: &str) -> Result<Seq, CliError> {
         None => Err(CliError::new(format!(
             "{at:?} is no moment: give @SEQUENCE, a time such as 2024-01-15T10:00:00Z, or 10min-ago"
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_one_is_in_comes_first_and_then_the_newest() {
+        let entry = |id, at: &str, source: &str| MountEntry {
+            id,
+            parent: 1,
+            major: 0,
+            minor: id,
+            mountpoint: at.into(),
+            filesystem: mount_table::FILESYSTEM_TYPE.into(),
+            source: source.into(),
+            user: Some(0),
+        };
+        let mut table = vec![
+            entry(2, "/a", "/store"),
+            entry(3, "/b", "/store"),
+            entry(4, "/c", "/other"),
+            entry(5, "/b/current/d", "/store"),
+            entry(6, "/e", "/store"),
+            entry(7, "/e", "/other"),
+        ];
+        // On top of the one before it.
+        table[5].parent = 6;
+        let from = |here: &str| mounts_of(&table, Path::new("/store"), Path::new(here));
+        let paths = |paths: [&'static str; 3]| paths.map(Path::new);
+        assert_eq!(from("/"), paths(["/b/current/d", "/b", "/a"]));
+        assert_eq!(from("/a/current"), paths(["/a", "/b/current/d", "/b"]));
+        assert_eq!(from("/b/current"), paths(["/b", "/b/current/d", "/a"]));
+        assert_eq!(from("/b/current/d/current"), paths(["/b/current/d", "/b", "/a"]));
     }
 }

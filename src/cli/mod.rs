@@ -35,6 +35,8 @@ use std::process::ExitCode;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::sys::signals;
+
 /// How a flag's variable is read: empty, 0, `false`, `no` and `off` leave it off, all else sets it.
 fn flag() -> FalseyValueParser {
     FalseyValueParser::new()
@@ -160,6 +162,8 @@ enum Command {
 /// Parses the command line, runs the command and says what went wrong.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Whoever started us may ignore the ends of children, which passes on to us.
+    signals::heed_children();
     let cli = Cli::parse();
     start_log(cli.talk.log_level.unwrap_or_else(|| match cli.command {
         Command::Serve(_) => LogLevel::of_bridge(),

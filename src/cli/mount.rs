@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::server::serve::Ended;
 use crate::store::OpenError;
 use crate::sys::signals::Signals;
 use crate::transport::device::{self, HandedOver};
@@ -24,7 +25,7 @@ use crate::transport::mount::{self, MountOptions};
 use crate::tree::Tree;
 use crate::view::Options;
 
-use super::service::{self, Event, Place, Service, ServiceArgs};
+use super::service::{self, Event, Mounter, Place, Service, ServiceArgs};
 use super::{CliError, flag, output, store};
 
 /// How long users of the mount have to leave it after SIGINT or SIGTERM.
@@ -63,7 +64,8 @@ pub(super) struct MountArgs {
     /// Mount over a directory that has files in it
     #[arg(long, env = "LIGHTHOUSE_FUSE_NONEMPTY", value_parser = flag())]
     nonempty: bool,
-    /// Take the mounted device over from a descriptor (/dev/fd/N is given as MOUNTPOINT) sent over this unix socket
+    /// Take the mounted device over from a descriptor sent over this unix socket. One that is open already is given as
+    /// MOUNTPOINT, as /dev/fd/N: whoever mounted that must be in our process namespace, or the log names other processes
     #[arg(long, value_name = "SOCKET", env = "LIGHTHOUSE_FUSE_FD_SOCKET")]
     fd_socket: Option<PathBuf>,
     #[command(flatten)]
@@ -84,8 +86,8 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
     // Nobody makes sessions here that could be looked up.
     let callers = service::Callers::without_sessions(&args.service)?;
     let refused = |err: mount::MountError| CliError::new(err.to_string());
-    let (device, place, owner) = match taken_over(args)? {
-        Some((device, place)) => (device, place, mount_owner_here()),
+    let (device, place, mounter, owner) = match taken_over(args)? {
+        Some((device, place, mounter)) => (device, place, mounter, mount_owner_here()),
         None => {
             let site = mount::check(&args.mountpoint, &source, args.nonempty).map_err(refused)?;
             store::check(&source)?;
@@ -97,15 +99,14 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
             let mut options = MountOptions::new(source.clone());
             options.read_only = args.read_only;
             let (device, mounted) = point.mount(&options).map_err(refused)?;
-            (device, Place::Ours(mounted), owner)
+            (device, Place::Ours(mounted), Mounter::We, owner)
         }
     };
     let opened = store::open_or_make(&source, &args.store_args, owner, args.read_only)
         .inspect_err(|_| place.give_up())?;
-    let shared = matches!(place, Place::Elsewhere(_));
     let tree = Tree::new(Arc::clone(&opened));
     let shown = Options { no_open: args.no_open, ..args.service.options(false) };
-    let mut service = Service::start(device, shared, tree, callers, shown, &args.service)
+    let mut service = Service::start(device, mounter, tree, callers, shown, &args.service)
         .inspect_err(|_| place.give_up())
         .map_err(|err| CliError::new(format!("cannot serve {}: {err}", source.display())))?;
     if !args.read_only {
@@ -119,17 +120,18 @@ pub(super) fn run(args: &MountArgs, quiet: bool) -> Result<ExitCode, CliError> {
 }
 
 /// A device that was mounted by somebody else.
-fn taken_over(args: &MountArgs) -> Result<Option<(OwnedFd, Place)>, CliError> {
+fn taken_over(args: &MountArgs) -> Result<Option<(OwnedFd, Place, Mounter)>, CliError> {
     /// How long the other side has to send it.
     const SENT_WITHIN: Duration = Duration::from_secs(60);
     let refused = |err: mount::MountError| CliError::new(err.to_string());
     if let Some(socket) = &args.fd_socket {
         let HandedOver { device, stream } =
             HandedOver::take(socket, SENT_WITHIN).map_err(refused)?;
-        return Ok(Some((device, Place::Elsewhere(Some(stream)))));
+        let mounter = Mounter::behind(&stream);
+        return Ok(Some((device, Place::Elsewhere(Some(stream)), mounter)));
     }
     let inherited = device::inherited(&args.mountpoint).map_err(refused)?;
-    Ok(inherited.map(|device| (device, Place::Elsewhere(None))))
+    Ok(inherited.map(|device| (device, Place::Elsewhere(None), Mounter::Another)))
 }
 
 /// What a new store's tree starts with where the mount point is not ours to look at.
@@ -161,10 +163,10 @@ fn wait(
                     return Err(err);
                 }
             }
-            Some(Event::Ended(Ok(_))) => return Ok(()),
-            Some(Event::Ended(Err(err))) => {
-                place.give_up();
-                return Err(CliError::new(format!("serving {} failed: {err}", source.display())));
+            Some(Event::Ended(ended)) => {
+                // A recording is whole once its threads are gone.
+                service.join(PATIENCE);
+                return end_of(ended, source, place);
             }
             None => (),
         }
@@ -193,6 +195,21 @@ fn wait(
             return Ok(());
         }
     }
+}
+
+/// What a connection that ended without our doing comes to.
+fn end_of(ended: io::Result<Ended>, source: &Path, place: &Place) -> Result<(), CliError> {
+    let left = place.clear();
+    let why = match ended {
+        Ok(Ended::Unmounted) if !left => return Ok(()),
+        Ok(Ended::Unmounted) => {
+            "its connection was aborted, and the dead mount is taken away; mount it again"
+                .to_owned()
+        }
+        Ok(Ended::NeverAgreed) => "it ended before the kernel and we agreed on anything".to_owned(),
+        Err(err) => err.to_string(),
+    };
+    Err(CliError::new(format!("serving {} failed: {why}", source.display())))
 }
 
 fn ready(args: &MountArgs, source: &Path, place: &Place, quiet: bool) -> Result<(), CliError> {

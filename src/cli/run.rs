@@ -11,7 +11,7 @@ use crate::transport::mount::{self, MountOptions, Owner};
 use crate::transport::namespace::{self, Job};
 use crate::tree::Tree;
 
-use super::service::{self, Service, ServiceArgs};
+use super::service::{self, Mounter, Service, ServiceArgs};
 use super::{CliError, output, store};
 
 /// How long processes that the command left behind may stay in the mount.
@@ -62,7 +62,7 @@ pub(super) fn run(args: &RunArgs) -> Result<ExitCode, CliError> {
         let opened = opened.insert(made);
         let tree = Tree::new(Arc::clone(opened));
         let shown = args.service.options(false);
-        let mut service = Service::start(device, false, tree, callers, shown, &args.service)?;
+        let mut service = Service::start(device, Mounter::We, tree, callers, shown, &args.service)?;
         service.record_to(&source);
         if let Err(err) = mounted.raise_read_ahead(args.service.tuning.read_ahead) {
             tracing::debug!("read-ahead stays as it is: {err}");

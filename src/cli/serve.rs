@@ -37,7 +37,7 @@ use crate::transport::unmount::Detach;
 use crate::tree::Tree;
 
 use super::first_start::Before;
-use super::service::{self, Callers, Event, Leaving, Place, Service, ServiceArgs};
+use super::service::{self, Callers, Event, Leaving, Mounter, Place, Service, ServiceArgs};
 use super::{CliError, bridge, flag, output, store};
 
 /// How long requests under way have after SIGTERM.
@@ -218,13 +218,16 @@ impl Serving<'_> {
         }
         let (signals, asked) = stop.into_signals();
         self.signals = Some(signals);
+        let mut served = Ok(());
         if !asked {
-            self.serve(&tree, site)?;
+            served = self.serve(&tree, site);
         } else if !self.running.stop(HTTP_PATIENCE) {
             tracing::warn!("some requests were cut off");
         }
         drop(tree);
-        store::close(&opened)?;
+        // Whatever became of the mount, what is in the store is safe from here on.
+        let closed = store::close(&opened);
+        served.and(closed)?;
         Ok(ExitCode::SUCCESS)
     }
 
@@ -294,8 +297,9 @@ impl Serving<'_> {
             {
                 match lender.ask() {
                     Some(Ok(HandedOver { device, stream })) => {
+                        let mounter = Mounter::behind(&stream);
                         let place = Place::Elsewhere(Some(stream));
-                        match self.start(device, true, tree) {
+                        match self.start(device, mounter, tree) {
                             Ok(service) => attached = Some(Attached { place, service }),
                             Err(err) => tracing::warn!("cannot serve the device: {err}"),
                         }
@@ -382,9 +386,9 @@ impl Serving<'_> {
         }
     }
 
-    fn start(&self, device: OwnedFd, shared: bool, tree: &Tree) -> io::Result<Service> {
+    fn start(&self, device: OwnedFd, mounter: Mounter, tree: &Tree) -> io::Result<Service> {
         let (tree, callers, args) = (tree.clone(), self.callers.clone(), &self.args.service);
-        let mut service = Service::start(device, shared, tree, callers, args.options(true), args)?;
+        let mut service = Service::start(device, mounter, tree, callers, args.options(true), args)?;
         service.record_to(&self.source);
         Ok(service)
     }
@@ -393,7 +397,7 @@ impl Serving<'_> {
         let path = point.path().to_owned();
         let (device, mounted) = point.mount(&MountOptions::new(self.source.clone()))?;
         let place = Place::Ours(mounted);
-        match self.start(device, false, tree) {
+        match self.start(device, Mounter::We, tree) {
             Ok(service) => Ok(Attached { place, service }),
             Err(error) => {
                 place.give_up();

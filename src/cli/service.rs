@@ -229,6 +229,27 @@ impl Callers {
     }
 }
 
+/// Who mounted what is served: what else holds the device, and whose numbers processes have in requests.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Mounter {
+    /// This process.
+    We,
+    /// Another one, which may hold the device as well. It counts processes as we do, as far as can be told.
+    Another,
+    /// Another one, in a process namespace that is not ours: a number in a request would name another process here.
+    Elsewhere,
+}
+
+impl Mounter {
+    /// Whoever is at the other end of `stream`, over which the device came.
+    pub(super) fn behind(stream: &UnixStream) -> Self {
+        match device::names_our_processes(stream) {
+            true => Self::Another,
+            false => Self::Elsewhere,
+        }
+    }
+}
+
 /// The queues to serve, or nothing: then requests come over `/dev/fuse`, and the log says why.
 fn queues(args: &ServiceArgs, shared: bool, config: &Config) -> io::Result<Option<Queues>> {
     let prepare = || {
@@ -280,6 +301,20 @@ impl Place {
         }
     }
 
+    /// Detaches what its connection left when it ended, which makes everybody fail who looks at it. Whether anything
+    /// was left: it was not unmounted then.
+    pub(super) fn clear(&self) -> bool {
+        let Self::Ours(mounted) = self else { return false };
+        match mounted.unmount(Detach::Lazily) {
+            Ok(()) => true,
+            Err(UnmountError::NotMounted(_)) => false,
+            Err(err) => {
+                tracing::warn!("{err}");
+                true
+            }
+        }
+    }
+
     /// Tells whoever mounted that it is to end. Whether there is anybody to tell, and so something to wait for.
     pub(super) fn ask_to_unmount(&self) -> bool {
         match self {
@@ -328,11 +363,11 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Starts answering `device` from `tree`, shown as `options` say, whose other users may go on changing it.
-    /// `shared`: another process may hold the device as well.
+    /// Starts answering `device`, mounted by `mounter`, from `tree`, shown as `options` say, whose other users may go
+    /// on changing it.
     pub(super) fn start(
         device: OwnedFd,
-        shared: bool,
+        mounter: Mounter,
         tree: Tree,
         callers: Callers,
         options: Options,
@@ -343,7 +378,14 @@ impl Service {
             Some(guard) => Agents::guarded(store, guard),
             None => Agents::new(store),
         };
-        let agents = agents.registered(callers.register);
+        let mut agents = agents.registered(callers.register);
+        if mounter == Mounter::Elsewhere {
+            tracing::warn!(
+                "whoever mounted is in another process namespace: the log names no processes, and no session or agent \
+                 is known; start both in the same one, containers with `--pid host`"
+            );
+            agents = agents.without_processes();
+        }
         let view = Arc::new(View::new(tree, agents, options));
         let shared_view = Arc::downgrade(&view);
         let watcher: Weak<View> = Weak::clone(&shared_view);
@@ -355,7 +397,7 @@ impl Service {
             connection: args.tuning.connection(default.connection),
             ring_only: args.transport == Over::Uring,
         };
-        let transport: Box<dyn Transport> = match queues(args, shared, &config)? {
+        let transport: Box<dyn Transport> = match queues(args, mounter != Mounter::We, &config)? {
             Some(queues) => {
                 config.connection.io_uring = true;
                 Box::new(Uring::new(device, queues, args.wait())?)
@@ -445,7 +487,7 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// Unmounts `mounted` if nobody uses it any more, or if their time is up. Returns how long its server
+    /// Unmounts `mounted` if nobody uses it any more and nothing is mounted on top, or if their time is up. Returns how long its server
     /// then has to end; `None` if the mount is still there.
     pub(super) fn unmount(
         self,
@@ -457,7 +499,7 @@ impl Leaving {
             // Whoever still has files open after a lazy detach loses them when we end.
             Ok(()) => Ok(Some(if late { Duration::from_millis(200) } else { self.patience })),
             Err(UnmountError::NotMounted(_)) => Ok(Some(Duration::from_secs(1))),
-            Err(err @ UnmountError::Busy { .. }) if !late => {
+            Err(err @ (UnmountError::Busy { .. } | UnmountError::Covered(_))) if !late => {
                 if !std::mem::replace(said_busy, true) && !self.quiet {
                     output::say(format_args!("waiting up to {} s: {err}", self.patience.as_secs()));
                 }

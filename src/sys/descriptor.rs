@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -84,11 +84,37 @@ pub fn receive(socket: impl AsFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// The process at the other end of `socket`, as it was when it connected or began to listen; `None` if
+/// it has no number in our process namespace.
+///
+/// # Errors
+///
+/// Whatever `getsockopt(2)` says: `socket` is no unix socket.
+pub fn peer_pid(socket: impl AsFd) -> io::Result<Option<u32>> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = libc::socklen_t::try_from(size_of_val(&peer)).map_err(io::Error::other)?;
+    // SAFETY: `getsockopt` writes at most `len` bytes through its fourth pointer, which leads to
+    // a `ucred` of ours of that size, and one `socklen_t` through its fifth; it keeps neither.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // 0 is a process of a namespace that cannot be seen from here.
+    Ok(u32::try_from(peer.pid).ok().filter(|&pid| pid != 0))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
-    use std::os::fd::AsRawFd;
     use std::os::unix::net::UnixStream;
 
     use rustix::io::FdFlags;
@@ -118,6 +144,13 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(b"no descriptor").unwrap();
         assert_eq!(receive(&ours).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn who_is_at_the_other_end_is_known_by_number() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        assert_eq!(peer_pid(&ours).unwrap(), Some(std::process::id()));
+        assert!(peer_pid(&File::open("/dev/null").unwrap()).is_err());
     }
 
     #[test]

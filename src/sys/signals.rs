@@ -17,8 +17,8 @@ use rustix::process::{Pid, Signal};
 /// Who sent a signal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Sender {
-    /// The kernel: a key on the terminal or its hang-up (which every process in the foreground
-    /// got as well), or the end of a child.
+    /// The kernel: a key on the terminal (which every process in the foreground got as well), its
+    /// hang-up (which the leader of the terminal's session alone got), or the end of a child.
     Kernel,
     /// A process, by `kill(2)`; `None` if it is in a pid namespace that cannot be seen from here.
     Process(Option<Pid>),
@@ -118,6 +118,29 @@ pub(super) fn unblock_all() -> io::Result<()> {
     change_mask(libc::SIG_SETMASK, &set_of(&[]))
 }
 
+/// Whether this process ignores `signal`, as whoever started it has set: nohup(1) for a hang-up, a
+/// shell without job control for the interrupt of what it starts in the background.
+///
+/// A blocked signal arrives all the same.
+#[must_use]
+pub fn is_ignored(signal: Signal) -> bool {
+    // SAFETY: `sigaction` is integers, an address and a set of signals, for all of which zeroes are
+    // a value.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `sigaction` changes nothing where its second pointer is null, and writes one `struct
+    // sigaction` through its third, which is ours.
+    let answer = unsafe { libc::sigaction(signal.as_raw(), std::ptr::null(), &raw mut now) };
+    answer == 0 && now.sa_sigaction == libc::SIG_IGN
+}
+
+/// Makes the end of a child wait until it is looked at, also where whoever started us ignores
+/// `SIGCHLD`: then there is no signal, and nothing is left to be waited for.
+pub fn heed_children() {
+    // SAFETY: `SIG_DFL` is no function of ours that could be called.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    assert!(before != libc::SIG_ERR, "`SIGCHLD` has an action that can be set");
+}
+
 fn set_of(signals: &[Signal]) -> libc::sigset_t {
     // SAFETY: `sigset_t` is an array of integers, for which all zeroes is a value (the empty set).
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
@@ -167,5 +190,18 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn what_whoever_started_us_ignores_is_known() {
+        // Which no other test here relies on.
+        let signal = Signal::WINCH;
+        assert!(!is_ignored(signal));
+        for (action, ignored) in [(libc::SIG_IGN, true), (libc::SIG_DFL, false)] {
+            // SAFETY: neither is a function of ours that could be called.
+            let before = unsafe { libc::signal(signal.as_raw(), action) };
+            assert!(before != libc::SIG_ERR);
+            assert_eq!(is_ignored(signal), ignored);
+        }
     }
 }

@@ -1,5 +1,10 @@
 //! `/dev/fuse`: opened here, or opened and mounted by somebody else and handed over.
+//!
+//! The kernel names the processes in requests by their numbers in the process namespace of whoever
+//! mounted: [`names_our_processes`] tells whether that is ours. Of a device that was inherited
+//! nobody can tell, so it is taken to be.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -123,6 +128,24 @@ pub fn peer(stream: &UnixStream) -> Peer {
     }
 }
 
+/// Whether the numbers by which the kernel names processes in requests are ours, where whoever
+/// mounted is at the other end of `stream`: they are those of the process namespace it is in.
+///
+/// `false` where it cannot be told: a number of another namespace may be that of any process here.
+#[must_use]
+pub fn names_our_processes(stream: &UnixStream) -> bool {
+    let Ok(Some(pid)) = sys::descriptor::peer_pid(stream) else { return false };
+    // Each has one number for every namespace from that of this `/proc` down to its own: if it is
+    // but one, it is in that of `/proc`.
+    let is_in_that_of_proc = |process: &str| {
+        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        numbers.is_some_and(|numbers| numbers.split_whitespace().count() == 1)
+    };
+    // Asked last: as long as it is there, its number was no other process's.
+    is_in_that_of_proc("self") && is_in_that_of_proc(&pid.to_string()) && peer(stream) != Peer::Gone
+}
+
 fn is_device(descriptor: &OwnedFd) -> bool {
     let Ok(stat) = rustix::fs::fstat(descriptor) else { return false };
     let number = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
@@ -131,7 +154,6 @@ fn is_device(descriptor: &OwnedFd) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::fd::AsRawFd;
     use std::path::PathBuf;
 
@@ -174,5 +196,13 @@ mod tests {
         assert_eq!(peer(&ours), Peer::Done);
         drop(theirs);
         assert_eq!(peer(&ours), Peer::Gone);
+    }
+
+    #[test]
+    fn who_is_in_our_process_namespace_is_believed_while_it_is_there() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        assert!(names_our_processes(&ours));
+        drop(theirs);
+        assert!(!names_our_processes(&ours));
     }
 }

@@ -71,12 +71,12 @@ pub fn mount(helper: &Path, mountpoint: &Path, options: &OsStr) -> Result<OwnedF
     drop(command);
     let device = sys::descriptor::receive(&ours);
     let complaint = complaint_of(child.stderr.take());
-    let status = child.wait().map_err(HelperError::Io)?;
-    match device {
-        Ok(device) => Ok(device),
-        Err(_) if !complaint.is_empty() => Err(HelperError::Refused(complaint)),
-        Err(_) if !status.success() => Err(HelperError::Refused(status.to_string())),
-        Err(error) => Err(HelperError::Io(error)),
+    match (device, child.wait()) {
+        // Whatever became of the program: it has mounted, and without the device that would be dead.
+        (Ok(device), _) => Ok(device),
+        (Err(_), _) if !complaint.is_empty() => Err(HelperError::Refused(complaint)),
+        (Err(_), Ok(status)) if !status.success() => Err(HelperError::Refused(status.to_string())),
+        (Err(error), Ok(_)) | (Err(_), Err(error)) => Err(HelperError::Io(error)),
     }
 }
 

@@ -13,6 +13,8 @@
 //! Invariants: whoever serves a mount never asks it anything, so no path below a mount point is
 //! looked at once it is mounted, and what is known of it comes from the [`mount_table`]. What
 //! [`check`] refuses has changed nothing, and a failed mount takes the directory it made away again.
+//! A user who is not root mounts where he may write and nowhere else, whatever capability the
+//! program file has.
 //!
 //! [`device`]: super::device
 //! [`unmount`]: super::unmount
@@ -28,7 +30,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags, Uid};
+use rustix::fs::{Access, AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags};
 
@@ -46,6 +48,8 @@ const MAKE: &str = "make";
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How many dead mounts of ours, one on top of another, are detached at one mount point.
 const STALE_MAX: usize = 64;
+/// The bit of a directory in which everybody may make names, and takes away their own alone.
+const STICKY: u32 = 0o1000;
 /// How many symbolic links are followed to a mount point (`MAXSYMLINKS` of Linux).
 const LINKS_MAX: usize = 40;
 
@@ -219,6 +223,14 @@ pub enum MountError {
         /// Why it does not have the capability.
         withheld: Withheld,
     },
+    /// This process may mount, and its user may not write to the mount point, or does not own it
+    /// where everybody may.
+    NotYours {
+        /// The mount point.
+        mountpoint: PathBuf,
+        /// The user.
+        user: u32,
+    },
     /// The kernel refused to mount although this process is privileged.
     Refused {
         /// The mount point.
@@ -335,10 +347,18 @@ impl fmt::Display for MountError {
                     }
                     Withheld::NotOnTheFile => write!(
                         f,
-                        "; the program file may also have the capability, by `setcap cap_sys_admin+p`, which an \
-                         image keeps if docker builds it with DOCKER_BUILDKIT=1"
+                        "; the program file of an image keeps its capability if docker builds it with \
+                         DOCKER_BUILDKIT=1"
                     ),
                 }
+            }
+            Self::NotYours { mountpoint, user } => {
+                let mountpoint = mountpoint.display();
+                write!(
+                    f,
+                    "user {user} may not mount at {mountpoint}, which is not theirs to write to: name a directory \
+                     that is; for a container, give them the one on the host, with `chown {user}`"
+                )
             }
             Self::Refused { mountpoint, error, words } => {
                 write!(f, "the kernel refused to mount at {}", mountpoint.display())?;
@@ -504,6 +524,9 @@ impl Mountpoint {
         // raised, the ways below say what is missing.
         let capability = MountCapability::raise().ok().flatten();
         let privileged = capability.is_some();
+        if privileged {
+            self.check_user()?;
+        }
         let device = match device::open() {
             Ok(device) => Some(device),
             Err(error @ MountError::DeviceRefused(_)) if options.helper.is_none() => {
@@ -532,6 +555,30 @@ impl Mountpoint {
             }
             (_, refused) => Err(self.refusal(refused, None)),
         }
+    }
+
+    /// Refuses what is not the user's to mount on, as `fusermount3` does: a capability of the program
+    /// file is everybody's who may run it.
+    fn check_user(&self) -> Result<(), MountError> {
+        let user = rustix::process::getuid();
+        if user.is_root() {
+            return Ok(());
+        }
+        let stat = rustix::fs::fstat(&self.directory)
+            .map_err(|error| MountError::io("look at", &self.path, error))?;
+        let owns = stat.st_uid == user.as_raw();
+        // Through the descriptor, so that what is mounted on is what was checked.
+        let path = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        let writes = match rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::empty()) {
+            Ok(()) => true,
+            // A container's own files, which nobody writes: the mode still says whose they are.
+            Err(Errno::ROFS) => owns && stat.st_mode & Mode::WUSR.as_raw_mode() != 0,
+            Err(_) => false,
+        };
+        if writes && (owns || stat.st_mode & STICKY == 0) {
+            return Ok(());
+        }
+        Err(MountError::NotYours { mountpoint: self.path.clone(), user: user.as_raw() })
     }
 
     /// What to say when every way failed.
@@ -702,7 +749,8 @@ fn is_stale(path: &Path, store: &Path) -> Result<bool, MountError> {
 ///
 /// `statfs(2)` is always asked of the server, where `stat(2)` may be answered from the kernel's
 /// cache long after its death.
-fn answers(path: &Path) -> Option<bool> {
+#[must_use]
+pub fn answers(path: &Path) -> Option<bool> {
     let (sender, receiver) = mpsc::channel();
     let path = path.to_owned();
     std::thread::spawn(move || {
@@ -988,6 +1036,7 @@ mod tests {
             no_privilege(None, Withheld::Bounded),
             no_privilege(None, Withheld::NoNewPrivileges),
             no_privilege(Some("user_allow_other"), Withheld::NotOnTheFile),
+            MountError::NotYours { mountpoint: path(), user: 1000 },
             MountError::Refused { mountpoint: path(), error: io(), words: "fuse: no".into() },
             MountError::Io { doing: "open", path: path(), error: io() },
             MountError::NotADevice("/srv/thing".into()),

@@ -40,6 +40,8 @@ pub struct MountEntry {
     pub filesystem: OsString,
     /// What is mounted: for a mount of ours, the absolute path of the store.
     pub source: OsString,
+    /// Who mounted it, for FUSE: the superblock's option `user_id`.
+    pub user: Option<u32>,
 }
 
 impl MountEntry {
@@ -62,7 +64,9 @@ impl MountEntry {
         fields.by_ref().find(|field| *field == b"-")?;
         let filesystem = unescape(fields.next()?);
         let source = unescape(fields.next()?);
-        Some(Self { id, parent, major, minor, mountpoint, filesystem, source })
+        let mut options = fields.next().unwrap_or_default().split(|&byte| byte == b',');
+        let user = options.find_map(|option| number(option.strip_prefix(b"user_id=")?));
+        Some(Self { id, parent, major, minor, mountpoint, filesystem, source, user })
     }
 }
 
@@ -130,7 +134,7 @@ mod tests {
 
     const TABLE: &[u8] = b"\
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/root rw
-36 22 0:98 / /mnt/a\\040b rw,noatime shared:7 master:1 - fuse.lighthouse /srv/a\\134b rw,user_id=0
+36 22 0:98 / /mnt/a\\040b rw,noatime shared:7 master:1 - fuse.lighthouse /srv/a\\134b rw,user_id=1000,group_id=7
 37 36 0:99 / /mnt/a\\040b rw,noatime - tmpfs none rw
 38 22 0:31 / /mnt/other rw - fuse.sshfs host: rw
 ";
@@ -156,8 +160,10 @@ mod tests {
         assert_eq!((ours.id, ours.parent, ours.major, ours.minor), (36, 22, 0, 98));
         assert_eq!(ours.mountpoint, Path::new("/mnt/a b"));
         assert_eq!(ours.source, "/srv/a\\b");
+        assert_eq!(ours.user, Some(1000));
         assert!(ours.is_ours());
         assert!(!table[3].is_ours());
+        assert_eq!(table[3].user, None);
     }
 
     #[test]

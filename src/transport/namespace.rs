@@ -4,6 +4,7 @@
 //!  this process                                                     COMMAND
 //!  unshare(mounts; for users without privilege: users too)
 //!  open /dev/fuse, mount, serve (threads)
+//!  a signal that ends has come? unmount, 128 + its number
 //!  fork ---------------------------------------------------------> chdir MOUNT/current
 //!  wait; pass on signals that were sent to us alone                 exec
 //!  <------------------------------------------------------------- exit
@@ -35,7 +36,7 @@ use rustix::process::{Pid, Signal};
 use super::mount::{MountError, MountOptions, Mountpoint};
 use super::unmount::{Detach, Mounted, UnmountError};
 use crate::sys;
-use crate::sys::signals::{Sender, Signals};
+use crate::sys::signals::{self, Arrival, Sender, Signals};
 
 /// The exit code of a command that was not found, as shells and env(1) have it.
 pub const EXIT_NOT_FOUND: u8 = 127;
@@ -43,6 +44,9 @@ pub const EXIT_NOT_FOUND: u8 = 127;
 pub const EXIT_NOT_RUNNABLE: u8 = 126;
 /// What is added to a signal's number to make the exit code of a command it killed.
 const EXIT_SIGNALLED: u8 = 128;
+
+/// Of those that are passed on, the signals that end a command which has not started.
+const ENDING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 
 /// The signals that are passed on to the command.
 const PASSED_ON: [Signal; 6] =
@@ -173,7 +177,8 @@ pub struct Job<'a> {
 /// How a job ended.
 #[derive(Debug)]
 pub struct Finished<S> {
-    /// The command's exit code, or 128 and the number of the signal that killed it.
+    /// The command's exit code, or 128 and the number of the signal that killed it, or that came before
+    /// it was started.
     pub exit_code: u8,
     /// What `serve` returned; its connection has ended or is abandoned.
     pub server: S,
@@ -216,11 +221,34 @@ impl Namespace {
                 return Err(RunError::Serve(error));
             }
         };
-        let status = start(job, mounted.path()).and_then(|child| {
-            self.wait_for(child).map_err(|error| RunError::Setup { doing: "wait", error })
-        });
+        let exit_code = self.start_and_wait(job, mounted.path());
         let left_behind = mounted.unmount_within(job.patience, || false).err();
-        Ok(Finished { exit_code: exit_code_of(status?), server, left_behind })
+        Ok(Finished { exit_code: exit_code?, server, left_behind })
+    }
+
+    /// Starts the command, unless a signal came first that would have ended it, and waits for its
+    /// end. Gives its exit code.
+    fn start_and_wait(&self, job: &Job<'_>, mountpoint: &Path) -> Result<u8, RunError> {
+        let failed = |error| RunError::Setup { doing: "wait", error };
+        let early = self.arrived().map_err(failed)?;
+        let ends = |signal: &Signal| ENDING.contains(signal) && !signals::is_ignored(*signal);
+        if let Some(signal) = early.iter().copied().find(ends) {
+            return Ok(exit_code_of_signal(signal.as_raw()));
+        }
+        let child = start(job, mountpoint)?;
+        // Who was not there yet got none of these, nor what came from the terminal since.
+        let early = early.into_iter().chain(self.arrived().unwrap_or_default());
+        early.for_each(|signal| pass_on(&child, signal));
+        self.wait_for(child).map(exit_code_of).map_err(failed)
+    }
+
+    /// The signals that have arrived, apart from those of children.
+    fn arrived(&self) -> io::Result<Vec<Signal>> {
+        let mut arrived = Vec::new();
+        while let Some(arrival) = self.signals.next(Some(Duration::ZERO))? {
+            arrived.extend(Some(arrival.signal).filter(|&signal| signal != Signal::CHILD));
+        }
+        Ok(arrived)
     }
 
     /// Waits for the end of `child`, passing signals on to it.
@@ -230,17 +258,29 @@ impl Namespace {
                 return Ok(status);
             }
             let Some(arrival) = self.signals.next(None)? else { continue };
-            // A key on the terminal reached the command too, which is in the same foreground
-            // group; what was sent to this process alone did not.
-            if arrival.signal == Signal::CHILD || arrival.sender == Sender::Kernel {
-                continue;
-            }
-            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-            if let Some(pid) = pid {
-                // It may have ended meanwhile, which the next round shows.
-                let _ = rustix::process::kill_process(pid, arrival.signal);
+            if arrival.signal != Signal::CHILD && is_ours_alone(arrival) {
+                pass_on(&child, arrival.signal);
             }
         }
+    }
+}
+
+/// Whether a signal reached us, and not the command.
+///
+/// A key on the terminal reached it too, which is in the same foreground group. Of a hang-up the
+/// kernel tells the leader of the session, and the others when that ends.
+fn is_ours_alone(arrival: Arrival) -> bool {
+    let leads = || rustix::process::getsid(None).is_ok_and(|own| own == rustix::process::getpid());
+    match arrival.sender {
+        Sender::Process(_) => true,
+        Sender::Kernel => arrival.signal == Signal::HUP && leads(),
+    }
+}
+
+fn pass_on(child: &Child, signal: Signal) {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
+        // It may have ended meanwhile, which shows when it is waited for.
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 
@@ -260,12 +300,15 @@ fn start(job: &Job<'_>, mountpoint: &Path) -> Result<Child, RunError> {
 }
 
 fn exit_code_of(status: ExitStatus) -> u8 {
-    let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
     match (status.code(), status.signal()) {
-        (Some(code), _) => byte(code),
-        (None, Some(signal)) => EXIT_SIGNALLED.saturating_add(byte(signal)),
+        (Some(code), _) => u8::try_from(code).unwrap_or(u8::MAX),
+        (None, Some(signal)) => exit_code_of_signal(signal),
         (None, None) => u8::MAX,
     }
+}
+
+fn exit_code_of_signal(signal: i32) -> u8 {
+    EXIT_SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX))
 }
 
 /// Makes a directory of a new name for a mount that only one command sees, below the directory

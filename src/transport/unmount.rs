@@ -1,6 +1,7 @@
 //! Unmounting, and ending a connection.
 //!
-//! Invariants: nothing but a mount of type `fuse.lighthouse` is ever unmounted, and by whoever made
+//! Invariants: nothing but a mount of type `fuse.lighthouse` is ever unmounted, by a user who is not
+//! root none but his own, whatever capability the program file has, and by whoever made
 //! one, nothing but that one, wherever it is by now and whatever is at its old place; and no path at
 //! or below a mount point is asked of the filesystem, so all of this works with a server that is
 //! dead or hung, and in the process that serves.
@@ -366,9 +367,16 @@ fn unmount_entry(
     let path = entry.mountpoint.as_path();
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, detach == Detach::Lazily);
-    // If it cannot be raised, the call below says what is missing.
-    let _capability = MountCapability::raise();
-    match rustix::mount::unmount(path, flags) {
+    let user = rustix::process::getuid();
+    let unmounted = if user.is_root() || entry.user == Some(user.as_raw()) {
+        // If it cannot be raised, the call says what is missing.
+        let _capability = MountCapability::raise();
+        rustix::mount::unmount(path, flags)
+    } else {
+        // The program file's capability is everybody's who may run it, and this mount is not.
+        Err(Errno::PERM)
+    };
+    match unmounted {
         Ok(()) => Ok(()),
         Err(Errno::BUSY) => Err(busy(path, entry, table)),
         Err(Errno::PERM) => match fusermount::find() {

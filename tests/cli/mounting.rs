@@ -6,9 +6,14 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use lighthouse_fuse::transport::{mount_table, unmount};
+use rustix::fs::XattrFlags;
 use rustix::process::Signal;
 
-use crate::fixture::{Place, User, finished, line_of, needs_root_and_device, within_deadline};
+use crate::fixture::{
+    NOBODY, OpenDevice, Place, User, finished, line_of, needs_root_and_device, program,
+    within_deadline,
+};
 use crate::{Outcome, Skipped, tests};
 
 tests![
@@ -25,6 +30,9 @@ tests![
     what_cannot_be_mounted_is_refused_and_nothing_changes,
     a_store_is_served_once,
     a_dead_mount_is_taken_away_at_start,
+    an_aborted_mount_is_taken_away_and_is_a_failure,
+    a_label_is_made_through_a_mount_that_answers,
+    a_capability_of_the_program_file_is_for_mounts_of_ones_own,
     a_store_that_was_made_by_a_detour_is_known_again,
     a_socket_is_taken_over_only_from_who_was_killed,
     somebody_elses_mount_is_left_alone,
@@ -336,6 +344,85 @@ fn a_dead_mount_is_taken_away_at_start() -> Outcome {
     server.kill();
     place.output(&["umount", "at"]);
     assert!(!place.is_mounted("at"));
+    Ok(())
+}
+
+fn an_aborted_mount_is_taken_away_and_is_a_failure() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let mut server = place.served();
+    place.shell("mkdir at/current/kept");
+    let table = mount_table::read().unwrap();
+    let entry = mount_table::topmost(&table, &place.path("at")).unwrap();
+    unmount::abort(entry.minor).unwrap();
+    let (status, said) = server.end();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("its connection was aborted"), "{said}");
+    assert!(!place.is_mounted("at"), "it is dead, and still there");
+    assert_eq!(place.status("store")["state"], "closed");
+    // What somebody unmounted is no failure.
+    let mut server = place.served();
+    assert_eq!(place.shell("ls at/current"), "kept\n");
+    place.output(&["umount", "at"]);
+    let (status, said) = server.end();
+    assert!(status.success() && said.is_empty(), "{status}: {said}");
+    Ok(())
+}
+
+fn a_label_is_made_through_a_mount_that_answers() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let mut dead = place.served();
+    dead.kill();
+    let _server = place.mount(&["store", "elsewhere"]);
+    assert!(place.is_mounted("at"));
+    place.output(&["label", "--store", "store", "kept"]);
+    assert_eq!(place.shell("ls elsewhere/history"), "kept\n");
+    Ok(())
+}
+
+fn a_capability_of_the_program_file_is_for_mounts_of_ones_own() -> Outcome {
+    needs_root_and_device()?;
+    let _open = OpenDevice::for_all();
+    let place = Place::new();
+    place.shell(&format!(
+        "cp {} capable; chmod 755 capable; mkdir -m 755 roots; mkdir -m 1777 everybodys; mkdir own; chown {NOBODY} own",
+        program()
+    ));
+    // Version 2, not effective, CAP_SYS_ADMIN permitted.
+    let mut value = [0; 20];
+    value[..4].copy_from_slice(&0x0200_0000_u32.to_le_bytes());
+    value[4..8].copy_from_slice(&(1_u32 << 21).to_le_bytes());
+    let (capable, flags) = (place.path("capable"), XattrFlags::empty());
+    if let Err(error) = rustix::fs::setxattr(&capable, "security.capability", &value, flags) {
+        return Err(Skipped(format!("no file here can have a capability: {error}")));
+    }
+    let nobody = |arguments: &[&str]| {
+        let mut command = place.under_deadline("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups"]);
+        finished(command.arg(&capable).args(arguments))
+    };
+    let mounted = nobody(&["mount", "store", "own", "--background"]);
+    let said = String::from_utf8_lossy(&mounted.stderr).into_owned();
+    if said.contains("this user may not mount") {
+        return Err(Skipped(format!("a file's capability is void here: {said}")));
+    }
+    assert!(mounted.status.success() && place.is_mounted("own"), "{said}");
+    for at in ["roots", "everybodys"] {
+        let line = line_of(&nobody(&["mount", "another", at]));
+        assert!(line.contains("not theirs to write to"), "{line}");
+        assert!(!place.is_mounted(at) && !place.path("another").exists());
+    }
+    let mut roots = place.mount(&["of-root", "roots"]);
+    for arguments in [&["umount", "roots"][..], &["umount", "--lazy", "roots"]] {
+        let line = line_of(&nobody(arguments));
+        assert!(line.contains("may not unmount"), "{line}");
+        assert!(roots.runs() && place.is_mounted("roots"));
+    }
+    place.output(&["umount", "roots"]);
+    assert!(roots.end().0.success());
+    let unmounted = nobody(&["umount", "own"]);
+    assert!(unmounted.status.success() && !place.is_mounted("own"), "{unmounted:?}");
     Ok(())
 }
 

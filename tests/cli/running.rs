@@ -16,6 +16,7 @@ tests![
     the_command_starts_in_current_and_its_end_is_ours,
     input_and_output_are_the_commands,
     a_signal_to_us_reaches_the_command,
+    whoever_ignores_the_ends_of_children_hears_of_ours,
     processes_left_behind_do_not_keep_us,
     a_user_without_privilege_runs_too,
     a_user_without_a_device_is_told_the_mend_and_nothing_changes,
@@ -87,6 +88,17 @@ fn a_signal_to_us_reaches_the_command() -> Outcome {
         assert_eq!((output.status.code(), &output.stdout[..]), (Some(9), &b"caught\n"[..]));
         fs::remove_file(place.path("there")).unwrap();
     }
+    assert_eq!(place.status("store")["state"], "closed");
+    Ok(())
+}
+
+fn whoever_ignores_the_ends_of_children_hears_of_ours() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let mut command = place.under_deadline("env");
+    command.arg("--ignore-signal=CHLD").arg(crate::fixture::program());
+    let output = finished(command.args(["run", "store", "--", "sh", "-c", "exit 7"]));
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert_eq!(place.status("store")["state"], "closed");
     Ok(())
 }

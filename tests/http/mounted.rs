@@ -450,3 +450,65 @@ fn one_process_mounts_and_another_one_serves() {
     mounter.stop();
     assert!(!place.path("socket").exists());
 }
+
+#[test]
+fn processes_in_the_namespace_of_who_mounted_are_not_taken_for_ours() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut serve = place.command(true);
+    let mut server = Server::start_early(serve.env("LIGHTHOUSE_FD_SOCKET", place.path("socket")));
+    // Process 1 of its namespace, as which the kernel names it to the server: that has another one.
+    let script = "\"$0\" --quiet hand-over socket at & \
+        until [ -e go ]; do sleep 0.02; done; echo x > at/current/inside; \
+        echo me > at/.agent && echo > claimed; echo > done; wait";
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", "sh", "-c", script]);
+    command.arg(crate::client::program()).current_dir(place.path(""));
+    lighthouse_fuse::sys::process::die_with_parent(&mut command);
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _mounter = Mounter(command.spawn().unwrap());
+    crate::client::within_deadline(|| (server.get("/health").status == 200).then_some(()));
+    std::fs::write(place.path("go"), "").unwrap();
+    crate::client::within_deadline(|| place.path("done").exists().then_some(()));
+    assert!(!place.path("claimed").exists(), "our process 1 is somebody's agent now");
+    shell(&place.path("at/current"), "echo x > outside");
+    let said = server.stop();
+    assert!(said.contains("whoever mounted is in another process namespace"), "{said}");
+    let log = place.log();
+    for name in ["inside", "outside"] {
+        let events =
+            log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let by: Vec<_> = events.filter(|event| event["path"] == name).collect();
+        assert!(!by.is_empty(), "{log}");
+        for event in by {
+            assert_eq!(event["pid"], 0, "{event}");
+            assert_eq!(event["exe"], "", "{event}");
+            assert_eq!(event["uid"], rustix::process::geteuid().as_raw(), "{event}");
+        }
+    }
+}
+
+#[test]
+fn a_mount_on_top_has_time_to_go_and_the_store_is_closed_whatever_it_does() {
+    if !can_mount() {
+        return;
+    }
+    for goes in [true, false] {
+        let place = Place::new();
+        let mut server = Server::start(&mut place.command(true));
+        shell(&place.path(""), "mount -t tmpfs none at");
+        server.signal(Signal::TERM);
+        if goes {
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            shell(&place.path(""), "umount at");
+        }
+        let (code, said) = server.end();
+        assert!(said.contains("another mount is on top of"), "{said}");
+        assert_eq!(code, Some(if goes { 0 } else { 1 }), "{said}");
+        let status = crate::client::run(&["status", "events/store", "--json"], &place.path(""));
+        let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+        assert_eq!(status["state"], "closed", "{status}");
+    }
+}

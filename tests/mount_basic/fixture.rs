@@ -259,6 +259,9 @@ fn start_readers(
     readers
 }
 
+/// The variable that makes `run` say `opening` and take its time before it serves.
+pub(crate) const SLOWLY: &str = "RUN_SLOWLY";
+
 /// `run STORE MOUNTPOINT COMMAND ...`: as the subcommand does it.
 pub(crate) fn run_in_this_process(arguments: &[String]) -> ExitCode {
     let (store, at) = (Path::new(&arguments[0]), Path::new(&arguments[1]));
@@ -275,6 +278,10 @@ pub(crate) fn run_in_this_process(arguments: &[String]) -> ExitCode {
             .map_err(|error| error.to_string())?;
         let options = MountOptions::new(store.to_owned());
         Ok(namespace.run(point, &options, &job, |device, _| {
+            if std::env::var_os(SLOWLY).is_some() {
+                println!("opening");
+                std::thread::sleep(Duration::from_secs(1));
+            }
             let server = Arc::new(ConstantServer::new(DevFuse::new(device, Wait::Block)?, false)?);
             Ok(start_readers(&server))
         }))

@@ -3,13 +3,13 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::constant::TEXT;
 use crate::fixture::{
-    OpenDevice, Place, SOMEBODY, as_somebody, needs_root_and_device, within_deadline,
+    OpenDevice, Place, SLOWLY, SOMEBODY, as_somebody, needs_root_and_device, within_deadline,
 };
 use crate::{Outcome, Skipped, tests};
 
@@ -18,6 +18,8 @@ tests![
     the_exit_code_is_the_commands,
     a_signal_sent_to_us_reaches_the_command,
     a_terminals_interrupt_reaches_the_command_once,
+    an_interrupt_before_the_command_starts_keeps_it_from_starting,
+    a_hang_up_of_the_terminal_reaches_the_command,
     processes_left_behind_lose_the_mount_and_are_named,
     a_user_without_privilege_runs_a_command_as_himself,
     a_user_who_may_not_open_the_device_is_told_so,
@@ -106,15 +108,12 @@ fn a_signal_sent_to_us_reaches_the_command() -> Outcome {
     Ok(())
 }
 
-fn a_terminals_interrupt_reaches_the_command_once() -> Outcome {
-    needs_root_and_device()?;
-    // `script` gives the command a terminal and types what it reads.
+/// `run` of a script on a terminal whose session it leads: `script` gives it the terminal, and types what
+/// it reads.
+fn on_a_terminal(place: &Place, inner: &str) -> Result<Command, Skipped> {
     if Command::new("script").arg("--version").output().is_err() {
         return Err(Skipped("script(1) is not installed".into()));
     }
-    let place = Place::new();
-    let inner = "n=0; trap 'n=$((n+1))' INT; echo ready; i=0; \
-                 while [ $i -lt 10 ]; do sleep 0.1; i=$((i+1)); done; echo count $n; exit 5";
     fs::write(place.store.join("inner"), inner).unwrap();
     let line = format!(
         "exec {} run '{}' '{}' sh '{}/inner'",
@@ -123,25 +122,71 @@ fn a_terminals_interrupt_reaches_the_command_once() -> Outcome {
         place.at.display(),
         place.store.display()
     );
-    let mut child = Command::new("timeout")
-        .args(["30", "script", "-qec", &line, "/dev/null"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    // Started in the background of a script, a test ignores SIGINT, and so do its children.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", "script", "-qec", &line, "/dev/null"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    Ok(command)
+}
+
+fn until_it_says(child: &mut Child, word: &str) {
     let mut said = Vec::new();
     let stdout = child.stdout.as_mut().unwrap();
-    while !text(&said).contains("ready") {
+    while !text(&said).contains(word) {
         let mut byte = [0];
         stdout.read_exact(&mut byte).unwrap();
         said.push(byte[0]);
     }
+}
+
+/// Types ^C, and gives what is said from then on, and the exit code.
+fn interrupt(mut child: Child) -> (String, Option<i32>) {
     child.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
     let mut rest = Vec::new();
     child.stdout.as_mut().unwrap().read_to_end(&mut rest).unwrap();
-    let status = child.wait().unwrap();
-    assert!(text(&rest).contains("count 1"), "{}", text(&rest));
-    assert_eq!(status.code(), Some(5));
+    (text(&rest), child.wait().unwrap().code())
+}
+
+fn a_terminals_interrupt_reaches_the_command_once() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let inner = "n=0; trap 'n=$((n+1))' INT; echo ready; i=0; \
+                 while [ $i -lt 10 ]; do sleep 0.1; i=$((i+1)); done; echo count $n; exit 5";
+    let mut child = on_a_terminal(&place, inner)?.spawn().unwrap();
+    until_it_says(&mut child, "ready");
+    let (said, code) = interrupt(child);
+    assert!(said.contains("count 1"), "{said}");
+    assert_eq!(code, Some(5));
+    Ok(())
+}
+
+fn an_interrupt_before_the_command_starts_keeps_it_from_starting() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let mut command = on_a_terminal(&place, "echo started; exit 5")?;
+    let mut child = command.env(SLOWLY, "1").spawn().unwrap();
+    until_it_says(&mut child, "opening");
+    let (said, code) = interrupt(child);
+    assert!(!said.contains("started"), "{said}");
+    assert_eq!(code, Some(130));
+    Ok(())
+}
+
+fn a_hang_up_of_the_terminal_reaches_the_command() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let heard = place.store.join("heard");
+    let inner = format!(
+        "trap 'echo > {}; exit 3' HUP; echo ready; \
+         i=0; while [ $i -lt 200 ]; do sleep 0.05; i=$((i+1)); done",
+        heard.display()
+    );
+    let mut child = on_a_terminal(&place, &inner)?.spawn().unwrap();
+    until_it_says(&mut child, "ready");
+    // The terminal goes with who made it.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    within_deadline(|| heard.exists().then_some(()));
     Ok(())
 }
 
