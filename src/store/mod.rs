@@ -561,6 +561,13 @@ impl Store {
         Ok(disk::Space { available: available.min(space.total), ..space })
     }
 
+    /// Bytes that the present tree refers to, those that files share once. As of some seconds ago, and rather too many than
+    /// too few while clones go.
+    pub fn live(&self) -> u64 {
+        let totals = self.read().totals();
+        self.core.retainer.present(&totals)
+    }
+
     /// Bytes that files of the present tree share with others, as clones do, counted for each but one: what
     /// [`Totals::allocated`](index::Totals::allocated) counts too often. As of some seconds ago.
     pub fn doubled(&self) -> u64 {
