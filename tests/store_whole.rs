@@ -1357,6 +1357,36 @@ fn verify_finds_nothing_wrong_with_a_store_in_service() {
 }
 
 #[test]
+fn verify_knows_what_was_given_back_while_it_read() {
+    let disk = SimDisk::new(64 << 20);
+    let store = create(&disk, &OpenOptions { history: Some(0), ..options() }).unwrap();
+    let mut user = User::default();
+    user.make(&store).unwrap();
+    for fill in 1..10 {
+        user.write(&store, 0, 0, &[fill; 50_000]).unwrap();
+    }
+    store.sync().unwrap();
+    let begun = disk.list("log").unwrap().len();
+    let mut waited = true;
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let report = verify(&shared, &mut |_, _| {
+        if !std::mem::take(&mut waited) {
+            return;
+        }
+        // Its segment is known by now, and the log goes on in others.
+        for n in 0..40 {
+            user.write(&store, 0, 100_000 + n * 3000, &[7; 3000]).unwrap();
+        }
+        assert!(disk.list("log").unwrap().len() > begun + 3);
+        store.tick().unwrap();
+    });
+    let report = report.unwrap();
+    assert_eq!(report.findings, []);
+    assert!(report.freed_bytes > 300_000, "{} bytes were given back", report.freed_bytes);
+    user.compare(&store, "afterwards");
+}
+
+#[test]
 fn a_large_file_goes_to_the_disk_before_anybody_asks() {
     let disk = SimDisk::new(1 << 30);
     // The timer never comes.
