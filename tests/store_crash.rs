@@ -22,7 +22,7 @@ use lighthouse_fuse::store::record::Entry;
 use lighthouse_fuse::store::recover::{Recovered, Stop};
 use lighthouse_fuse::store::segment::Position;
 use lighthouse_fuse::store::sim::{Random, SimDisk, Step};
-use lighthouse_fuse::store::superblock::Shape;
+use lighthouse_fuse::store::superblock::{Shape, Super};
 
 const SHAPE: Shape =
     Shape { segment_len: 16 << 10, content_len: 256 << 10, content_step: 32 << 10 };
@@ -683,6 +683,40 @@ fn a_sync_that_fails_while_a_store_is_closed_is_made_up_for() {
             check(&killed.after_power_cut(seed * 7 + nth), &told, Stop::PowerCut, &what);
         }
     }
+}
+
+#[test]
+fn where_recovery_begins_is_noted_down_once_the_disk_takes_it() {
+    let begin = || {
+        let disk = disk();
+        let journal = create(&disk).unwrap();
+        let (mut told, mut random) = (Told::default(), Random(3));
+        for _ in 0..100 {
+            append(&journal, &mut told, &mut random, 600).unwrap();
+        }
+        journal.sync().unwrap();
+        (disk, journal)
+    };
+    let (disk, journal) = begin();
+    journal.tick().unwrap();
+    let wanted = Super::read(&disk).unwrap().scan_from;
+    assert!(wanted > 2);
+    let mut met = 0;
+    for step in [Step::Write, Step::Sync] {
+        for nth in 0..8 {
+            let (disk, journal) = begin();
+            disk.fail(step, nth, 1, 5);
+            if journal.tick().is_ok() || journal.refusal().is_some() {
+                continue;
+            }
+            disk.mend();
+            journal.tick().unwrap();
+            let found = Super::read(&disk).unwrap().scan_from;
+            assert!(found >= wanted, "{step:?} {nth} fails: {found} of {wanted}");
+            met += 1;
+        }
+    }
+    assert!(met > 0, "`super` was never written");
 }
 
 #[test]

@@ -671,10 +671,13 @@ impl Journal {
         let mut state = self.state.lock();
         let from = synced.segment.saturating_sub(1).max(1);
         if from > state.scan_from && state.state == State::InService {
-            state.scan_from = from;
-            state.checkpoint.position = synced;
-            state.checkpoint.reserve = log.durable_reserve().max(state.checkpoint.reserve);
-            state.write(&*self.disk, true).map_err(CommitError::Io)?;
+            let mut next = *state;
+            next.scan_from = from;
+            next.checkpoint.position = synced;
+            next.checkpoint.reserve = log.durable_reserve().max(state.checkpoint.reserve);
+            // Nobody goes by it before it stands there.
+            next.write(&*self.disk, true).map_err(CommitError::Io)?;
+            *state = next;
         }
         Ok(())
     }
