@@ -833,3 +833,41 @@ fn content_given_back_reads_as_zeros_and_the_horizon_is_remembered() {
         assert!(journal.next_seq() >= horizon);
     }
 }
+
+#[test]
+fn what_cannot_be_given_back_is_tried_again_and_keeps_nothing_else() {
+    use lighthouse_fuse::store::codec::Freed;
+    const LEN: u64 = 70_000;
+    let begin = || {
+        let disk = disk();
+        let journal = create(&disk).unwrap();
+        let (mut told, mut random) = (Told::default(), Random(5));
+        let places: Vec<_> = (0..3).map(|n| n * LEN.next_multiple_of(4096)).collect();
+        for _ in &places {
+            append(&journal, &mut told, &mut random, 70_000).unwrap();
+        }
+        let horizon = journal.next_seq();
+        let freed = places.iter().map(|&offset| Freed { file: 1, offset, len: LEN });
+        let freed: Vec<_> = freed.collect();
+        (disk, journal, horizon, freed, places)
+    };
+    let (disk, journal, horizon, freed, _) = begin();
+    let before = disk.steps();
+    journal.give_back(horizon, freed).unwrap();
+    let steps = disk.steps() - before;
+    // The first of the three, which come last.
+    let (disk, journal, horizon, freed, places) = begin();
+    disk.fail(Step::Any, steps - 3, 1, 5);
+    let given = journal.give_back(horizon, freed);
+    assert!(matches!(given, Err(CommitError::Io(_))), "{given:?}");
+    let is_gone = |&offset: &u64| {
+        let mut bytes = vec![1; 64 << 10];
+        let location = Location { file: FileId::Content(1), offset };
+        journal.content().read_at(location, &mut bytes).unwrap();
+        bytes.iter().all(|&byte| byte == 0)
+    };
+    assert_eq!(places.iter().map(is_gone).collect::<Vec<_>>(), [false, true, true]);
+    // A file that is not there keeps nothing.
+    journal.give_back(horizon, vec![Freed { file: 9, offset: 0, len: LEN }]).unwrap();
+    assert!(places.iter().all(is_gone));
+}
