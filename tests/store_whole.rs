@@ -579,6 +579,32 @@ fn what_clones_share_is_live_once_and_is_no_room_for_history() {
 }
 
 #[test]
+fn what_is_left_of_the_last_page_of_a_file_is_no_history() {
+    const FILES: u64 = 200;
+    const BUDGET: u64 = 256 << 10;
+    let disk = SimDisk::new(64 << 20);
+    let options = OpenOptions { history: Some(BUDGET), ..options() };
+    let store = create(&disk, &options).unwrap();
+    let first = store.horizon();
+    for n in 0..FILES {
+        let ino = changes::make(&store, format!("file {n}").as_bytes()).unwrap();
+        changes::write(&store, ino, 0, &[7; 5000]).unwrap();
+    }
+    let size = store.size().unwrap().content;
+    assert!(size > FILES * 5000 + BUDGET, "{size} bytes");
+    store.tick().unwrap();
+    assert_eq!(store.horizon(), first, "nothing was ever written over");
+    let totals = store.read().totals();
+    assert_eq!((totals.allocated, totals.padded), (FILES * 5000, FILES * 8192));
+    assert_eq!(store.live(), FILES * 8192);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(open(&disk).unwrap().read().totals(), totals, "as the index has it");
+    disk.remove("index/rows.redb").unwrap();
+    assert_eq!(open(&disk).unwrap().read().totals(), totals, "as the log has it");
+}
+
+#[test]
 fn a_clone_gives_its_space_back_whichever_of_the_two_goes_first() {
     for original_first in [true, false] {
         for rewrite in [true, false] {

@@ -564,8 +564,8 @@ impl Store {
         Ok(disk::Space { available: available.min(space.total), ..space })
     }
 
-    /// Bytes that the present tree refers to, those that files share once. As of some seconds ago, and rather too many than
-    /// too few while clones go.
+    /// Bytes that the present tree takes, in whole pages where they are in content files, and those that files share once. As of
+    /// some seconds ago, and rather too many than too few while clones go.
     pub fn live(&self) -> u64 {
         let totals = self.read().totals();
         self.core.retainer.present(&totals)

@@ -10,8 +10,8 @@
 //! once; what small writes have in the log is taken out (`squeeze`) segment by segment, once the horizon is
 //! past all of one. The events stay.
 //!
-//! History is what content files and the small writes in the log take beyond what is live. What the
-//! horizon has passed and the log still has counts as given back: no more of history has to go for it.
+//! History is what content files and the small writes in the log take beyond what is live; of a file in a content file, that is
+//! whole pages. What the horizon has passed and the log still has counts as given back: no more of history has to go for it.
 //!
 //! What several files share, as clones do, is live once. How much that is, is counted anew after changes, by and by: see
 //! `index/shares.rs`. So it may be some seconds old, longer where there are millions of clones.
@@ -179,7 +179,7 @@ impl Retainer {
 
     /// Bytes that the present tree has, what files share with others once; as of a while ago, and too many rather than too few.
     pub(super) fn present(&self, totals: &Totals) -> u64 {
-        self.counted.lock().live(totals.allocated)
+        self.counted.lock().live(totals.padded)
     }
 
     /// Bytes of the present tree that files share with others, counted for each but one; as of a while ago.
@@ -192,7 +192,7 @@ impl Retainer {
         let mut counting = self.counting.lock();
         let began = Instant::now();
         let tables = index.read();
-        let (last, allocated) = (tables.last(), tables.totals().allocated);
+        let (last, allocated) = (tables.last(), tables.totals().padded);
         drop(tables);
         let mut counted = self.counted.lock();
         counted.least = counted.least.min(allocated);
@@ -211,7 +211,7 @@ impl Retainer {
         // Read for one step at a time, so that changes go on meanwhile.
         loop {
             let tables = index.read();
-            let allocated = tables.totals().allocated;
+            let allocated = tables.totals().padded;
             counting.most = counting.most.max(allocated);
             counting.least = counting.least.min(allocated);
             if tables.count_shares(&mut shares, COUNT_ROWS)? {
