@@ -313,6 +313,9 @@ fn compare(tree: &Tree, at: Seq, model: &Model, times: &mut Times, context: &str
         let allocated = |&ino: &u64| tree.inode(Ino(ino), at).unwrap().allocated;
         let sum: u64 = model.nodes.keys().map(allocated).sum();
         assert_eq!(totals.allocated, sum, "bytes in all ({context})");
+        let padded = |n: u64| if n > 4096 { n.next_multiple_of(4096) } else { n };
+        let sum: u64 = model.nodes.keys().map(allocated).map(padded).sum();
+        assert_eq!(totals.padded, sum, "bytes in whole pages ({context})");
         assert!(matches!(tree.inode(Ino(model.last + 1000), at), Err(Refusal::Stale)));
     }
 }

@@ -22,7 +22,7 @@ use lighthouse_fuse::store::record::Entry;
 use lighthouse_fuse::store::recover::{Recovered, Stop};
 use lighthouse_fuse::store::segment::Position;
 use lighthouse_fuse::store::sim::{Random, SimDisk, Step};
-use lighthouse_fuse::store::superblock::Shape;
+use lighthouse_fuse::store::superblock::{Shape, Super};
 
 const SHAPE: Shape =
     Shape { segment_len: 16 << 10, content_len: 256 << 10, content_step: 32 << 10 };
@@ -686,6 +686,40 @@ fn a_sync_that_fails_while_a_store_is_closed_is_made_up_for() {
 }
 
 #[test]
+fn where_recovery_begins_is_noted_down_once_the_disk_takes_it() {
+    let begin = || {
+        let disk = disk();
+        let journal = create(&disk).unwrap();
+        let (mut told, mut random) = (Told::default(), Random(3));
+        for _ in 0..100 {
+            append(&journal, &mut told, &mut random, 600).unwrap();
+        }
+        journal.sync().unwrap();
+        (disk, journal)
+    };
+    let (disk, journal) = begin();
+    journal.tick().unwrap();
+    let wanted = Super::read(&disk).unwrap().scan_from;
+    assert!(wanted > 2);
+    let mut met = 0;
+    for step in [Step::Write, Step::Sync] {
+        for nth in 0..8 {
+            let (disk, journal) = begin();
+            disk.fail(step, nth, 1, 5);
+            if journal.tick().is_ok() || journal.refusal().is_some() {
+                continue;
+            }
+            disk.mend();
+            journal.tick().unwrap();
+            let found = Super::read(&disk).unwrap().scan_from;
+            assert!(found >= wanted, "{step:?} {nth} fails: {found} of {wanted}");
+            met += 1;
+        }
+    }
+    assert!(met > 0, "`super` was never written");
+}
+
+#[test]
 fn pages_that_were_dropped_after_a_failed_sync_are_not_believed() {
     for seed in seeds::of(1..=20) {
         let disk = disk();
@@ -798,4 +832,42 @@ fn content_given_back_reads_as_zeros_and_the_horizon_is_remembered() {
         assert_eq!(journal.horizon(), horizon);
         assert!(journal.next_seq() >= horizon);
     }
+}
+
+#[test]
+fn what_cannot_be_given_back_is_tried_again_and_keeps_nothing_else() {
+    use lighthouse_fuse::store::codec::Freed;
+    const LEN: u64 = 70_000;
+    let begin = || {
+        let disk = disk();
+        let journal = create(&disk).unwrap();
+        let (mut told, mut random) = (Told::default(), Random(5));
+        let places: Vec<_> = (0..3).map(|n| n * LEN.next_multiple_of(4096)).collect();
+        for _ in &places {
+            append(&journal, &mut told, &mut random, 70_000).unwrap();
+        }
+        let horizon = journal.next_seq();
+        let freed = places.iter().map(|&offset| Freed { file: 1, offset, len: LEN });
+        let freed: Vec<_> = freed.collect();
+        (disk, journal, horizon, freed, places)
+    };
+    let (disk, journal, horizon, freed, _) = begin();
+    let before = disk.steps();
+    journal.give_back(horizon, freed).unwrap();
+    let steps = disk.steps() - before;
+    // The first of the three, which come last.
+    let (disk, journal, horizon, freed, places) = begin();
+    disk.fail(Step::Any, steps - 3, 1, 5);
+    let given = journal.give_back(horizon, freed);
+    assert!(matches!(given, Err(CommitError::Io(_))), "{given:?}");
+    let is_gone = |&offset: &u64| {
+        let mut bytes = vec![1; 64 << 10];
+        let location = Location { file: FileId::Content(1), offset };
+        journal.content().read_at(location, &mut bytes).unwrap();
+        bytes.iter().all(|&byte| byte == 0)
+    };
+    assert_eq!(places.iter().map(is_gone).collect::<Vec<_>>(), [false, true, true]);
+    // A file that is not there keeps nothing.
+    journal.give_back(horizon, vec![Freed { file: 9, offset: 0, len: LEN }]).unwrap();
+    assert!(places.iter().all(is_gone));
 }

@@ -579,6 +579,32 @@ fn what_clones_share_is_live_once_and_is_no_room_for_history() {
 }
 
 #[test]
+fn what_is_left_of_the_last_page_of_a_file_is_no_history() {
+    const FILES: u64 = 200;
+    const BUDGET: u64 = 256 << 10;
+    let disk = SimDisk::new(64 << 20);
+    let options = OpenOptions { history: Some(BUDGET), ..options() };
+    let store = create(&disk, &options).unwrap();
+    let first = store.horizon();
+    for n in 0..FILES {
+        let ino = changes::make(&store, format!("file {n}").as_bytes()).unwrap();
+        changes::write(&store, ino, 0, &[7; 5000]).unwrap();
+    }
+    let size = store.size().unwrap().content;
+    assert!(size > FILES * 5000 + BUDGET, "{size} bytes");
+    store.tick().unwrap();
+    assert_eq!(store.horizon(), first, "nothing was ever written over");
+    let totals = store.read().totals();
+    assert_eq!((totals.allocated, totals.padded), (FILES * 5000, FILES * 8192));
+    assert_eq!(store.live(), FILES * 8192);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(open(&disk).unwrap().read().totals(), totals, "as the index has it");
+    disk.remove("index/rows.redb").unwrap();
+    assert_eq!(open(&disk).unwrap().read().totals(), totals, "as the log has it");
+}
+
+#[test]
 fn a_clone_gives_its_space_back_whichever_of_the_two_goes_first() {
     for original_first in [true, false] {
         for rewrite in [true, false] {
@@ -1354,6 +1380,36 @@ fn verify_finds_nothing_wrong_with_a_store_in_service() {
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     store.close().unwrap();
+}
+
+#[test]
+fn verify_knows_what_was_given_back_while_it_read() {
+    let disk = SimDisk::new(64 << 20);
+    let store = create(&disk, &OpenOptions { history: Some(0), ..options() }).unwrap();
+    let mut user = User::default();
+    user.make(&store).unwrap();
+    for fill in 1..10 {
+        user.write(&store, 0, 0, &[fill; 50_000]).unwrap();
+    }
+    store.sync().unwrap();
+    let begun = disk.list("log").unwrap().len();
+    let mut waited = true;
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let report = verify(&shared, &mut |_, _| {
+        if !std::mem::take(&mut waited) {
+            return;
+        }
+        // Its segment is known by now, and the log goes on in others.
+        for n in 0..40 {
+            user.write(&store, 0, 100_000 + n * 3000, &[7; 3000]).unwrap();
+        }
+        assert!(disk.list("log").unwrap().len() > begun + 3);
+        store.tick().unwrap();
+    });
+    let report = report.unwrap();
+    assert_eq!(report.findings, []);
+    assert!(report.freed_bytes > 300_000, "{} bytes were given back", report.freed_bytes);
+    user.compare(&store, "afterwards");
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn collect(shared: &Shared) -> String {
         let writable = up(tree.store().refusal().is_none());
         text.one("store_writable", "gauge", "Whether the store takes changes.", writable);
         if let Ok((space, totals)) = tree.space() {
-            let live = totals.allocated.saturating_sub(tree.store().doubled());
+            let live = tree.store().live();
             text.one("live_bytes", "gauge", "What the present tree refers to.", live);
             text.one("inodes", "gauge", "Inodes of the present tree.", totals.inodes);
             let available = space.available;

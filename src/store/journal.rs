@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 
-use super::codec::Note;
+use super::codec::{Freed, Note};
 use super::content::{Content, piece_crcs};
 use super::disk::{Disk, Lock, is_full};
 use super::event::{
@@ -136,6 +136,8 @@ pub struct Journal {
     syncing: Mutex<Syncing>,
     synced: Condvar,
     answered: Mutex<FxHashMap<u64, Seq>>,
+    /// What could not be given back: the log says that it is nobody's.
+    owed: Mutex<Vec<Freed>>,
     salts: Salts,
     waits: Waits,
     /// Held as long as the store is open.
@@ -206,6 +208,9 @@ struct Actors {
 /// more is written, and whoever calls `fsync` at the end of a large file finds little left to wait for.
 /// Smaller steps would have the disk flush its own cache all the time.
 const SYNC_STEP: u64 = 16 << 20;
+
+/// How many ranges that could not be given back are tried again.
+const OWED_MAX: usize = 4096;
 
 /// How many actors are kept at hand.
 const ACTORS_MAX: usize = 16 << 10;
@@ -381,6 +386,7 @@ impl Journal {
             syncing: Mutex::new(Syncing { until, running: false, failed: false }),
             synced: Condvar::new(),
             answered: Mutex::new(FxHashMap::default()),
+            owed: Mutex::default(),
             salts: Salts { key: random()?, count: AtomicU64::new(0) },
             waits,
             _lock: lock,
@@ -671,10 +677,13 @@ impl Journal {
         let mut state = self.state.lock();
         let from = synced.segment.saturating_sub(1).max(1);
         if from > state.scan_from && state.state == State::InService {
-            state.scan_from = from;
-            state.checkpoint.position = synced;
-            state.checkpoint.reserve = log.durable_reserve().max(state.checkpoint.reserve);
-            state.write(&*self.disk, true).map_err(CommitError::Io)?;
+            let mut next = *state;
+            next.scan_from = from;
+            next.checkpoint.position = synced;
+            next.checkpoint.reserve = log.durable_reserve().max(state.checkpoint.reserve);
+            // Nobody goes by it before it stands there.
+            next.write(&*self.disk, true).map_err(CommitError::Io)?;
+            *state = next;
         }
         Ok(())
     }
@@ -799,12 +808,8 @@ impl Journal {
     }
 
     /// Notes down that trees before `horizon` are gone, makes that durable, and only then gives
-    /// back what was theirs alone.
-    pub fn give_back(
-        &self,
-        horizon: Seq,
-        freed: Vec<super::codec::Freed>,
-    ) -> Result<(), CommitError> {
+    /// back what was theirs alone. What fails is said once, and tried again the next time.
+    pub fn give_back(&self, horizon: Seq, freed: Vec<Freed>) -> Result<(), CommitError> {
         let log = self.writable()?;
         let note = Note::Horizon { horizon, freed };
         // A seal that says so must be on the disk as well, or after a power cut content that is missing, of an event
@@ -820,16 +825,40 @@ impl Journal {
             }
             tries -= 1;
             if tries == 0 {
-                let why =
-                    "no seal could be written; what history gives back stays until the next start";
+                if let Note::Horizon { freed, .. } = note {
+                    self.owe(freed);
+                }
+                let why = "no seal could be written; what history gives back stays for now";
                 return Err(CommitError::Io(io::Error::other(why)));
             }
         }
         let Note::Horizon { freed, .. } = note else { return Ok(()) };
-        for range in freed {
-            self.content.free(range.file, range.offset, range.len).map_err(CommitError::Io)?;
+        let mut ranges = std::mem::take(&mut *self.owed.lock());
+        let known = ranges.len();
+        ranges.extend(freed);
+        let (mut left, mut failure) = (Vec::new(), None);
+        for (nth, range) in ranges.into_iter().enumerate() {
+            match self.content.free(range.file, range.offset, range.len) {
+                Ok(()) => (),
+                // Then nothing of it is there.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => (),
+                Err(err) => {
+                    left.push(range);
+                    if nth >= known {
+                        failure.get_or_insert(err);
+                    }
+                }
+            }
         }
-        Ok(())
+        self.owe(left);
+        failure.map_or(Ok(()), |err| Err(CommitError::Io(err)))
+    }
+
+    /// Keeps what could not be given back for the next time; whatever is too much for that stays.
+    fn owe(&self, ranges: Vec<Freed>) {
+        let mut owed = self.owed.lock();
+        let room = OWED_MAX.saturating_sub(owed.len());
+        owed.extend(ranges.into_iter().take(room));
     }
 
     /// Reads the log from a mark, or from its start.

@@ -10,11 +10,13 @@
 //! once; what small writes have in the log is taken out (`squeeze`) segment by segment, once the horizon is
 //! past all of one. The events stay.
 //!
-//! History is what content files and the small writes in the log take beyond what is live. What the
-//! horizon has passed and the log still has counts as given back: no more of history has to go for it.
+//! History is what content files and the small writes in the log take beyond what is live; of a file in a content file, that is
+//! whole pages. What the horizon has passed and the log still has counts as given back: no more of history has to go for it.
 //!
 //! What several files share, as clones do, is live once. How much that is, is counted anew after changes, by and by: see
 //! `index/shares.rs`. So it may be some seconds old, longer where there are millions of clones.
+//! What goes meanwhile may be such a clone, and is taken for one: until the next count, no less is live than the last
+//! one found and what came since.
 //!
 //! A label pins: the horizon stops at the oldest event that has one, whatever the budget says, for somebody
 //! asked for that tree by name. When the disk is full nothing before the label's removal gives space back;
@@ -33,7 +35,7 @@ use super::CommitError;
 use super::codec::{Freed, Left, Note};
 use super::dead::{Dead, ranges_of};
 use super::event::{Ino, Seq};
-use super::index::{Index, IndexError, Shares, Sought};
+use super::index::{Index, IndexError, Shares, Sought, Totals};
 use super::journal::Journal;
 use super::log::{LogReader, Next, damage_in};
 use super::record::Entry;
@@ -69,9 +71,8 @@ pub(super) struct Retainer {
     past: Mutex<Past>,
     /// Bytes of small writes that were taken out of the log.
     gone: AtomicU64,
-    /// Bytes of the present tree that are counted more than once, as of the last count.
-    doubled: AtomicU64,
     counting: Mutex<Counting>,
+    counted: Mutex<Counted>,
     /// The journal's horizon, or what it is about to be: every question about the past asks.
     horizon: AtomicU64,
 }
@@ -82,9 +83,32 @@ struct Counting {
     /// The last event when it began.
     at: Seq,
     under_way: Option<Shares>,
+    /// The most and the least that all files took since then, each for itself.
+    most: u64,
+    least: u64,
     spent: Duration,
     /// When it may begin again.
     next: Option<Instant>,
+}
+
+/// What the last count found; before the first, that nothing is shared.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counted {
+    /// Bytes of the present tree that are counted more than once.
+    doubled: u64,
+    /// Bytes that it has without them, or more.
+    own: u64,
+    /// The least that all files took since the count began, each for itself.
+    least: u64,
+}
+
+impl Counted {
+    /// How many bytes are live where all files take `allocated`, each for itself: too many rather than too few. What is gone since
+    /// may have been shared, and what came may be nobody else's.
+    fn live(&self, allocated: u64) -> u64 {
+        let came = allocated.saturating_sub(self.least);
+        self.own.saturating_add(came).min(allocated)
+    }
 }
 
 /// The horizon, standing still.
@@ -117,8 +141,8 @@ impl Retainer {
             budget,
             past: Mutex::new(past),
             gone: AtomicU64::new(gone),
-            doubled: AtomicU64::new(0),
             counting: Mutex::default(),
+            counted: Mutex::default(),
             horizon: AtomicU64::new(journal.horizon().0),
         })
     }
@@ -150,19 +174,29 @@ impl Retainer {
     /// Bytes of content files and of small writes in the log that the present tree has, and what foreign events keep.
     fn live(&self, index: &Index) -> u64 {
         let totals = index.read().totals();
-        totals.allocated.saturating_sub(self.doubled()).saturating_add(totals.kept)
+        self.present(&totals).saturating_add(totals.kept)
+    }
+
+    /// Bytes that the present tree has, what files share with others once; as of a while ago, and too many rather than too few.
+    pub(super) fn present(&self, totals: &Totals) -> u64 {
+        self.counted.lock().live(totals.padded)
     }
 
     /// Bytes of the present tree that files share with others, counted for each but one; as of a while ago.
     pub(super) fn doubled(&self) -> u64 {
-        self.doubled.load(Ordering::Relaxed)
+        self.counted.lock().doubled
     }
 
     /// Goes on counting what files share, or begins again if anything has changed.
     fn count_shares(&self, index: &Index) -> Result<(), IndexError> {
         let mut counting = self.counting.lock();
         let began = Instant::now();
-        let last = index.read().last();
+        let tables = index.read();
+        let (last, allocated) = (tables.last(), tables.totals().padded);
+        drop(tables);
+        let mut counted = self.counted.lock();
+        counted.least = counted.least.min(allocated);
+        drop(counted);
         let mut shares = match counting.under_way.take() {
             Some(shares) => shares,
             None if counting.at == last || counting.next.is_some_and(|next| began < next) => {
@@ -170,18 +204,29 @@ impl Retainer {
             }
             None => {
                 (counting.at, counting.spent) = (last, Duration::ZERO);
+                (counting.most, counting.least) = (allocated, allocated);
                 Shares::default()
             }
         };
         // Read for one step at a time, so that changes go on meanwhile.
-        while !index.read().count_shares(&mut shares, COUNT_ROWS)? {
+        loop {
+            let tables = index.read();
+            let allocated = tables.totals().padded;
+            counting.most = counting.most.max(allocated);
+            counting.least = counting.least.min(allocated);
+            if tables.count_shares(&mut shares, COUNT_ROWS)? {
+                break;
+            }
+            drop(tables);
             if began.elapsed() > COUNT_TURN {
                 counting.spent += began.elapsed();
                 counting.under_way = Some(shares);
                 return Ok(());
             }
         }
-        self.doubled.store(shares.doubled(), Ordering::Relaxed);
+        let doubled = shares.doubled();
+        let own = counting.most.saturating_sub(doubled);
+        *self.counted.lock() = Counted { doubled, own, least: counting.least };
         counting.spent += began.elapsed();
         // One that takes no time need not rest.
         let rests = counting.spent.saturating_sub(COUNT_TURN / COUNT_RESTS) * COUNT_RESTS;
@@ -444,5 +489,89 @@ impl Walk {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::event::Change;
+    use super::super::sim::SimDisk;
+    use super::super::superblock::Shape;
+    use super::super::{CreateOptions, OpenOptions, Origin, Placed, Store};
+    use super::*;
+
+    #[test]
+    fn what_goes_between_two_counts_may_have_been_shared_and_what_comes_not() {
+        // Nothing was counted, or nothing is shared.
+        assert_eq!(Counted::default().live(70), 70);
+        let alone = Counted { doubled: 0, own: 70, least: 40 };
+        for allocated in [0, 10, 40, 60, 70, 100] {
+            assert_eq!(alone.live(allocated), allocated);
+        }
+        // A file and three clones of it.
+        let mut counted = Counted { doubled: 30, own: 10, least: 40 };
+        assert_eq!(counted.live(40), 10);
+        assert_eq!(counted.live(45), 15);
+        // The clones go, or all of them.
+        assert_eq!(counted.live(10), 10);
+        assert_eq!(counted.live(4), 4);
+        // In their place comes something of its own.
+        counted.least = 10;
+        assert_eq!(counted.live(40), 40);
+    }
+
+    #[test]
+    fn removing_clones_takes_no_history_away_before_they_are_counted_again() {
+        const CLONED: usize = 4 << 20;
+        let shape = Shape { segment_len: 1 << 20, content_len: 1 << 30, content_step: 64 << 10 };
+        let create = CreateOptions { shape, ..CreateOptions::default() };
+        let options = OpenOptions {
+            sync_interval: None,
+            memory: 8 << 20,
+            history: Some(3 << 20),
+            ..OpenOptions::default()
+        };
+        let disk = Arc::new(SimDisk::new(256 << 20));
+        let store = Store::create_on(disk, &create, &options).unwrap();
+        let commit =
+            |change: Change<'_>| store.begin().unwrap().commit(Origin::default(), change).unwrap();
+        let make = |name: &[u8]| {
+            let (parent, mode, target, xattrs) = (Ino::ROOT, 0o100_644, &b""[..], Vec::new());
+            let (uid, gid, rdev) = (0, 0, 0);
+            Ino(commit(Change::Create { parent, name, mode, uid, gid, rdev, target, xattrs }).0)
+        };
+        let write = |ino: Ino, bytes: &[u8]| {
+            let mut placed = Placed::default();
+            let data = store.place(bytes, &mut placed).unwrap();
+            commit(Change::Write { ino, offset: 0, data, mode: None, drop_capability: false })
+        };
+        let [src, other] = [&b"original"[..], b"other"].map(make);
+        write(src, &vec![7; CLONED]);
+        let clones = [&b"a"[..], b"b", b"c"].map(|name| (name, make(name)));
+        for (_, dst) in clones {
+            let (src_offset, dst_offset, len) = (0, 0, CLONED as u64);
+            commit(Change::Clone { src, src_offset, dst, dst_offset, len, mode: None });
+        }
+        write(other, &[1; 1 << 20]);
+        let oldest = write(other, &[2; 1 << 20]);
+        store.tick().unwrap();
+        assert_eq!(store.doubled(), 3 * CLONED as u64);
+        assert!(store.horizon() < oldest, "there is room for it");
+        // As after a count that took minutes.
+        let retainer = &store.core.retainer;
+        retainer.counting.lock().next = Some(Instant::now() + Duration::from_secs(3600));
+        for (name, ino) in clones {
+            commit(Change::Unlink { parent: Ino::ROOT, name, ino });
+            commit(Change::End { ino });
+        }
+        store.tick().unwrap();
+        assert_eq!(store.doubled(), 3 * CLONED as u64, "it is an old count");
+        assert_eq!(store.live(), CLONED as u64 + (1 << 20));
+        assert!(store.horizon() < oldest, "history gave way to what was only removed");
+        retainer.counting.lock().next = None;
+        store.tick().unwrap();
+        assert_eq!(store.doubled(), 0);
     }
 }

@@ -22,13 +22,15 @@
 //! On a disk that is full to the last byte there is no space for the copy. Then the segment that the log has set aside lends its
 //! own; what the old one took is more than the copy does, so one can be set aside again.
 //!
+//! A segment that is damaged is left alone for good. One that could not be read or copied is tried again after a while.
+//!
 //! Invariants: a segment is left alone that recovery may have to look at, or that is damaged; a write of which
 //! one byte is needed stays whole, for its checksum covers all; foreign events stay.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::CommitError;
 use super::content::Content;
@@ -48,6 +50,8 @@ const WORTH: u64 = 8;
 const WORTH_WHEN_FULL: u64 = 64;
 /// Records that are looked at between two looks at the clock.
 const STEP: usize = 64;
+/// When a segment that could not be read or copied is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(600);
 
 /// What became of one go at it.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +87,8 @@ pub(super) struct Squeezer {
     /// Bytes that relocations moved away from wherever they were.
     moved: u64,
     look: Option<Look>,
+    /// Segments that could not be read or copied, and when they are tried again.
+    failed: BTreeMap<u32, Instant>,
 }
 
 /// What is known of a segment. Bytes are those of the content of small writes.
@@ -94,6 +100,8 @@ struct Known {
     live: u64,
     /// How long its file is; 0 until it was looked at.
     file_len: u64,
+    /// It stays as it is: nothing is known of it, and nothing will be.
+    alone: bool,
 }
 
 /// One segment being looked at.
@@ -119,13 +127,16 @@ enum Turn {
 
 impl Squeezer {
     pub(super) const fn new() -> Self {
-        Self { known: BTreeMap::new(), next: 1, moved: 0, look: None }
+        Self { known: BTreeMap::new(), next: 1, moved: 0, look: None, failed: BTreeMap::new() }
     }
 
     /// Takes note that the horizon came past the death of `bytes` in a segment.
     pub(super) fn died(&mut self, segment: u32, bytes: u64) {
         let known = self.known.entry(segment).or_default();
-        known.dead = known.dead.saturating_add(bytes);
+        // What dies where nothing is taken out is still to be had from elsewhere.
+        if !known.alone {
+            known.dead = known.dead.saturating_add(bytes);
+        }
     }
 
     /// Takes note that the horizon came past a relocation of `bytes` out of some segments.
@@ -154,7 +165,7 @@ impl Squeezer {
                     Some(number) => match self.begin(journal, number) {
                         Ok(look) => look,
                         Err(err) => {
-                            self.leave_alone(number, &err);
+                            self.leave(number, &err);
                             continue;
                         }
                     },
@@ -178,7 +189,8 @@ impl Squeezer {
                     self.next += 1;
                     let known = self.known.get(&number).copied().unwrap_or_default();
                     // In a second round there may be nothing left to die.
-                    if known.file_len == 0 || known.live + known.dead > 0 {
+                    let is_due = known.file_len == 0 || known.live + known.dead > 0;
+                    if is_due && !known.alone && !self.failed.contains_key(&number) {
                         return Ok(Some(number));
                     }
                 }
@@ -186,9 +198,17 @@ impl Squeezer {
                 Turn::Later => break,
             }
         }
+        let now = Instant::now();
+        let again = self.failed.iter().find(|(_, when)| **when <= now).map(|(&number, _)| number);
+        if let Some(number) = again {
+            self.failed.remove(&number);
+            return Ok(Some(number));
+        }
         let part = if effort.full { WORTH_WHEN_FULL } else { WORTH };
         let seen = self.known.range(..self.next);
-        let worth = seen.filter(|(_, known)| known.file_len > 0 && known.is_worth(part));
+        let worth = seen
+            .filter(|(_, known)| known.file_len > 0 && known.is_worth(part))
+            .filter(|(number, _)| !self.failed.contains_key(*number));
         if let Some((&number, _)) = worth.max_by_key(|(_, known)| known.dead) {
             return Ok(Some(number));
         }
@@ -248,14 +268,15 @@ impl Squeezer {
                 }
                 Ok(()) => (),
                 Err(CommitError::Io(err)) => {
-                    self.leave_alone(look.number, &err);
+                    self.died(look.number, look.dead);
+                    self.leave(look.number, &err);
                     return Ok(Some(0));
                 }
                 Err(err) => return Err(err),
             }
         }
         let Look { number, dead, live, file_len, .. } = look;
-        let found = Known { dead, live, file_len };
+        let found = Known { dead, live, file_len, alone: false };
         let part = if effort.full { WORTH_WHEN_FULL } else { WORTH };
         if !found.is_worth(part) {
             let known = self.known.entry(number).or_default();
@@ -267,7 +288,7 @@ impl Squeezer {
         match look.replace(journal) {
             Ok(file_len) => {
                 let known = self.known.entry(number).or_default();
-                *known = Known { dead: known.dead, live, file_len };
+                *known = Known { dead: known.dead, live, file_len, alone: false };
                 Ok(Some(dead))
             }
             // Once there is space, or by then another has made some.
@@ -276,17 +297,21 @@ impl Squeezer {
                 Ok(None)
             }
             Err(err) => {
-                self.leave_alone(number, &err);
+                self.died(number, dead);
+                self.leave(number, &err);
                 Ok(Some(0))
             }
         }
     }
 
-    /// Never looks at a segment again: it stays as it is, and is nobody's history.
-    fn leave_alone(&mut self, number: u32, why: &io::Error) {
+    /// Leaves a segment as it is: for good if it is damaged, or else for a while.
+    fn leave(&mut self, number: u32, why: &io::Error) {
         tracing::warn!("{} is left as it is: {why}", segment_path(number));
-        let file_len = u64::MAX;
-        self.known.insert(number, Known { dead: 0, live: 0, file_len });
+        if matches!(why.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound) {
+            self.known.insert(number, Known { alone: true, ..Known::default() });
+        } else {
+            self.failed.insert(number, Instant::now() + TRY_AGAIN);
+        }
     }
 }
 
@@ -401,5 +426,47 @@ impl Look {
             let _ = disk.remove(path);
         }
         copied
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::journal::Durability;
+    use super::super::sim::SimDisk;
+    use super::super::superblock::Shape;
+    use super::*;
+
+    #[test]
+    fn what_is_left_alone_keeps_nothing_else_from_being_looked_at() {
+        let shape = Shape { segment_len: 16 << 10, content_len: 1 << 20, content_step: 32 << 10 };
+        let disk = Arc::new(SimDisk::new(64 << 20));
+        let journal = Journal::create(disk, shape, Durability::Fsync).unwrap();
+        let effort = Effort { wanted: 1, until: None, full: false };
+        let mut squeezer = Squeezer::new();
+        squeezer.died(1, 7);
+        squeezer.leave(1, &io::ErrorKind::InvalidData.into());
+        squeezer.died(1, 70);
+        assert_eq!(squeezer.given_up(), 0, "nobody gets that");
+        // What was moved is looked for in another round, and then no longer expected.
+        squeezer.moved(1000);
+        assert_eq!(squeezer.given_up(), 1000);
+        assert_eq!(squeezer.choose(&journal, &effort).unwrap(), None);
+        assert_eq!(squeezer.given_up(), 0);
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_tried_again_later() {
+        let shape = Shape { segment_len: 16 << 10, content_len: 1 << 20, content_step: 32 << 10 };
+        let disk = Arc::new(SimDisk::new(64 << 20));
+        let journal = Journal::create(disk, shape, Durability::Fsync).unwrap();
+        let effort = Effort { wanted: 1, until: None, full: false };
+        let mut squeezer = Squeezer::new();
+        squeezer.next = 3;
+        squeezer.known.insert(2, Known { file_len: 100, dead: 90, ..Known::default() });
+        squeezer.leave(2, &rustix::io::Errno::IO.into());
+        assert_eq!(squeezer.choose(&journal, &effort).unwrap(), None, "not at once");
+        assert_eq!(squeezer.given_up(), 90);
+        squeezer.failed.insert(2, Instant::now());
+        assert_eq!(squeezer.choose(&journal, &effort).unwrap(), Some(2));
     }
 }

@@ -208,13 +208,17 @@ impl Super {
     }
 
     /// Writes this as the next generation over the older copy; with `sync`, it is on the disk
-    /// when this returns.
+    /// when this returns. After a failure the next one goes over the same copy, for the other is the only one known to be whole.
     pub fn write(&mut self, disk: &dyn Disk, sync: bool) -> io::Result<()> {
         let file = disk.open(PATH, false)?;
-        self.generation += 1;
-        let at = COPIES[usize::from(self.generation.is_multiple_of(2))];
-        file.write_at(self.encode().as_bytes(), at)?;
-        if sync { file.sync_data() } else { Ok(()) }
+        let next = Self { generation: self.generation + 1, ..*self };
+        let at = COPIES[usize::from(next.generation.is_multiple_of(2))];
+        file.write_at(next.encode().as_bytes(), at)?;
+        if sync {
+            file.sync_data()?;
+        }
+        *self = next;
+        Ok(())
     }
 
     /// Which copies do not match their checksums, by offset in the file.
@@ -250,7 +254,7 @@ fn checksum(bytes: &Bytes) -> u32 {
 mod tests {
     use super::super::event::{Seq, Timestamp};
     use super::super::segment::Position;
-    use super::super::sim::SimDisk;
+    use super::super::sim::{SimDisk, Step};
     use super::*;
 
     fn example() -> Super {
@@ -299,6 +303,28 @@ mod tests {
         assert_eq!(Super::read(&disk).unwrap(), one);
         assert!(disk.flip("super", 11, 3));
         assert!(matches!(Super::read(&disk), Err(SuperError::Damaged)));
+    }
+
+    #[test]
+    fn a_write_that_failed_leaves_the_only_whole_copy_to_the_next() {
+        for step in [Step::Write, Step::Sync] {
+            for seed in 0..100 {
+                let disk = SimDisk::new(1 << 20);
+                let mut one = example();
+                one.create(&disk).unwrap();
+                let mut two = one;
+                two.scan_from = 9;
+                disk.fail(step, 0, 2, rustix::io::Errno::IO.raw_os_error());
+                two.write(&disk, true).unwrap_err();
+                two.write(&disk, true).unwrap_err();
+                let what = format!("{step:?}, seed {seed}");
+                let found = Super::read(&disk.after_power_cut(seed)).unwrap();
+                assert_eq!(Super { scan_from: 4, generation: 1, ..found }, one, "{what}");
+                disk.mend();
+                two.write(&disk, true).unwrap();
+                assert_eq!(Super::read(&disk.after_power_cut(seed)).unwrap(), two, "{what}");
+            }
+        }
     }
 
     #[test]

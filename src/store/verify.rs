@@ -4,7 +4,7 @@
 //! other, and its map too.
 //!
 //! Works on a store at rest and, without its lock, on one in service: what is appended meanwhile is
-//! not looked at. Changes nothing.
+//! not looked at, but for what it says was given back. Changes nothing.
 //!
 //! What it cannot find: damage in a page of which a part was given back with history, for a
 //! checksum covers 64 KiB and the part that is left cannot be told from it; it is counted instead.
@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::codec::Note;
+use super::codec::{Freed, Note};
 use super::content::{PIECE, content_path};
 use super::disk::{Disk, File};
 use super::event::{Data, FileId, Place};
@@ -25,7 +25,7 @@ use super::log::{LogReader, Mark, Next};
 use super::record::{Entry, Fault, Record};
 use super::recover::last_written;
 use super::segment::{
-    Position, open_layout, read_header, segment_numbers, segment_path, segment_start,
+    Position, open_layout, open_segment, read_header, segment_numbers, segment_path, segment_start,
 };
 use super::squeezed::Map;
 use super::superblock::{State, Super};
@@ -92,7 +92,10 @@ pub fn verify(disk: &Arc<dyn Disk>, progress: &mut Progress<'_>) -> Result<Repor
     for offset in Super::damaged_copies(&**disk)? {
         check.found("super".to_owned(), offset, "this copy is damaged; the other one is used");
     }
-    check.log(&state, progress)?;
+    let end = check.log(&state, progress)?;
+    if let Some(end) = end.filter(|_| !check.suspects.is_empty()) {
+        check.read_on(end)?;
+    }
     check.judge();
     Ok(check.report)
 }
@@ -153,12 +156,13 @@ impl Check {
         self.found(segment_path(segment), offset, what);
     }
 
-    fn log(&mut self, state: &Super, progress: &mut Progress<'_>) -> io::Result<()> {
+    /// Reads what there is when it begins; returns how far that is.
+    fn log(&mut self, state: &Super, progress: &mut Progress<'_>) -> io::Result<Option<Mark>> {
         let store = state.store;
         let numbers = segment_numbers(&*self.disk)?;
         let Some(&last) = numbers.last() else {
             self.found(segment_path(1), 0, "the log is missing");
-            return Ok(());
+            return Ok(None);
         };
         // What the next segment must go on from.
         let mut mark = Mark {
@@ -225,7 +229,38 @@ impl Check {
                 );
             }
         }
+        Ok(Some(mark))
+    }
+
+    /// Takes in what was given back since, from `mark` on: before a range is, the log says so.
+    fn read_on(&mut self, mark: Mark) -> io::Result<()> {
+        let file = match open_segment(&*self.disk, mark.position.segment) {
+            Ok(file) => file,
+            // That was found already.
+            Err(err)
+                if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) =>
+            {
+                return Ok(());
+            }
+            Err(err) => return Err(err),
+        };
+        let mut reader = LogReader::from_mark(Arc::clone(&self.disk), file, mark);
+        while let Next::Record(_, record) = reader.read_on()? {
+            if !record.is_event()
+                && let Some(Entry::Note(Note::Horizon { freed, .. })) = record.entry()
+            {
+                self.gave_back(freed);
+            }
+        }
         Ok(())
+    }
+
+    fn gave_back(&mut self, freed: Vec<Freed>) {
+        for range in freed {
+            let end = range.offset.saturating_add(range.len);
+            let known = self.freed.entry((range.file, range.offset)).or_default();
+            *known = end.max(*known);
+        }
     }
 
     /// The last segment that had a header when it was looked for.
@@ -319,13 +354,7 @@ impl Check {
                         return Ok(true);
                     }
                     Note::Relocation { data, .. } => self.data(position, &data, false)?,
-                    Note::Horizon { freed, .. } => {
-                        for range in freed {
-                            let end = range.offset.saturating_add(range.len);
-                            let known = self.freed.entry((range.file, range.offset)).or_default();
-                            *known = end.max(*known);
-                        }
-                    }
+                    Note::Horizon { freed, .. } => self.gave_back(freed),
                     Note::End => self.ended = true,
                     Note::Actor { .. }
                     | Note::Connection { .. }

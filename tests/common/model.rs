@@ -401,10 +401,11 @@ impl Fold<'_, '_> {
     }
 }
 
-/// What the present tree of a model amounts to: inodes and bytes.
-pub(crate) fn totals(model: &Model) -> (u64, u64) {
-    let allocated = model.inodes.values().map(|node| node.inode.allocated).sum();
-    (model.inodes.len() as u64, allocated)
+/// What the present tree of a model amounts to: inodes, bytes, and bytes in whole pages where they do not fit the log.
+pub(crate) fn totals(model: &Model) -> (u64, u64, u64) {
+    let allocated = || model.inodes.values().map(|node| node.inode.allocated);
+    let padded = allocated().map(|n| if n > 4096 { n.next_multiple_of(4096) } else { n });
+    (model.inodes.len() as u64, allocated().sum(), padded.sum())
 }
 
 /// The sequence after which `models` (one after each event, from [`Seq::FIRST`] on) begin.

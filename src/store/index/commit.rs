@@ -48,7 +48,7 @@ const LOG_PER_MARK: u64 = 128 << 10;
 const FOLDER: &str = "index";
 const FILE: &str = "index/rows.redb";
 /// What the rows mean; another number means they are rebuilt.
-const FORMAT: u8 = 3;
+const FORMAT: u8 = 4;
 /// How long after a failed commit the next is tried.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -521,9 +521,10 @@ impl Tables {
         let mut from = Reader(rest);
         self.last = Seq(from.number()?);
         self.engine_last = self.last;
-        let (inodes, allocated, inline) = (from.number()?, from.number()?, from.number()?);
+        let (inodes, allocated) = (from.number()?, from.number()?);
+        let (padded, inline) = (from.number()?, from.number()?);
         let mark = Mark(from.0.to_vec());
-        self.totals = Totals { inodes, allocated, kept: self.load_kept()?, inline };
+        self.totals = Totals { inodes, allocated, padded, kept: self.load_kept()?, inline };
         self.load_tail()?;
         Ok(Some(mark))
     }
@@ -533,11 +534,11 @@ impl Tables {
             self.young.put(Small::from(&*key), Small::from(&value[..]), true);
         }
         let mut meta = Writer(identity.encode().to_vec());
-        let Totals { inodes, allocated, kept, inline } = self.totals;
+        let Totals { inodes, allocated, padded, kept, inline } = self.totals;
         if kept > 0 {
             self.put_kept(kept);
         }
-        meta.number(self.last.0).number(inodes).number(allocated).number(inline);
+        meta.number(self.last.0).number(inodes).number(allocated).number(padded).number(inline);
         meta.0.extend_from_slice(&mark.0);
         self.young.put(Small::from(&*Key::new(key::META)), Small::from(&meta.0[..]), true);
         self.young.last = self.last;

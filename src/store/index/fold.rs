@@ -19,7 +19,7 @@ use super::extents::{
 use super::key::{self, Key};
 use super::pages::{self, PAGED, Page, UNPAGED};
 use super::small::Small;
-use super::{CAPABILITY, Entry, IndexError, Inode, Rare, Tables, names};
+use super::{CAPABILITY, Entry, IndexError, Inode, Rare, Tables, Totals, names};
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
@@ -92,7 +92,7 @@ impl Tables {
         };
         let mut totals = self.totals;
         let done = fold.change(&event.change, payload);
-        fold.finish(&mut totals.inodes, &mut totals.allocated);
+        fold.finish(&mut totals);
         totals.kept = totals.kept.saturating_add(fold.kept);
         totals.inline = totals.inline.saturating_add(fold.inline);
         let mut batch = fold.batch;
@@ -309,7 +309,7 @@ impl<'t> Fold<'t> {
     }
 
     /// Puts the inodes' new versions into the batch, their old ones among the dead.
-    fn finish(&mut self, inodes: &mut u64, allocated: &mut u64) {
+    fn finish(&mut self, totals: &mut Totals) {
         for page in std::mem::take(&mut self.pages) {
             let value = Small::from(&page.encode()[..]);
             self.batch.rows.push((Small::from(&*page.key()), Some(value), true));
@@ -326,14 +326,14 @@ impl<'t> Fold<'t> {
             if ended {
                 self.batch.rows.push((Small::from(&*key), None, false));
                 self.batch.nodes.push((ino, None));
-                *inodes = inodes.saturating_sub(1);
-                *allocated = allocated.saturating_sub(before);
+                totals.inodes = totals.inodes.saturating_sub(1);
+                totals.replace(before, 0);
                 continue;
             }
             new.inode.changed = self.seq;
             new.inode.role = role.min(7) as u8;
-            *inodes += u64::from(old.is_none());
-            *allocated = allocated.saturating_sub(before).saturating_add(new.inode.allocated);
+            totals.inodes += u64::from(old.is_none());
+            totals.replace(before, new.inode.allocated);
             let value = Small::from(&new.encode()[..]);
             self.batch.rows.push((Small::from(&*key), Some(value), old.is_some()));
             self.batch.nodes.push((ino, Some(new)));

@@ -75,7 +75,8 @@ pub use commit::Tap;
 pub use commit::{Index, LOG_BEHIND_MAX, LOG_PER_BATCH, Mark, Options};
 pub use extents::Sought;
 
-use super::event::{Event, FileId, Ino, Location, Seq, Timestamp};
+use super::content::PAGE;
+use super::event::{Event, FileId, INLINE_MAX, Ino, Location, Seq, Timestamp};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -597,9 +598,22 @@ pub struct Totals {
     pub inodes: u64,
     /// Sum of `allocated` over them, in bytes: what several share counts for each.
     pub allocated: u64,
+    /// The same in whole pages, but for what fits the log: the last page of an extent is its own, however little of it is used.
+    pub padded: u64,
     /// Bytes of content files that foreign events take: no file's, and never given back.
     pub kept: u64,
     /// Bytes of all writes that travelled in their events, since the store was made: some are live, some
     /// are history, and some were taken out of the log again.
     pub inline: u64,
+}
+
+impl Totals {
+    /// A file takes `after` bytes instead of `before`.
+    fn replace(&mut self, before: u64, after: u64) {
+        let padded = |bytes: u64| {
+            if bytes > INLINE_MAX as u64 { bytes.next_multiple_of(PAGE) } else { bytes }
+        };
+        self.allocated = self.allocated.saturating_sub(before).saturating_add(after);
+        self.padded = self.padded.saturating_sub(padded(before)).saturating_add(padded(after));
+    }
 }
