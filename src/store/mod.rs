@@ -598,7 +598,7 @@ impl Store {
     }
 
     /// Where the log ends: it goes on there with whatever is noted down, be it an event or not.
-    pub fn log_end(&self) -> segment::Position {
+    pub fn log_end(&self) -> Position {
         self.core.journal.mark().position
     }
 

@@ -150,7 +150,7 @@ mod tests {
     fn who_is_at_the_other_end_is_known_by_number() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         assert_eq!(peer_pid(&ours).unwrap(), Some(std::process::id()));
-        assert!(peer_pid(&File::open("/dev/null").unwrap()).is_err());
+        assert!(peer_pid(File::open("/dev/null").unwrap()).is_err());
     }
 
     #[test]

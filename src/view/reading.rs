@@ -355,7 +355,8 @@ impl View {
         match self.place(node)? {
             Place::Tree(tense, ino) => {
                 let names = self.tree.xattrs(ino, self.at(tense)?)?;
-                let told = |name: &&Vec<u8>| asker.caller.uid == 0 || !name.starts_with(b"trusted.");
+                let told =
+                    |name: &&Vec<u8>| asker.caller.uid == 0 || !name.starts_with(b"trusted.");
                 names.iter().filter(told).for_each(|name| push(name));
             }
             beside => match self.acl_beside(beside) {

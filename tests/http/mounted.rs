@@ -231,7 +231,7 @@ fn the_mount_and_http_change_one_tree_at_once_and_agree() {
         });
     });
     // What was told while a lookup was under way is told once more.
-    std::thread::sleep(std::time::Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(2500));
     let seen = shell(
         &current,
         "find . -mindepth 1 -type f -exec sha256sum {} + | sort -k2; find . -type d | sort",
@@ -501,7 +501,7 @@ fn a_mount_on_top_has_time_to_go_and_the_store_is_closed_whatever_it_does() {
         shell(&place.path(""), "mount -t tmpfs none at");
         server.signal(Signal::TERM);
         if goes {
-            std::thread::sleep(std::time::Duration::from_secs(1));
+            std::thread::sleep(Duration::from_secs(1));
             shell(&place.path(""), "umount at");
         }
         let (code, said) = server.end();
