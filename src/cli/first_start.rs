@@ -17,7 +17,7 @@ use crate::legacy::import::{self as legacy, ImportError, Part};
 use crate::tree::{Ino, Seq, Timestamp, Tree};
 
 use super::progress::Progress;
-use super::{CliError, bridge, import, store};
+use super::{CliError, bridge, import, output, store};
 
 /// Beside the store, from before it is made until all is taken over.
 const MARK: &str = "importing";
@@ -181,12 +181,20 @@ impl Taking<'_> {
         let source = before.project;
         let what = source.display().to_string();
         teller.stage(Stage::Importing { what: what.clone(), done: 0, total: 0 });
-        let total = import::weigh(source, meta, stop).unwrap_or(0);
+        let total = import::weigh(source, meta, stop);
         let teller = teller.clone();
         let progress = Progress::new("importing", total, quiet).telling(move |done, total| {
             teller.stage(Stage::Importing { what: what.clone(), done, total });
         });
-        let (result, counts) = import::into_tree(tree, (source, meta), stop, progress);
+        let say = |line: &str| tracing::warn!("{}", output::one_line(line));
+        let (result, counts) = import::into_tree(tree, (source, meta), stop, progress, &say);
+        if counts.left_out > 0 {
+            tracing::warn!(
+                "{} of {} were left out, or taken in part: bring them into the tree through the mount or over HTTP",
+                import::entries(counts.left_out),
+                source.display()
+            );
+        }
         match result {
             Ok(()) => {
                 tracing::info!(
