@@ -14,7 +14,7 @@ use crate::transport::mount::Owner;
 use crate::tree::Tree;
 
 use super::progress::Progress;
-use super::{CliError, flag, output, store};
+use super::{CliError, first_start, flag, output, store};
 
 /// Where the secret of a log is, besides files: the variable that the bridge itself took it from.
 pub(super) const SECRET: &str = "LIGHTHOUSE_EVENT_SECRET";
@@ -79,6 +79,9 @@ pub(super) fn run(
         }
     };
     closed?;
+    if report.unverifiable == 0 && parts.iter().any(|part| matches!(part, Part::Log(..))) {
+        first_start::nothing_is_left_out(path);
+    }
     tell(source, path, &report, args, quiet)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,10 +6,24 @@
 //!                  the mark goes <-- the project's files <----+-- they make no tree
 //! ```
 //!
+//! The mark says how far it is: `files` once the project's files are begun, nothing before that.
+//!
+//! Where no known secret vouches for some of the old events, a note stays in the store. At a later start that knows more, and
+//! if nothing has happened since, the store is set aside and the first start done anew: only so do old events come
+//! before all others. Else each start says what to do.
+//!
+//! ```text
+//!  given DIGEST        of the secrets that were known, or `all` where none is needed
+//!  taken N             records that were taken
+//!  left-out N          records that were not
+//!  last N              the last event of the first start
+//! ```
+//!
 //! Invariants: what was there before is only read. A start that finds the mark goes on where an earlier one was stopped.
 
-use std::fs::Metadata;
-use std::io;
+use std::fs::{Metadata, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::api::{Stage, Teller};
@@ -17,10 +31,16 @@ use crate::legacy::import::{self as legacy, ImportError, Part};
 use crate::tree::{Ino, Seq, Timestamp, Tree};
 
 use super::progress::Progress;
-use super::{CliError, bridge, import, store};
+use super::{CliError, bridge, import, output, status, store};
 
 /// Beside the store, from before it is made until all is taken over.
 const MARK: &str = "importing";
+/// What it holds once the project's files are begun: the tree is not empty then, and they are to be gone on with.
+const FILES: &[u8] = b"files";
+/// In the store, as long as old events are left out of it.
+const NOTE: &str = "unimported";
+/// Stores that were set aside are numbered up to here.
+const ASIDE_MAX: u32 = 100;
 /// Where the bridge's own data was in its image.
 const OLD_DATA: &str = "/app/data";
 /// How many findings of an import are logged.
@@ -38,7 +58,7 @@ pub(super) struct Before<'a> {
 
 impl<'a> Before<'a> {
     /// Looks for what a bridge left in `events`, and below its working directory where that is mounted; if there is a
-    /// store already that has it, nothing is looked for. `project` is where files may be.
+    /// store already, only for what was left out of it. `project` is where files may be.
     ///
     /// # Errors
     ///
@@ -50,7 +70,14 @@ impl<'a> Before<'a> {
         options: legacy::Options,
     ) -> Result<Self, CliError> {
         let mut before = Self { events, project, store, parts: Vec::new(), options };
-        if before.begins()? {
+        if !before.begins()?
+            && let Some(left) = LeftOut::read(store)
+            && before.vouches_now(left)
+        {
+            // There is no store any more.
+            before.begins()?;
+        }
+        if before.is_to_be_taken_over() {
             before.parts = before.left_by_bridge();
         }
         Ok(before)
@@ -69,14 +96,26 @@ impl<'a> Before<'a> {
     /// Takes it over into `tree`, and tells `teller` how far that is; ends early when it is to `stop`.
     pub(super) fn take_over(&self, tree: &Tree, teller: &Teller, stop: &store::Stop, quiet: bool) {
         let taking = Taking { before: self, tree, teller, stop, quiet };
-        let mut taken = self.parts.is_empty() || taking.events();
-        if taken && (self.parts.is_empty() || is_empty(tree)) {
+        // Then the events are all there, and what is in the tree is a part of the project.
+        let begun = std::fs::read(self.mark()).is_ok_and(|mark| mark == FILES);
+        let mut taken = begun || self.parts.is_empty() || taking.events();
+        if taken && (begun || self.parts.is_empty() || is_empty(tree)) {
             taken = match std::fs::metadata(self.project) {
-                Ok(meta) if meta.is_dir() => taking.files(&meta),
+                Ok(meta) if meta.is_dir() => {
+                    if let Err(err) = std::fs::write(self.mark(), FILES) {
+                        tracing::warn!("cannot write to {}: {err}", self.mark().display());
+                    }
+                    taking.files(&meta)
+                }
                 _ => true,
             };
         }
         if taken && !stop.asked() {
+            if let Some(left) = LeftOut::read(self.store) {
+                let left = LeftOut { last: tree.last().0, ..left };
+                left.keep(self.store);
+                self.warn_of(&left, true);
+            }
             // Kept, it would only make the next start look for what is there already.
             if let Err(err) = std::fs::remove_file(self.mark()) {
                 tracing::warn!("{} stays: {err}", self.mark().display());
@@ -102,6 +141,86 @@ impl<'a> Before<'a> {
         Ok(true)
     }
 
+    /// Whether old events that were left out are to be taken after all, and the store is set aside for that. Says what
+    /// to do if not.
+    fn vouches_now(&self, mut left: LeftOut) -> bool {
+        let untouched = status::last(self.store).is_some_and(|last| last.0 == left.last);
+        let given = given(&self.options);
+        if given != left.given {
+            // The log is read for that, so not at every start.
+            let taken = legacy::taken(&self.left_by_bridge(), &self.options);
+            if taken > left.taken && untouched {
+                match self.set_aside() {
+                    Ok(aside) => {
+                        tracing::warn!(
+                            "{taken} old events can be taken now instead of {}: the first start is done anew; nothing \
+                             has happened in its store, which is {} now and may be removed",
+                            left.taken,
+                            aside.display()
+                        );
+                        return true;
+                    }
+                    Err(err) => {
+                        tracing::warn!("cannot set {} aside: {err}", self.store.display());
+                    }
+                }
+            } else {
+                left.given = given;
+                left.keep(self.store);
+            }
+        }
+        self.warn_of(&left, untouched);
+        false
+    }
+
+    /// Gives the store another name.
+    fn set_aside(&self) -> io::Result<PathBuf> {
+        let names = (1..=ASIDE_MAX).map(|number| self.events.join(format!("set-aside-{number}")));
+        for aside in names {
+            if aside.symlink_metadata().is_err() {
+                std::fs::rename(self.store, &aside)?;
+                return Ok(aside);
+            }
+        }
+        Err(io::Error::other("too many were set aside before"))
+    }
+
+    /// Says that old events are left out, and what to do.
+    fn warn_of(&self, left: &LeftOut, untouched: bool) {
+        let records = left.left_out;
+        let note = self.store.join(NOTE);
+        if untouched {
+            tracing::warn!(
+                "{records} records of the Python bridge were left out, no known secret vouches for them: start again with \
+                 theirs in {}, or with LIGHTHOUSE_IMPORT_UNVERIFIED=1, before anything is changed; if they are not \
+                 wanted, remove {}",
+                bridge::SECRET,
+                note.display()
+            );
+            return;
+        }
+        let parts = self.left_by_bridge();
+        let place = parts.iter().find_map(|part| match part {
+            Part::Log(dir, _) => Some(dir.as_path()),
+            Part::Sqlite(_) | Part::Snapshots(_) => None,
+        });
+        match place {
+            Some(place) => tracing::warn!(
+                "{records} records of the Python bridge were left out, no known secret vouched for them, and the tree has \
+                 changed since: stop this server and run `lighthouse-fuse import --unverified {} {}`, after which the files \
+                 they name are as they say and history/ has what is there now; if they are not wanted, remove {}",
+                self.store.display(),
+                place.display(),
+                note.display()
+            ),
+            None => tracing::warn!(
+                "{records} records of the Python bridge were left out, no known secret vouched for them, and its log is \
+                 gone: bring it back, or remove {}",
+                note.display()
+            ),
+        }
+    }
+
     fn left_by_bridge(&self) -> Vec<Part> {
         let mut parts = Vec::new();
         for place in [self.events, Path::new(OLD_DATA)] {
@@ -114,6 +233,58 @@ impl<'a> Before<'a> {
             }
         }
         parts
+    }
+}
+
+/// What decides which records are taken, as the note has it.
+fn given(options: &legacy::Options) -> String {
+    if options.unverified { "all".to_owned() } else { options.secrets.digest() }
+}
+
+/// The note about old events that were left out of a store.
+#[derive(Debug, PartialEq)]
+struct LeftOut {
+    given: String,
+    taken: u64,
+    left_out: u64,
+    last: u64,
+}
+
+impl LeftOut {
+    fn read(store: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(store.join(NOTE)).ok()?;
+        // What cannot be read of it says that something was left out all the same.
+        let value = |key: &str| {
+            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+            lines.find(|(name, _)| *name == key).map_or("", |(_, value)| value)
+        };
+        let number = |key: &str| value(key).parse::<u64>().unwrap_or(0);
+        let (taken, left_out, last) = (number("taken"), number("left-out"), number("last"));
+        Some(Self { given: value("given").to_owned(), taken, left_out, last })
+    }
+
+    fn keep(&self, store: &Path) {
+        let Self { given, taken, left_out, last } = self;
+        let text = format!("given {given}\ntaken {taken}\nleft-out {left_out}\nlast {last}\n");
+        let (note, new) = (store.join(NOTE), store.join(format!("{NOTE}.new")));
+        // Others need not try what the secret is.
+        let opened =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
+        if let Err(err) = written.and_then(|()| std::fs::rename(&new, &note)) {
+            tracing::warn!("cannot write to {}: {err}", note.display());
+        }
+    }
+}
+
+/// Takes the note away: all old events are in the store.
+pub(super) fn nothing_is_left_out(store: &Path) {
+    let note = store.join(NOTE);
+    match std::fs::remove_file(&note) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("{} stays: {err}", note.display());
+        }
+        _ => (),
     }
 }
 
@@ -164,13 +335,14 @@ impl Taking<'_> {
             whole,
             "imported {what}"
         );
-        if report.unverifiable > 0 {
-            tracing::warn!(
-                "no known secret vouches for {} records: give theirs in {}, or take them with `lighthouse-fuse import \
-                 --unverified`",
-                report.unverifiable,
-                bridge::SECRET
-            );
+        match report.unverifiable {
+            _ if !whole => (),
+            0 => nothing_is_left_out(before.store),
+            left_out => {
+                let given = given(&before.options);
+                let taken = legacy::taken(&before.parts, &before.options);
+                LeftOut { given, taken, left_out, last: tree.last().0 }.keep(before.store);
+            }
         }
         whole
     }
@@ -181,12 +353,20 @@ impl Taking<'_> {
         let source = before.project;
         let what = source.display().to_string();
         teller.stage(Stage::Importing { what: what.clone(), done: 0, total: 0 });
-        let total = import::weigh(source, meta, stop).unwrap_or(0);
+        let total = import::weigh(source, meta, stop);
         let teller = teller.clone();
         let progress = Progress::new("importing", total, quiet).telling(move |done, total| {
             teller.stage(Stage::Importing { what: what.clone(), done, total });
         });
-        let (result, counts) = import::into_tree(tree, (source, meta), stop, progress);
+        let say = |line: &str| tracing::warn!("{}", output::one_line(line));
+        let (result, counts) = import::into_tree(tree, (source, meta), stop, progress, &say);
+        if counts.left_out > 0 {
+            tracing::warn!(
+                "{} of {} were left out, or taken in part: bring them into the tree through the mount or over HTTP",
+                import::entries(counts.left_out),
+                source.display()
+            );
+        }
         match result {
             Ok(()) => {
                 tracing::info!(
@@ -204,5 +384,37 @@ impl Taking<'_> {
                 true
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::legacy::log::Secrets;
+
+    #[test]
+    fn a_note_is_read_as_it_was_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(LeftOut::read(dir.path()), None);
+        let left = LeftOut { given: "all".to_owned(), taken: 1, left_out: u64::MAX, last: 3 };
+        left.keep(dir.path());
+        assert_eq!(LeftOut::read(dir.path()), Some(left));
+        nothing_is_left_out(dir.path());
+        nothing_is_left_out(dir.path());
+        assert_eq!(LeftOut::read(dir.path()), None);
+    }
+
+    #[test]
+    fn secrets_are_told_apart_and_not_given_away() {
+        let given = |all: &[&str], unverified| {
+            let mut secrets = Secrets::default();
+            all.iter().for_each(|secret| secrets.add(secret.as_bytes()));
+            given(&legacy::Options { secrets, unverified, ..legacy::Options::default() })
+        };
+        assert_eq!(given(&["one"], false), given(&["one"], false));
+        assert_ne!(given(&["one"], false), given(&["two"], false));
+        assert_ne!(given(&["one"], false), given(&["one", "two"], false));
+        assert_ne!(given(&[], false), given(&[], true));
+        assert!(!given(&["one"], false).contains("one"));
     }
 }

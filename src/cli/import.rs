@@ -6,7 +6,10 @@
 //! was stopped, and adds nothing twice. What the source does not have is left alone, but for rights: nobody
 //! gets more than mode and access control list of the source give, whatever a directory of the tree hands down.
 //!
-//! What is read is what was looked at: a file that somebody puts in the place of another meanwhile is looked at again.
+//! What is read is what was looked at: a file that somebody puts in the place of another meanwhile is looked at again, and
+//! so is one that changes while it is read. If that does not end, it does not get the source's time.
+//!
+//! What cannot be read, or has no place in the tree, is left out and named, and the rest is taken.
 //!
 //! Bytes go through [`Tree::write`] like any other, so imported events say who imported them.
 
@@ -40,6 +43,10 @@ const PIECE: usize = 1 << 20;
 const DEPTH_MAX: usize = 2048;
 /// How often an entry is looked at again that is not what it was a moment ago.
 const LOOKS_MAX: usize = 8;
+/// How often a file is read that changes while it is read: each time is a version of it.
+const READS_MAX: usize = 3;
+/// How many entries that are left out are named.
+const NAMED_MAX: u64 = 20;
 /// Share of the progress bar that every entry has, in bytes, beside its content.
 const ENTRY_WEIGHT: u64 = 4096;
 
@@ -49,7 +56,8 @@ const ENTRY_WEIGHT: u64 = 4096;
 /// `events_*.log.gz`, or one of them), its SQLite database, its snapshots, or the directory that holds these. Of a
 /// bridge every event is kept as it was, and those about files make the tree and its past. SOURCE is only read.
 /// The secrets of its log come from LIGHTHOUSE_EVENT_SECRET and from each --secret-file FILE. An import that was
-/// stopped continues when it is run again.
+/// stopped continues when it is run again. A file that cannot be read, changes all the time or has no place in the tree is
+/// named and left out; the rest is imported, and the exit code is 1.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
     /// The store; made if it does not exist. It must not be in service
@@ -71,7 +79,8 @@ pub(super) fn run(args: &ImportArgs, quiet: bool) -> Result<ExitCode, CliError> 
     if !args.as_files {
         let parts = crate::legacy::import::recognise(source).map_err(cannot_read)?;
         if !parts.is_empty() {
-            refuse_nesting(&args.store, source)?;
+            // A store beside the log is not read, and that is where `serve` has it.
+            refuse_source_inside(&args.store, source)?;
             return bridge::run(&args.store, source, &parts, &args.bridge, &args.how, quiet);
         }
     }
@@ -85,11 +94,13 @@ pub(super) fn run(args: &ImportArgs, quiet: bool) -> Result<ExitCode, CliError> 
     refuse_nesting(&args.store, source)?;
     store::check(&args.store)?;
     let stop = store::stop_on_signals()?;
-    let total = weigh(source, &root, &stop).map_err(cannot_read)?;
+    drop(std::fs::read_dir(source).map_err(cannot_read)?);
+    let total = weigh(source, &root, &stop);
     let opened = store::open_or_create(&args.store, &args.how, &root)?;
     let progress = Progress::new("importing", total, quiet);
+    let say = |line: &str| output::say(format_args!("{}", output::one_line(line)));
     let (result, counts) =
-        into_tree(&Tree::new(Arc::clone(&opened)), (source, &root), &stop, progress);
+        into_tree(&Tree::new(Arc::clone(&opened)), (source, &root), &stop, progress, &say);
     let closed = store::close(&opened);
     result.map_err(|stopped| stopped.into_error(&args.store, source))?;
     closed?;
@@ -103,15 +114,31 @@ pub(super) fn run(args: &ImportArgs, quiet: bool) -> Result<ExitCode, CliError> 
             counts.same
         ));
     }
+    if counts.left_out > 0 {
+        return Err(CliError::new(format!(
+            "{} of {} were left out, or taken in part: mend what is said of each, and `lighthouse-fuse import {} {}` \
+             takes the rest",
+            entries(counts.left_out),
+            source.display(),
+            args.store.display(),
+            source.display()
+        )));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes `tree` hold what a directory holds, until `stop` is asked.
+/// So many files and directories, in words.
+pub(super) fn entries(count: u64) -> String {
+    if count == 1 { "1 entry".to_owned() } else { format!("{count} entries") }
+}
+
+/// Makes `tree` hold what a directory holds, until `stop` is asked. What is left out is told to `say`.
 pub(super) fn into_tree(
     tree: &Tree,
     (source, root): (&Path, &Metadata),
     stop: &store::Stop,
     progress: Progress,
+    say: &dyn Fn(&str),
 ) -> (Result<(), Stopped>, Counts) {
     let agents = Agents::new(Arc::clone(tree.store()));
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -124,16 +151,20 @@ pub(super) fn into_tree(
         buffer: vec![0; PIECE],
         progress,
         stop,
+        say,
         counts: Counts::default(),
     };
     let unread = |err| Stopped::Source(source.to_owned(), err);
-    // A link to the root is followed, as everywhere where it is named.
-    let result = names(source, OFlags::empty(), root).map_err(unread).and_then(|names| {
-        let names = names.ok_or_else(|| {
+    // A link to the root is followed, and not taken for it: its attributes are others.
+    let result = source.canonicalize().map_err(unread).and_then(|source| {
+        let names = names(&source, OFlags::NOFOLLOW, root).map_err(unread)?.ok_or_else(|| {
             unread(io::Error::other("it was replaced meanwhile; import it again"))
         })?;
-        import.directory(source, root, names, Ino::ROOT, 0)
+        import.directory(&source, root, names, Ino::ROOT, 0)
     });
+    if let Some(more) = import.counts.left_out.checked_sub(NAMED_MAX).filter(|&more| more > 0) {
+        say(&format!("and {} more", entries(more)));
+    }
     let Import { progress, counts, .. } = import;
     progress.finish();
     (result, counts)
@@ -159,15 +190,50 @@ impl Stopped {
                 store.display(),
                 source.display()
             ),
-            Self::Source(path, err) => return failed(&path, &err),
+            other => other.reason(),
+        })
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::Asked => "stopped before the end".to_owned(),
+            Self::Source(path, err) => failed(path, err).to_string(),
+            Self::Refused(path, Refusal::NotEmpty) => format!(
+                "cannot import {}: where it belongs the tree has a directory that is not empty; move that away, and \
+                 import once more",
+                path.display()
+            ),
             Self::Refused(path, refusal) => {
-                format!("cannot import {}: {}", path.display(), store::explain(&refusal))
+                format!("cannot import {}: {}", path.display(), store::explain(refusal))
             }
             Self::TooDeep(path) => {
                 format!("cannot import {}: more than {DEPTH_MAX} directories deep", path.display())
             }
-        })
+        }
     }
+
+    /// Whether it is the matter of one entry, and others may be taken all the same.
+    fn is_of_one_entry(&self) -> bool {
+        match self {
+            Self::Asked => false,
+            Self::Source(..) | Self::TooDeep(_) => true,
+            Self::Refused(_, refusal) => !matches!(
+                refusal,
+                Refusal::NoSpace | Refusal::ReadOnly(_) | Refusal::Io(_) | Refusal::Damaged(_)
+            ),
+        }
+    }
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Looked {
+    /// It is in the tree.
+    Taken,
+    /// It is no more what it was when it was looked at.
+    Replaced,
+    /// It changed while it was read; what was read is in the tree, without the source's time.
+    Changed,
 }
 
 fn failed(path: &Path, err: &io::Error) -> CliError {
@@ -179,6 +245,8 @@ pub(super) struct Counts {
     pub(super) changed: u64,
     pub(super) same: u64,
     pub(super) bytes: u64,
+    /// What was left out, or taken in part.
+    pub(super) left_out: u64,
 }
 
 struct Import<'s> {
@@ -191,6 +259,7 @@ struct Import<'s> {
     buffer: Vec<u8>,
     progress: Progress,
     stop: &'s store::Stop,
+    say: &'s dyn Fn(&str),
     counts: Counts,
 }
 
@@ -210,32 +279,57 @@ impl Import<'_> {
         }
         for name in names {
             let child = path.join(OsStr::from_bytes(&name));
-            let mut looks = 0;
-            loop {
-                if self.stop.asked() {
-                    return Err(Stopped::Asked);
-                }
-                let meta = match std::fs::symlink_metadata(&child) {
-                    Ok(meta) => meta,
-                    // It went away since it was listed: as if it had never been there.
-                    Err(err) if err.kind() == io::ErrorKind::NotFound => break,
-                    Err(err) => return Err(Stopped::Source(child, err)),
-                };
-                if self.entry(&child, &meta, into, &name, depth)? {
-                    break;
-                }
-                looks += 1;
-                if looks == LOOKS_MAX {
-                    output::say(format_args!(
-                        "left out {}: it is replaced again and again; import once more when it stays",
-                        child.display()
-                    ));
-                    break;
-                }
+            match self.look(&child, into, &name, depth) {
+                Ok(()) => (),
+                Err(stopped) if stopped.is_of_one_entry() => self.leave_out(&stopped.reason()),
+                Err(stopped) => return Err(stopped),
             }
             self.progress.advance(ENTRY_WEIGHT);
         }
-        self.attributes(path, meta, into)
+        self.attributes(path, meta, into, true)
+    }
+
+    /// Makes `name` in `parent` what `path` is, as often as that is something else meanwhile.
+    fn look(&mut self, path: &Path, parent: Ino, name: &[u8], depth: usize) -> Result<(), Stopped> {
+        let (mut replaced, mut changed) = (0, 0);
+        loop {
+            if self.stop.asked() {
+                return Err(Stopped::Asked);
+            }
+            let meta = match std::fs::symlink_metadata(path) {
+                Ok(meta) => meta,
+                // It went away since it was listed: as if it had never been there.
+                Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(err) => return Err(Stopped::Source(path.to_owned(), err)),
+            };
+            match self.entry(path, &meta, parent, name, depth)? {
+                Looked::Taken => return Ok(()),
+                Looked::Replaced => replaced += 1,
+                Looked::Changed => changed += 1,
+            }
+            if replaced == LOOKS_MAX {
+                self.leave_out(&format!(
+                    "left out {}: it is replaced again and again; import once more when it stays",
+                    path.display()
+                ));
+                return Ok(());
+            }
+            if changed == READS_MAX {
+                self.leave_out(&format!(
+                    "{} changes again and again; what was read of it is there, import once more when it stays",
+                    path.display()
+                ));
+                return Ok(());
+            }
+        }
+    }
+
+    /// One entry more is not there, or not whole.
+    fn leave_out(&mut self, why: &str) {
+        self.counts.left_out += 1;
+        if self.counts.left_out <= NAMED_MAX {
+            (self.say)(why);
+        }
     }
 
     /// Makes `name` in `parent` what `path` is. Does nothing and says so if that is no more what `meta` tells of.
@@ -246,7 +340,7 @@ impl Import<'_> {
         parent: Ino,
         name: &[u8],
         depth: usize,
-    ) -> Result<bool, Stopped> {
+    ) -> Result<Looked, Stopped> {
         let refused = |refusal| Stopped::Refused(path.to_owned(), refusal);
         let there = match self.tree.lookup(parent, name, Seq::NOW) {
             Ok(inode) => Some(inode),
@@ -258,14 +352,14 @@ impl Import<'_> {
         if several && let Some(&ino) = self.links.get(&key) {
             if there.is_some_and(|inode| inode.ino == ino) {
                 self.counts.same += 1;
-                return Ok(true);
+                return Ok(Looked::Taken);
             }
             if let Some(inode) = there {
                 self.remove(parent, name, &inode).map_err(refused)?;
             }
             self.perform(&Operation::Link { ino, parent, name }).map_err(refused)?;
             self.counts.changed += 1;
-            return Ok(true);
+            return Ok(Looked::Taken);
         }
         let kind = meta.mode() & S_IFMT;
         let unread = |err| Stopped::Source(path.to_owned(), err);
@@ -276,7 +370,7 @@ impl Import<'_> {
             Some(Err(err))
                 if matches!(err.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) =>
             {
-                return Ok(false);
+                return Ok(Looked::Replaced);
             }
             Some(Err(err)) => return Err(unread(err)),
         };
@@ -299,12 +393,12 @@ impl Import<'_> {
         if meta.is_dir() {
             match names(path, OFlags::NOFOLLOW, meta).map_err(unread)? {
                 Some(names) => listed = names,
-                None => return Ok(false),
+                None => return Ok(Looked::Replaced),
             }
         } else if meta.is_file() && !whole {
             file = open_same(path, OFlags::NOFOLLOW, meta).map_err(unread)?;
             if file.is_none() {
-                return Ok(false);
+                return Ok(Looked::Replaced);
             }
         }
         let ino = match fitting {
@@ -338,19 +432,29 @@ impl Import<'_> {
         }
         if meta.is_dir() {
             self.directory(path, meta, listed, ino, depth + 1)?;
-            return Ok(true);
+            return Ok(Looked::Taken);
         }
+        let mut as_it_was = true;
         match file {
-            Some(file) => self.content(path, &file, meta, ino)?,
+            Some(file) => {
+                self.content(path, &file, meta, ino)?;
+                let now = file.metadata().map_err(unread)?;
+                as_it_was = state_of(&now) == state_of(meta);
+            }
             None => self.progress.advance(content_weight(meta)),
         }
-        self.attributes(path, meta, ino)?;
+        self.attributes(path, meta, ino, as_it_was)?;
+        if !as_it_was {
+            // Or its next look would be taken for another name of it.
+            self.links.remove(&key);
+            return Ok(Looked::Changed);
+        }
         if whole {
             self.counts.same += 1;
         } else {
             self.counts.changed += 1;
         }
-        Ok(true)
+        Ok(Looked::Taken)
     }
 
     /// Takes from `ino`, just made in `parent`, the access control lists that come with that. A new directory
@@ -437,8 +541,14 @@ impl Import<'_> {
 
     /// Gives `ino` the owner, extended attributes, mode and times that `path` has. A change of owner takes set-id bits
     /// and capabilities away, so it comes first; an access control list brings a mode, so that comes later; and
-    /// times last.
-    fn attributes(&self, path: &Path, meta: &Metadata, ino: Ino) -> Result<(), Stopped> {
+    /// times last, if they are `with_times`.
+    fn attributes(
+        &self,
+        path: &Path,
+        meta: &Metadata,
+        ino: Ino,
+        with_times: bool,
+    ) -> Result<(), Stopped> {
         let refused = |refusal| Stopped::Refused(path.to_owned(), refusal);
         let inode = self.tree.inode(ino, Seq::NOW).map_err(refused)?;
         let owner_differs = (inode.uid, inode.gid) != (meta.uid(), meta.gid());
@@ -472,7 +582,8 @@ impl Import<'_> {
                 kill_sgid: false,
             };
             match self.perform(&operation) {
-                Ok(_) | Err(Refusal::NotSupported) => (),
+                // Names that are ours are no attributes here.
+                Ok(_) | Err(Refusal::NotSupported | Refusal::NotPermitted) => (),
                 Err(refusal) => return Err(refused(refusal)),
             }
         }
@@ -480,11 +591,11 @@ impl Import<'_> {
         let (atime, mtime) = (accessed(meta), modified(meta));
         let mode = meta.mode();
         let mode_differs = inode.mode != mode && !meta.is_symlink();
-        if mode_differs || owner_differs || inode.mtime != mtime {
+        if mode_differs || owner_differs || with_times && inode.mtime != mtime {
             let set = Attributes {
                 mode: (!meta.is_symlink()).then_some(mode),
-                atime: Some(TimeTo::At(atime)),
-                mtime: Some(TimeTo::At(mtime)),
+                atime: with_times.then_some(TimeTo::At(atime)),
+                mtime: with_times.then_some(TimeTo::At(mtime)),
                 ..Attributes::default()
             };
             self.perform(&Operation::SetAttributes { ino, set }).map_err(refused)?;
@@ -546,6 +657,11 @@ fn names(path: &Path, flags: OFlags, meta: &Metadata) -> io::Result<Option<Vec<V
     Ok(Some(names))
 }
 
+/// What differs once the content of a file was changed, whoever sets its times back.
+fn state_of(meta: &Metadata) -> (u64, i64, i64, i64, i64) {
+    (meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec())
+}
+
 fn is_device(meta: &Metadata) -> bool {
     meta.file_type().is_block_device() || meta.file_type().is_char_device()
 }
@@ -555,8 +671,8 @@ fn content_weight(meta: &Metadata) -> u64 {
     if meta.is_file() { meta.size().min(meta.blocks().saturating_mul(512)) } else { 0 }
 }
 
-/// The weight of all that is below `path`, for the progress bar.
-pub(super) fn weigh(path: &Path, meta: &Metadata, stop: &store::Stop) -> io::Result<u64> {
+/// The weight of all that is below `path`, for the progress bar. What cannot be read weighs nothing: the import says so.
+pub(super) fn weigh(path: &Path, meta: &Metadata, stop: &store::Stop) -> u64 {
     let mut total = 0;
     let mut rest = vec![(path.to_owned(), meta.clone())];
     while let Some((path, meta)) = rest.pop() {
@@ -565,17 +681,11 @@ pub(super) fn weigh(path: &Path, meta: &Metadata, stop: &store::Stop) -> io::Res
         }
         total += ENTRY_WEIGHT + content_weight(&meta);
         if meta.is_dir() {
-            for entry in std::fs::read_dir(&path)? {
-                let entry = entry?;
-                match entry.metadata() {
-                    Ok(meta) => rest.push((entry.path(), meta)),
-                    Err(err) if err.kind() == io::ErrorKind::NotFound => (),
-                    Err(err) => return Err(err),
-                }
-            }
+            let entries = std::fs::read_dir(&path).into_iter().flatten().flatten();
+            rest.extend(entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?))));
         }
     }
-    Ok(total)
+    total
 }
 
 fn modified(meta: &Metadata) -> Timestamp {
@@ -625,16 +735,28 @@ fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 
 /// A store inside what is imported would grow while it is read, and the reverse is no better.
 fn refuse_nesting(store: &Path, source: &Path) -> Result<(), CliError> {
+    refuse_source_inside(store, source)?;
+    let (store, source) = places(store, source)?;
+    if store.starts_with(&source) { Err(nested(&store, &source)) } else { Ok(()) }
+}
+
+fn refuse_source_inside(store: &Path, source: &Path) -> Result<(), CliError> {
+    let (store, source) = places(store, source)?;
+    if source.starts_with(&store) { Err(nested(&store, &source)) } else { Ok(()) }
+}
+
+/// Where the store and the source really are.
+fn places(store: &Path, source: &Path) -> Result<(PathBuf, PathBuf), CliError> {
     let source = source.canonicalize().map_err(|err| failed(source, &err))?;
-    let store = service::absolute(store)?;
-    if store.starts_with(&source) || source.starts_with(&store) {
-        return Err(CliError::new(format!(
-            "STORE {} and SOURCE {} lie inside each other; choose a store outside",
-            store.display(),
-            source.display()
-        )));
-    }
-    Ok(())
+    Ok((service::absolute(store)?, source))
+}
+
+fn nested(store: &Path, source: &Path) -> CliError {
+    CliError::new(format!(
+        "STORE {} and SOURCE {} lie inside each other; choose a store outside",
+        store.display(),
+        source.display()
+    ))
 }
 
 #[cfg(test)]
@@ -690,5 +812,101 @@ mod tests {
         assert_eq!(listed(), None);
         std::os::unix::fs::symlink(&moved, &path).unwrap();
         assert_eq!(listed(), None);
+    }
+
+    fn tree(at: &Path) -> Tree {
+        use crate::store::{CreateOptions, OpenOptions, Store};
+        let made = Store::create(at, &CreateOptions::default(), &OpenOptions::default()).unwrap();
+        Tree::new(Arc::new(made))
+    }
+
+    /// Imports `source`, and calls `meanwhile` whenever some of it is done. What came of it, and what was said.
+    fn imported(
+        tree: &Tree,
+        source: &Path,
+        meanwhile: impl Fn() + 'static,
+    ) -> (Counts, Vec<String>) {
+        let signals = crate::sys::signals::Signals::block(&[]).unwrap();
+        let stop = store::Stop::new(signals);
+        let progress = Progress::new("importing", 0, true).telling(move |_, _| meanwhile());
+        let said = std::cell::RefCell::new(Vec::new());
+        let say = |line: &str| said.borrow_mut().push(line.to_owned());
+        let meta = std::fs::metadata(source).unwrap();
+        let (result, counts) = into_tree(tree, (source, &meta), &stop, progress, &say);
+        assert!(result.is_ok());
+        (counts, said.into_inner())
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_not_taken_torn() {
+        let root = tempfile::tempdir().unwrap();
+        let source = root.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let path = source.join("file");
+        std::fs::write(&path, "begun").unwrap();
+        let appends = |always: bool| {
+            let (path, appended) = (path.clone(), std::cell::Cell::new(false));
+            move || {
+                if !appended.replace(true) || always {
+                    let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+                    std::io::Write::write_all(&mut file, b", and more").unwrap();
+                }
+            }
+        };
+        let tree = tree(&root.path().join("store"));
+        let same = || {
+            let inode = tree.lookup(Ino::ROOT, b"file", Seq::NOW).unwrap();
+            let meta = std::fs::metadata(&path).unwrap();
+            inode.size == meta.size() && inode.mtime == modified(&meta)
+        };
+        let (counts, said) = imported(&tree, &source, appends(false));
+        assert_eq!((counts.left_out, counts.changed), (0, 1), "{said:?}");
+        assert!(same());
+        std::fs::write(&path, "anew").unwrap();
+        let (counts, said) = imported(&tree, &source, appends(true));
+        assert_eq!((counts.left_out, counts.changed), (1, 0), "{said:?}");
+        assert!(said[0].contains("file changes again and again"), "{said:?}");
+        assert!(!same());
+        let (counts, said) = imported(&tree, &source, || ());
+        assert_eq!((counts.left_out, counts.changed), (0, 1), "{said:?}");
+        assert!(same());
+    }
+
+    #[test]
+    fn where_a_directory_was_that_is_not_empty_no_file_comes_and_the_rest_does() {
+        let root = tempfile::tempdir().unwrap();
+        let source = root.path().join("source");
+        let path = source.join("a");
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("in"), "").unwrap();
+        let tree = tree(&root.path().join("store"));
+        imported(&tree, &source, || ());
+        std::fs::remove_dir_all(&path).unwrap();
+        std::fs::write(&path, "").unwrap();
+        std::fs::write(source.join("b"), "").unwrap();
+        let (counts, said) = imported(&tree, &source, || ());
+        assert_eq!((counts.left_out, said.len()), (1, 1), "{said:?}");
+        assert!(said[0].contains("/a: ") && said[0].contains("not empty"), "{said:?}");
+        assert!(tree.lookup(Ino::ROOT, b"b", Seq::NOW).is_ok());
+    }
+
+    #[test]
+    fn attributes_are_those_of_the_directory_behind_a_link_but_for_names_that_are_ours() {
+        let root = tempfile::tempdir().unwrap();
+        let (source, link) = (root.path().join("source"), root.path().join("link"));
+        std::fs::create_dir(&source).unwrap();
+        std::os::unix::fs::symlink(&source, &link).unwrap();
+        for name in ["user.note", "user.lighthouse.seq"] {
+            let flags = rustix::fs::XattrFlags::empty();
+            if rustix::fs::setxattr(&source, name, b"x", flags).is_err() {
+                eprintln!("SKIPPED: no attributes can be set here");
+                return;
+            }
+        }
+        let tree = tree(&root.path().join("store"));
+        let (counts, said) = imported(&tree, &link, || ());
+        assert_eq!(counts.left_out, 0, "{said:?}");
+        assert_eq!(tree.xattr(Ino::ROOT, b"user.note", Seq::NOW).unwrap(), b"x");
+        assert!(tree.xattr(Ino::ROOT, b"user.lighthouse.seq", Seq::NOW).is_err());
     }
 }

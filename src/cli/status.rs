@@ -125,6 +125,13 @@ fn look(path: &Path) -> Result<Status, CliError> {
     })
 }
 
+/// The last event of the store at `path`, if that can be read.
+pub(super) fn last(path: &Path) -> Option<Seq> {
+    let disk: Arc<dyn Disk> = Arc::new(Real::read_only(path).ok()?);
+    let state = Super::read(&*disk).ok()?;
+    end_of(&disk, &state).ok().map(|(last, ..)| last)
+}
+
 /// The last event, its time, and the horizon, as the last segment of the log says.
 fn end_of(disk: &Arc<dyn Disk>, state: &Super) -> io::Result<(Seq, Timestamp, Seq)> {
     let mut reader = LogReader::before(Arc::clone(disk), state.store, Seq::NOW)?;

@@ -272,7 +272,7 @@ pub(super) fn explain(refusal: &Refusal) -> String {
         Refusal::ReadOnly(why) => format!("the store takes no changes: {why}"),
         Refusal::Io(err) => format!("the disk under the store failed: {err}"),
         Refusal::Damaged(what) => what.clone(),
-        other => format!("{other:?}"),
+        other => other.to_string(),
     }
 }
 

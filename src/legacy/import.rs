@@ -306,6 +306,22 @@ pub fn first_time(parts: &[Part], options: &Options) -> Option<Timestamp> {
     first
 }
 
+/// How many records of the logs in `parts` would be taken: those that a known secret vouches for, or all if so told.
+#[must_use]
+pub fn taken(parts: &[Part], options: &Options) -> u64 {
+    let mut taken = 0;
+    for part in parts {
+        let Part::Log(_, files) = part else { continue };
+        let mut reader = LogReader::new(files.clone(), options.secrets.clone());
+        while let Some(item) = reader.read() {
+            if let Item::Record(record) = item {
+                taken += u64::from(record.verified || options.unverified);
+            }
+        }
+    }
+    taken
+}
+
 /// What a part counts for in the progress, in bytes.
 fn weight(part: &Part) -> u64 {
     match part {

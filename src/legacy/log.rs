@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flate2::read::MultiGzDecoder;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use super::event::{Event, Missing};
 use crate::store::event::{Format, Timestamp};
@@ -71,6 +71,22 @@ impl Secrets {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// What tells these secrets from others without giving them away.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut digest = Sha256::new();
+        for key in &self.keys {
+            let mut key = key.clone();
+            Mac::update(&mut key, b"lighthouse-fuse: which secrets are known");
+            Digest::update(&mut digest, Mac::finalize(key).into_bytes());
+        }
+        Digest::finalize(digest).iter().fold(String::new(), |mut text, byte| {
+            // A String takes all.
+            let _ = fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}"));
+            text
+        })
     }
 
     /// Whether `mac` vouches for `payload`; `first` is the key that held last.

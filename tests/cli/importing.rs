@@ -23,6 +23,8 @@ tests![
     a_special_file_in_the_place_of_another_is_replaced,
     a_capability_stays_with_a_change_of_owner,
     what_the_tree_hands_down_gives_nobody_rights,
+    what_cannot_be_read_is_named_and_the_rest_is_taken,
+    a_link_to_a_directory_brings_over_the_rights_of_the_directory,
 ];
 
 /// Fills `tree`, with what a test of any user may make.
@@ -360,5 +362,50 @@ fn what_the_tree_hands_down_gives_nobody_rights() -> Outcome {
     place.output(&["umount", "at"]);
     assert_eq!(there, here);
     assert!(kept.contains("user:77:rwx"), "what the tree has of its own stays: {kept}");
+    Ok(())
+}
+
+fn what_cannot_be_read_is_named_and_the_rest_is_taken() -> Outcome {
+    needs_root()?;
+    let place = Place::new();
+    place.shell(
+        "mkdir -p tree/shut/in; for n in a closed z; do echo $n > tree/$n; done; chmod 0 tree/closed tree/shut",
+    );
+    let output = finished(&mut place.as_nobody(&["import", "store", "tree"]));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let named = |name: &str| said.lines().any(|line| line.contains(&place.text(name)));
+    assert!(named("tree/closed") && named("tree/shut"), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("lighthouse-fuse: 2 entries of tree were left out"), "{said}");
+    let paths = || {
+        let log = place.output(&["log", "--store", "store", "--json"]);
+        let events = log.lines().map(|line| serde_json::from_str(line).unwrap());
+        let paths = events.map(|event: serde_json::Value| event["path"].to_string());
+        paths.collect::<std::collections::BTreeSet<_>>()
+    };
+    let taken = |name: &str| paths().contains(&format!("\"{name}\""));
+    assert!(taken("a") && taken("z") && !taken("closed") && !taken("shut"), "{:?}", paths());
+    place.shell("chmod 644 tree/closed; chmod 755 tree/shut");
+    let output = finished(&mut place.as_nobody(&["import", "--quiet", "store", "tree"]));
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert!(taken("closed") && taken("shut/in"), "{:?}", paths());
+    Ok(())
+}
+
+fn a_link_to_a_directory_brings_over_the_rights_of_the_directory() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    needs_attributes(&place)?;
+    place.shell(
+        "mkdir tree; chmod 770 tree; setfacl -m u:77:rwx,g::---,m::rwx tree; ln -s tree link",
+    );
+    place.output(&["import", "--quiet", "store", "link"]);
+    place.output(&["mount", "store", "at", "--background"]);
+    let look = |of: &str| place.shell(&format!("cd {of}; getfacl -pn ."));
+    let (there, here) = (look("tree"), look("at/current"));
+    place.output(&["umount", "at"]);
+    assert_eq!(there, here);
+    assert!(here.contains("group::---"), "{here}");
     Ok(())
 }

@@ -69,9 +69,172 @@ fn the_first_start_takes_what_a_bridge_left_beside_the_store() {
     assert!(!place.path("events/importing").exists());
 }
 
-#[test]
-fn while_a_long_import_runs_health_says_how_far_it_is_and_it_can_be_interrupted() {
+const OLD_SECRET: &str = "lighthouse-fixture-secret-01";
+
+/// What a bridge left beside the store, and a project with a file of its own.
+fn with_old_events() -> Place {
     let place = Place::new();
+    let source =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/legacy/legacy-log/small");
+    std::fs::create_dir_all(place.path("events")).unwrap();
+    let log = "events/events_000001.log";
+    std::fs::copy(source.join(log), place.path(log)).unwrap();
+    std::fs::create_dir_all(place.path("project")).unwrap();
+    std::fs::write(place.path("project/other"), "x").unwrap();
+    place
+}
+
+/// What the files `README.md`, of the old events, and `other`, of the project, are answered with; and what was said.
+fn started(command: &mut Command) -> ([u16; 2], String) {
+    let mut server = Server::start(command);
+    let found = {
+        let agent = server.session("a");
+        ["README.md", "other"].map(|name| agent.get(&format!("/files/{name}")).status)
+    };
+    (found, server.stop())
+}
+
+#[test]
+fn old_events_that_were_left_out_come_at_the_start_that_knows_their_secret() {
+    let place = with_old_events();
+    for secret in ["", "", "another", "another"] {
+        let (found, said) = started(place.command(false).env("LIGHTHOUSE_EVENT_SECRET", secret));
+        assert_eq!(found, [404, 200], "{said}");
+        let lines = said.lines().filter(|line| line.contains("of the Python bridge were left out"));
+        let lines: Vec<_> = lines.collect();
+        assert_eq!(lines.len(), 1, "{said}");
+        assert!(lines[0].contains("start again with theirs in LIGHTHOUSE_EVENT_SECRET"), "{said}");
+    }
+    for secret in [OLD_SECRET, OLD_SECRET, ""] {
+        let (found, said) = started(place.command(false).env("LIGHTHOUSE_EVENT_SECRET", secret));
+        assert_eq!(found, [200, 404], "{said}");
+        assert!(!said.contains("were left out"), "{said}");
+    }
+    assert!(place.path("events/set-aside-1/super").exists());
+    assert!(!place.path("events/set-aside-2").exists());
+    assert!(!place.path("events/importing").exists());
+}
+
+#[test]
+fn old_events_that_were_left_out_can_be_taken_without_their_secret() {
+    let place = with_old_events();
+    assert_eq!(started(&mut place.command(false)).0, [404, 200]);
+    let (found, said) = started(place.command(false).env("LIGHTHOUSE_IMPORT_UNVERIFIED", "1"));
+    assert_eq!(found, [200, 404], "{said}");
+}
+
+#[test]
+fn old_events_that_were_left_out_are_not_put_over_what_was_done_since() {
+    let place = with_old_events();
+    let mut server = place.serve();
+    assert_eq!(server.session("a").put("/files/mine", b"mine").status, 201);
+    server.stop();
+    let (store, events) = (place.path("events/store"), place.path("events"));
+    let (store, events) = (store.to_str().unwrap(), events.to_str().unwrap());
+    let mend = format!("`lighthouse-fuse import --unverified {store} {events}`");
+    for _ in 0..2 {
+        let mut command = place.command(false);
+        let (found, said) = started(command.env("LIGHTHOUSE_EVENT_SECRET", OLD_SECRET));
+        assert_eq!(found, [404, 200], "{said}");
+        assert!(said.contains("the tree has changed since") && said.contains(&mend), "{said}");
+    }
+    assert!(!place.path("events/set-aside-1").exists());
+    let imported = run(&["import", "--unverified", store, events], &place.path(""));
+    assert!(imported.status.success(), "{imported:?}");
+    let (found, said) = started(&mut place.command(false));
+    assert_eq!(found, [200, 200], "{said}");
+    assert!(!said.contains("were left out"), "{said}");
+    let server = place.serve();
+    assert_eq!(server.session("a").get("/files/mine").body, b"mine");
+}
+
+#[test]
+fn a_project_that_was_begun_is_gone_on_with_where_the_old_events_make_no_tree() {
+    let place = Place::new();
+    many_files(&place);
+    // One record: a map of short texts.
+    let fields = [
+        ("event_id", "1000000001_0_lighthouse-01"),
+        ("event_type", "agent_registered"),
+        ("aggregate_id", "coordinator"),
+        ("timestamp", "2026-01-01T00:00:00.000000+00:00"),
+    ];
+    let mut record = vec![0x80 | u8::try_from(fields.len()).unwrap()];
+    for text in fields.into_iter().flat_map(|(name, value)| [name, value]) {
+        record.extend([0xd9, u8::try_from(text.len()).unwrap()]);
+        record.extend(text.bytes());
+    }
+    let len = u32::try_from(record.len()).unwrap();
+    let log = [&len.to_be_bytes()[..], &[0_u8; 32][..], &record[..]].concat();
+    std::fs::create_dir_all(place.path("events")).unwrap();
+    std::fs::write(place.path("events/events_000001.log"), log).unwrap();
+    let command = || {
+        let mut command = place.command(false);
+        command.env("LIGHTHOUSE_IMPORT_UNVERIFIED", "1");
+        command
+    };
+    let mut server = Server::start_early(&mut command());
+    let health = within_deadline(|| {
+        let health = server.get("/health");
+        let said = health.json();
+        let of_project = said["reason"].as_str().is_some_and(|reason| reason.contains("/project"));
+        let begun = of_project && said["progress"]["done"].as_u64() > Some(1 << 20);
+        (health.status == 200 || begun).then_some(health)
+    });
+    assert_eq!(health.status, 503, "the import was over before it could be asked for");
+    server.signal(Signal::KILL);
+    server.child.wait().unwrap();
+    assert_eq!(std::fs::read(place.path("events/importing")).unwrap(), b"files");
+    let server = Server::start(&mut command());
+    let agent = server.session("a");
+    for dir in 0..40 {
+        let listed = agent.get(&format!("/files/{dir}")).json();
+        assert_eq!(listed["entries"].as_array().unwrap().len(), 100, "{dir}");
+    }
+    let events = agent.get("/event/query?limit=10").json();
+    assert!(events.to_string().contains("1000000001_0_lighthouse-01"), "{events}");
+    assert!(!place.path("events/importing").exists());
+}
+
+#[test]
+fn what_cannot_be_read_does_not_keep_the_rest_of_the_project_out() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let allow = |name: &str, mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(place.path(name), mode).unwrap();
+    };
+    std::fs::create_dir_all(place.path("project/shut")).unwrap();
+    for name in ["a", "closed", "shut/in", "z"] {
+        std::fs::write(place.path("project").join(name), "x").unwrap();
+    }
+    allow("project/closed", 0);
+    allow("project/shut", 0);
+    let plain = place.command(false);
+    let mut command = Command::new("setpriv");
+    if rustix::process::geteuid().is_root() {
+        // To root nothing is closed.
+        allow("", 0o777);
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+    }
+    command.arg(plain.get_program()).arg("serve");
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut server = Server::start(&mut command);
+    {
+        let agent = server.session("a");
+        let found =
+            ["a", "closed", "shut", "z"].map(|name| agent.get(&format!("/files/{name}")).status);
+        assert_eq!(found, [200, 404, 404, 200]);
+    }
+    let said = server.stop();
+    assert!(said.contains("/project/closed: ") && said.contains("/project/shut: "), "{said}");
+    assert!(said.contains("2 entries of "), "{said}");
+    allow("project/shut", 0o755);
+}
+
+/// A project that takes a while to import.
+fn many_files(place: &Place) {
     for dir in 0..40 {
         let dir = place.path(&format!("project/{dir}"));
         std::fs::create_dir_all(&dir).unwrap();
@@ -79,6 +242,12 @@ fn while_a_long_import_runs_health_says_how_far_it_is_and_it_can_be_interrupted(
             std::fs::write(dir.join(file.to_string()), "content").unwrap();
         }
     }
+}
+
+#[test]
+fn while_a_long_import_runs_health_says_how_far_it_is_and_it_can_be_interrupted() {
+    let place = Place::new();
+    many_files(&place);
     let mut server = Server::start_early(&mut place.command(false));
     let health = within_deadline(|| {
         let health = server.get("/health");
