@@ -849,7 +849,7 @@ mod tests {
             move || {
                 if !appended.replace(true) || always {
                     let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
-                    std::io::Write::write_all(&mut file, b", and more").unwrap();
+                    file.write_all(b", and more").unwrap();
                 }
             }
         };
