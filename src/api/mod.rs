@@ -10,7 +10,7 @@
 //!     +--> processes.rs  processes that work for a session
 //!     +--> events.rs   events by sequence and time, and as they come
 //!     +--> files.rs    the tree: GET, PUT, DELETE
-//!     +--> dav.rs      the tree for WebDAV
+//!     +--> dav/        the tree for WebDAV
 //!     +--> metrics.rs  live counters
 //!     +--> upstream.rs what belongs elsewhere, passed on
 //!  acting.rs     the tree as somebody may see and change it
