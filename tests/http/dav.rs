@@ -1,6 +1,10 @@
 //! WebDAV: what a client that mounts the tree does.
 
-use crate::client::{Place, Session};
+use crate::client::{Place, Server, Session, within_deadline};
+
+const LOCK: &[u8] =
+    br#"<?xml version="1.0"?><D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope>
+    <D:locktype><D:write/></D:locktype></D:lockinfo>"#;
 
 fn dav(
     agent: &Session<'_>,
@@ -11,6 +15,12 @@ fn dav(
 ) -> (u16, String) {
     let answer = agent.ask(method, &format!("/dav{path}"), headers, body);
     (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+}
+
+/// The content of a file; `None` where there is none.
+fn content(agent: &Session<'_>, path: &str) -> Option<Vec<u8>> {
+    let got = agent.get(&format!("/files{path}"));
+    (got.status == 200).then_some(got.body)
 }
 
 #[test]
@@ -54,9 +64,7 @@ fn a_lock_keeps_other_clients_out() {
     let server = place.serve();
     let agent = server.session("a");
     assert_eq!(dav(&agent, "PUT", "/f", &[], b"x").0, 201);
-    let lock = br#"<?xml version="1.0"?><D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope>
-        <D:locktype><D:write/></D:locktype></D:lockinfo>"#;
-    let locked = agent.ask("LOCK", "/dav/f", &[("timeout", "Second-60")], lock);
+    let locked = agent.ask("LOCK", "/dav/f", &[("timeout", "Second-60")], LOCK);
     assert_eq!(locked.status, 200, "{locked:?}");
     let token = locked.header("lock-token").to_owned();
     let other = server.session("b");
@@ -64,4 +72,74 @@ fn a_lock_keeps_other_clients_out() {
     assert_eq!(dav(&agent, "PUT", "/f", &[("if", &format!("({token})"))], b"z").0, 204);
     assert_eq!(agent.ask("UNLOCK", "/dav/f", &[("lock-token", &token)], b"").status, 204);
     assert_eq!(dav(&other, "PUT", "/f", &[], b"y").0, 204);
+}
+
+#[test]
+fn a_lock_ends_by_itself() {
+    let place = Place::new();
+    let server = place.serve();
+    let (agent, other) = (server.session("a"), server.session("b"));
+    assert_eq!(dav(&agent, "PUT", "/f", &[], b"x").0, 201);
+    let locked = agent.ask("LOCK", "/dav/f", &[("timeout", "Second-3")], LOCK);
+    assert!(locked.text().contains("Second-3<"), "{locked:?}");
+    assert_eq!(dav(&other, "PUT", "/f", &[], b"y").0, 423);
+    within_deadline(|| (dav(&other, "PUT", "/f", &[], b"y").0 == 204).then_some(()));
+    let token = locked.header("lock-token");
+    assert_eq!(agent.ask("UNLOCK", "/dav/f", &[("lock-token", token)], b"").status, 409);
+    // Who does not say how long has it for a while, not for ever.
+    let locked = agent.ask("LOCK", "/dav/f", &[], LOCK);
+    assert!(locked.text().contains("Second-600<"), "{locked:?}");
+    let condition = format!("({})", locked.header("lock-token"));
+    let again = [("timeout", "Infinite"), ("if", condition.as_str())];
+    let refreshed = agent.ask("LOCK", "/dav/f", &again, b"");
+    assert!(refreshed.text().contains("Second-600<"), "{refreshed:?}");
+}
+
+#[test]
+fn the_root_is_locked_and_unlocked() {
+    let place = Place::new();
+    let server = place.serve();
+    let (agent, other) = (server.session("a"), server.session("b"));
+    for status in [201, 204] {
+        let locked = agent.ask("LOCK", "/dav/", &[], LOCK);
+        assert_eq!(locked.status, 200, "{locked:?}");
+        assert_eq!(dav(&other, "PUT", "/f", &[], b"y").0, 423);
+        let token = [("lock-token", locked.header("lock-token"))];
+        assert_eq!(agent.ask("UNLOCK", "/dav/", &token, b"").status, 204);
+        assert_eq!(dav(&other, "PUT", "/f", &[], b"y").0, status);
+    }
+    let metrics = agent.get("/metrics");
+    assert!(metrics.text().contains("lighthouse_http_panics_total 0\n"), "{}", metrics.text());
+}
+
+#[test]
+fn a_name_that_is_locked_is_there() {
+    let place = Place::new();
+    let policy = place.path("policy");
+    std::fs::write(&policy, "expert / filesystem_read\n").unwrap();
+    let mut command = place.command(false);
+    let server = Server::start(command.env("LIGHTHOUSE_FUSE_POLICY", &policy));
+    let (agent, expert) = (server.session("a"), server.session("expert"));
+    assert_eq!(agent.ask("LOCK", "/dav/new", &[], LOCK).status, 201);
+    assert_eq!(content(&agent, "/new").as_deref(), Some(&b""[..]));
+    assert_eq!(agent.ask("LOCK", "/dav/none/new", &[], LOCK).status, 409);
+    assert_eq!(expert.ask("LOCK", "/dav/other", &[], LOCK).status, 403);
+    assert_eq!(content(&agent, "/other"), None);
+    // What could not be made is not locked either.
+    assert_eq!(dav(&agent, "PUT", "/other", &[], b"x").0, 201);
+}
+
+#[test]
+fn a_condition_names_a_lock_that_is_there() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let put = |condition| dav(&agent, "PUT", "/f", &[("if", condition)], b"y").0;
+    assert_eq!(dav(&agent, "PUT", "/f", &[], b"x").0, 201);
+    assert_eq!(put("(<urn:uuid:invented>)"), 412);
+    assert_eq!(content(&agent, "/f").unwrap(), b"x");
+    assert_eq!(put("(Not <urn:uuid:invented>)"), 204);
+    let locked = agent.ask("LOCK", "/dav/f", &[], LOCK);
+    assert_eq!(put("(<urn:uuid:invented>)"), 412);
+    assert_eq!(put(&format!("(<urn:uuid:invented>) ({})", locked.header("lock-token"))), 204);
 }

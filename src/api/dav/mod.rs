@@ -7,12 +7,14 @@
 //!  mod.rs       who asks, and what nobody may ask of dav-server
 //!     +--> dav-server   the protocol
 //!            +--> tree.rs   the tree as its filesystem
+//!            +--> locks.rs  locks of all clients
 //! ```
 //!
 //! Programs that know only Basic authentication show a session's token as the password, whatever the user; where a
 //! session key is demanded, that key does as well, and the user is the agent. Nothing else does: who may have a session
 //! asks for one first, here as at `/files/`.
 
+mod locks;
 mod tree;
 
 use axum::body::Body;
@@ -22,10 +24,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use dav_server::DavHandler;
 use dav_server::ls::DavLockSystem;
-use dav_server::memls::MemLs;
 use futures_util::stream;
 use http_body_util::BodyExt;
 
+use locks::Locks;
 use tree::DavTree;
 
 use super::ask::{TreePath, from_base64};
@@ -77,7 +79,7 @@ pub(crate) fn ask_for_password(problem: Problem) -> Problem {
 
 /// Locks of all clients.
 pub(crate) fn locks() -> Box<dyn DavLockSystem> {
-    MemLs::new()
+    Box::new(Locks::default())
 }
 
 pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
@@ -96,7 +98,8 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
     }
     end_conditions(&mut parts.headers);
     let method = parts.method.clone();
-    let tree = DavTree { upload_max: shared.config.upload_max };
+    let tree =
+        DavTree { upload_max: shared.config.upload_max, makes_files: method.as_str() == "LOCK" };
     let handler = DavHandler::builder()
         .filesystem(Box::new(tree))
         .locksystem(shared.locks.clone())

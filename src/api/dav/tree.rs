@@ -30,6 +30,8 @@ const SHORT_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct DavTree {
     pub(super) upload_max: u64,
+    /// Opening a name that leads nowhere makes an empty file, whether or not anything is written: a LOCK.
+    pub(super) makes_files: bool,
 }
 
 /// What a client is told where something is refused.
@@ -81,7 +83,7 @@ impl GuardedFileSystem<Acting> for DavTree {
         options: OpenOptions,
         acting: &'a Acting,
     ) -> FsFuture<'a, Box<dyn DavFile>> {
-        let upload_max = self.upload_max;
+        let Self { upload_max, makes_files, .. } = *self;
         let with = acting.clone();
         self.with_path(acting, path, told, move |acting, path| {
             let changes = options.write || options.append || options.truncate;
@@ -110,6 +112,13 @@ impl GuardedFileSystem<Acting> for DavTree {
             if there.is_none() && !options.create && !options.create_new {
                 return Err(Problem::missing("there is no such file"));
             }
+            let there = match there {
+                None if makes_files => {
+                    let empty = Content::Short(Vec::new());
+                    Some(acting.replace(&path, &empty, None, Must::BeNew)?.0)
+                }
+                there => there,
+            };
             let how = match &there {
                 // A part of it is replaced: in place.
                 Some(inode) if !options.truncate => How::InPlace { ino: inode.ino },
