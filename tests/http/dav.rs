@@ -1,5 +1,7 @@
 //! WebDAV: what a client that mounts the tree does.
 
+use std::os::unix::fs::symlink;
+
 use crate::client::{Place, Server, Session, within_deadline};
 
 const LOCK: &[u8] =
@@ -15,6 +17,11 @@ fn dav(
 ) -> (u16, String) {
     let answer = agent.ask(method, &format!("/dav{path}"), headers, body);
     (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+}
+
+/// A COPY or MOVE.
+fn transfer(agent: &Session<'_>, method: &str, from: &str, to: &str) -> u16 {
+    dav(agent, method, from, &[("destination", &format!("/dav{to}"))], b"").0
 }
 
 /// The content of a file; `None` where there is none.
@@ -142,4 +149,153 @@ fn a_condition_names_a_lock_that_is_there() {
     let locked = agent.ask("LOCK", "/dav/f", &[], LOCK);
     assert_eq!(put("(<urn:uuid:invented>)"), 412);
     assert_eq!(put(&format!("(<urn:uuid:invented>) ({})", locked.header("lock-token"))), 204);
+}
+
+#[test]
+fn nothing_goes_where_the_source_is_in_the_destination() {
+    let place = Place::new();
+    let project = place.path("project");
+    std::fs::create_dir_all(project.join("d/sub")).unwrap();
+    std::fs::create_dir_all(project.join("other")).unwrap();
+    std::fs::create_dir_all(project.join("x")).unwrap();
+    std::fs::write(project.join("d/sub/f"), "deep").unwrap();
+    std::fs::write(project.join("d/g"), "shallow").unwrap();
+    std::fs::write(project.join("other/f"), "other").unwrap();
+    symlink("d", project.join("l")).unwrap();
+    symlink("d/g", project.join("lg")).unwrap();
+    symlink("../other", project.join("x/way")).unwrap();
+    let server = place.serve();
+    let agent = server.session("a");
+    let refused = [
+        ("/d/sub/f", "/d"),
+        ("/d/", "/d/old"),
+        ("/d/g", "/d/g"),
+        // The same by another path, and a link to what would go for it.
+        ("/l/sub/f", "/d"),
+        ("/d/g", "/l/g"),
+        ("/lg", "/d/g"),
+        ("/l", "/d"),
+        ("/d", "/"),
+        ("/", "/new"),
+    ];
+    for (from, to) in refused {
+        for method in ["MOVE", "COPY"] {
+            assert_eq!(transfer(&agent, method, from, to), 403, "{method} {from} {to}");
+        }
+    }
+    assert_eq!(transfer(&agent, "COPY", "/l", "/d/sub"), 403);
+    // As some read a URL, this is /d.
+    let odd = dav(&agent, "MOVE", "/d/sub/f", &[("destination", "http:///dav/dav/d")], b"").0;
+    assert!((400..500).contains(&odd), "{odd}");
+    for method in ["MOVE", "COPY"] {
+        assert_eq!(transfer(&agent, method, "/none", "/d"), 404);
+        assert_eq!(transfer(&agent, method, "/d/g/none", "/d"), 404);
+        assert_eq!(transfer(&agent, method, "/d/g", "/none/g"), 409);
+        assert_eq!(transfer(&agent, method, "/d/g", "/d/sub/f/g"), 409);
+    }
+    assert_eq!(content(&agent, "/d/sub/f").unwrap(), b"deep");
+    assert_eq!(content(&agent, "/lg").unwrap(), b"shallow");
+    // A link on the way to the source may go with the destination.
+    assert_eq!(transfer(&agent, "MOVE", "/x/way/f", "/x"), 204);
+    assert_eq!(content(&agent, "/x").unwrap(), b"other");
+    assert_eq!(content(&agent, "/other/f"), None);
+}
+
+#[test]
+fn a_file_is_replaced_in_one_step() {
+    let place = Place::new();
+    let project = place.path("project");
+    std::fs::create_dir_all(&project).unwrap();
+    for name in ["f", "g", "h"] {
+        std::fs::write(project.join(name), name).unwrap();
+    }
+    std::fs::hard_link(project.join("h"), project.join("h2")).unwrap();
+    symlink("g", project.join("l")).unwrap();
+    let server = place.serve();
+    let agent = server.session("a");
+    let last = || -> u64 { agent.get("/files/").header("lighthouse-sequence").parse().unwrap() };
+    for (method, from) in [("COPY", "/f"), ("MOVE", "/f")] {
+        let before = last();
+        assert_eq!(transfer(&agent, method, from, "/g"), 204, "{method}");
+        for at in before..=last() {
+            let there = agent.get(&format!("/files/g?at=@{at}"));
+            assert_eq!(there.status, 200, "{method}: there is none at {at}");
+        }
+        assert_eq!(content(&agent, "/g").unwrap(), b"f");
+    }
+    assert_eq!(content(&agent, "/f"), None);
+    // A link is replaced itself, not what it leads to.
+    assert_eq!(transfer(&agent, "COPY", "/h", "/l"), 204);
+    assert_eq!(content(&agent, "/l").unwrap(), b"h");
+    assert_eq!(content(&agent, "/g").unwrap(), b"f");
+    // Of two names of one file, the old one goes.
+    assert_eq!(transfer(&agent, "MOVE", "/h", "/h2"), 204);
+    assert_eq!(content(&agent, "/h"), None);
+    assert_eq!(content(&agent, "/h2").unwrap(), b"h");
+    // Where it is not to be overwritten, it is not.
+    let kept = [("destination", "/dav/g"), ("overwrite", "F")];
+    assert_eq!(dav(&agent, "COPY", "/l", &kept, b"").0, 412);
+    assert_eq!(content(&agent, "/g").unwrap(), b"f");
+}
+
+#[test]
+fn what_may_not_be_read_replaces_nothing() {
+    let place = Place::new();
+    let policy = place.path("policy");
+    std::fs::write(&policy, "expert /current/shut none\nexpert /current/kept filesystem_read\n")
+        .unwrap();
+    let mut command = place.command(false);
+    let server = Server::start(command.env("LIGHTHOUSE_FUSE_POLICY", &policy));
+    let (agent, expert) = (server.session("a"), server.session("expert"));
+    for path in ["shut/f", "kept/f", "open/f", "open/d/f"] {
+        let path = format!("/files/{path}?parents=true");
+        assert_eq!(agent.put(&path, b"content").status, 201);
+    }
+    for (method, from, to) in [
+        ("COPY", "/shut/f", "/open/f"),
+        ("COPY", "/shut/f", "/open/d"),
+        ("MOVE", "/shut/f", "/open/f"),
+        ("MOVE", "/kept/f", "/open/d"),
+        ("COPY", "/open/f", "/kept/f"),
+        ("MOVE", "/open/d", "/kept"),
+    ] {
+        assert_eq!(transfer(&expert, method, from, to), 403, "{method} {from} {to}");
+    }
+    for path in ["/shut/f", "/kept/f", "/open/f", "/open/d/f"] {
+        assert_eq!(content(&agent, path).unwrap(), b"content", "{path}");
+    }
+    assert_eq!(transfer(&expert, "COPY", "/kept/f", "/open/f"), 204);
+}
+
+#[test]
+fn links_in_a_directory_are_copied_as_links() {
+    let place = Place::new();
+    let project = place.path("project");
+    std::fs::create_dir_all(project.join("d/e")).unwrap();
+    std::fs::write(project.join("d/e/f"), "content").unwrap();
+    // Followed, these would be two to the power of forty directories.
+    let links = [("a", "."), ("b", "."), ("e/up", ".."), ("out", "/etc/passwd"), ("gone", "none")];
+    for (name, target) in links {
+        symlink(target, project.join("d").join(name)).unwrap();
+    }
+    symlink("d", project.join("l")).unwrap();
+    let server = place.serve();
+    let agent = server.session("a");
+    for (from, to) in [("/d/", "/copied/"), ("/l", "/followed")] {
+        assert_eq!(transfer(&agent, "COPY", from, to), 201, "{from}");
+        let listed = agent.get(&format!("/files{to}")).json();
+        let mut listed: Vec<_> = listed["entries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| ["name", "type"].map(|field| entry[field].as_str().unwrap()).join(" "))
+            .collect();
+        listed.sort();
+        assert_eq!(listed, ["a link", "b link", "e directory", "gone link", "out link"], "{from}");
+        let to = to.trim_end_matches('/');
+        assert_eq!(content(&agent, &format!("{to}/a/b/e/up/e/f")).unwrap(), b"content");
+    }
+    // A link that is asked for itself is followed.
+    assert_eq!(transfer(&agent, "COPY", "/d/e/up/e/f", "/f"), 201);
+    assert_eq!(content(&agent, "/f").unwrap(), b"content");
 }

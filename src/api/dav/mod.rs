@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  mod.rs       who asks, and what nobody may ask of dav-server
+//!     +--> transfer.rs  MOVE and COPY: what is refused before anything is changed
 //!     +--> dav-server   the protocol
 //!            +--> tree.rs   the tree as its filesystem
 //!            +--> locks.rs  locks of all clients
@@ -15,6 +16,7 @@
 //! asks for one first, here as at `/files/`.
 
 mod locks;
+mod transfer;
 mod tree;
 
 use axum::body::Body;
@@ -28,11 +30,12 @@ use futures_util::stream;
 use http_body_util::BodyExt;
 
 use locks::Locks;
+use transfer::{How, Transfer};
 use tree::DavTree;
 
 use super::ask::{TreePath, from_base64};
 use super::problem::Problem;
-use super::routes::{Answer, Asked, next_piece, with_token};
+use super::routes::{Answer, Asked, next_piece, waiting, with_token};
 use super::session::{Session, TEXT_MAX};
 use super::state::Shared;
 
@@ -88,18 +91,32 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
     if parts.uri.path() == PREFIX {
         parts.uri = Uri::from_static("/dav/");
     }
-    below_prefix(parts.uri.path())?;
-    if let Some(to) = parts.headers.get("destination") {
-        let to = to.to_str().map_err(|_| Problem::bad("Destination is no ASCII text"))?;
-        below_prefix(path_in_url(to))?;
-    }
+    let path = below_prefix(parts.uri.path())?;
+    let to = destination(&mut parts.headers)?;
     if has_half_a_tag(&parts.headers) {
         return Err(Problem::bad("a condition has an entity tag of a single quote"));
     }
     end_conditions(&mut parts.headers);
     let method = parts.method.clone();
-    let tree =
-        DavTree { upload_max: shared.config.upload_max, makes_files: method.as_str() == "LOCK" };
+    let shallow = parts.headers.get("depth").is_some_and(|depth| depth == "0");
+    let how = match method.as_str() {
+        "MOVE" => Some(How::Move),
+        "COPY" if shallow => Some(How::CopyShallow),
+        "COPY" => Some(How::Copy),
+        _ => None,
+    };
+    let transfer = match how.zip(to) {
+        Some((how, to)) => {
+            let acting = acting.clone();
+            Some(waiting(move || Transfer::checked(&acting, path, to, how)).await?)
+        }
+        None => None,
+    };
+    let tree = DavTree {
+        upload_max: shared.config.upload_max,
+        transfer,
+        makes_files: method.as_str() == "LOCK",
+    };
     let handler = DavHandler::builder()
         .filesystem(Box::new(tree))
         .locksystem(shared.locks.clone())
@@ -157,11 +174,25 @@ fn below_prefix(path: &str) -> Result<TreePath, Problem> {
     TreePath::from_url(rest.ok_or_else(wrong)?)
 }
 
+/// The path that `Destination` names. From here on that stands in it, and nothing that `dav-server` (0.11) could read in
+/// another way.
+fn destination(headers: &mut HeaderMap) -> Result<Option<TreePath>, Problem> {
+    let Some(value) = headers.get_mut("destination") else { return Ok(None) };
+    let url = value.to_str().map_err(|_| Problem::bad("Destination is no ASCII text"))?;
+    let path = below_prefix(path_in_url(url))?;
+    let slash = if path.directory && !path.names.is_empty() { "/" } else { "" };
+    let plain = HeaderValue::from_str(&format!("{PREFIX}/{}{slash}", path.url()));
+    *value = plain.map_err(|_| Problem::bad("Destination is no path"))?;
+    Ok(Some(path))
+}
+
 /// The path in a URL, or in what stands for one behind its host.
 fn path_in_url(url: &str) -> &str {
     let behind_host = match url.split_once("://") {
-        Some((_, rest)) => rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default(),
-        None => url,
+        Some((_, rest)) if !url.starts_with('/') => {
+            rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default()
+        }
+        _ => url,
     };
     behind_host.split(['?', '#']).next().unwrap_or_default()
 }

@@ -21,6 +21,8 @@ use crate::api::routes::waiting;
 use crate::tree::operation::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, TimeTo};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
+use super::transfer::Transfer;
+
 /// Bytes read at a time.
 const PIECE: usize = 256 << 10;
 /// So much of an upload is kept in memory.
@@ -30,6 +32,8 @@ const SHORT_MAX: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub(super) struct DavTree {
     pub(super) upload_max: u64,
+    /// What a MOVE or COPY is about.
+    pub(super) transfer: Option<Transfer>,
     /// Opening a name that leads nowhere makes an empty file, whether or not anything is written: a LOCK.
     pub(super) makes_files: bool,
 }
@@ -56,8 +60,18 @@ fn told_looking(problem: &Problem) -> FsError {
 }
 
 impl DavTree {
-    fn path(path: &DavPath) -> Result<TreePath, Problem> {
-        TreePath::from_bytes(path.as_bytes())
+    fn path(&self, path: &DavPath) -> Result<TreePath, Problem> {
+        let path = TreePath::from_bytes(path.as_bytes())?;
+        Ok(match &self.transfer {
+            Some(transfer) => transfer.meant(path),
+            None => path,
+        })
+    }
+
+    /// What the transfer, where there is one, says of `path`.
+    fn asks(&self, path: &DavPath, what: fn(&Transfer, &TreePath) -> bool) -> bool {
+        let path = TreePath::from_bytes(path.as_bytes());
+        self.transfer.as_ref().zip(path.ok()).is_some_and(|(transfer, path)| what(transfer, &path))
     }
 
     /// Does something with one path, on a thread that may wait.
@@ -68,7 +82,7 @@ impl DavTree {
         told: fn(&Problem) -> FsError,
         work: impl FnOnce(&Acting, TreePath) -> Result<T, Problem> + Send + 'static,
     ) -> FsFuture<'a, T> {
-        let (acting, path) = (acting.clone(), Self::path(path));
+        let (acting, path) = (acting.clone(), self.path(path));
         Box::pin(async move {
             let done = waiting(move || work(&acting, path?)).await;
             done.map_err(|problem| told(&problem))
@@ -158,8 +172,9 @@ impl GuardedFileSystem<Acting> for DavTree {
         path: &'a DavPath,
         acting: &'a Acting,
     ) -> FsFuture<'a, Box<dyn DavMetaData>> {
-        self.with_path(acting, path, told_looking, |acting, path| {
-            let inode = acting.entry(&path, Seq::NOW, true).and_then(there)?;
+        let follow = !self.asks(path, Transfer::takes_along);
+        self.with_path(acting, path, told_looking, move |acting, path| {
+            let inode = acting.entry(&path, Seq::NOW, follow).and_then(there)?;
             Ok(Box::new(Meta(inode)) as Box<dyn DavMetaData>)
         })
     }
@@ -187,6 +202,9 @@ impl GuardedFileSystem<Acting> for DavTree {
     }
 
     fn remove_file<'a>(&'a self, path: &'a DavPath, acting: &'a Acting) -> FsFuture<'a, ()> {
+        if self.asks(path, Transfer::keeps) {
+            return Box::pin(async { Ok(()) });
+        }
         self.with_path(acting, path, told, |acting, path| acting.remove(&path, false, None))
     }
 
@@ -196,7 +214,7 @@ impl GuardedFileSystem<Acting> for DavTree {
         to: &'a DavPath,
         acting: &'a Acting,
     ) -> FsFuture<'a, ()> {
-        let to = Self::path(to);
+        let to = self.path(to);
         self.with_path(acting, from, told, |acting, from| acting.rename(&from, &to?).map(drop))
     }
 
@@ -206,8 +224,17 @@ impl GuardedFileSystem<Acting> for DavTree {
         to: &'a DavPath,
         acting: &'a Acting,
     ) -> FsFuture<'a, ()> {
-        let to = Self::path(to);
-        self.with_path(acting, from, told, |acting, from| acting.copy(&from, &to?))
+        let (to, along) = (self.path(to), self.asks(from, Transfer::takes_along));
+        self.with_path(acting, from, told, move |acting, from| {
+            let to = to?;
+            if along
+                && let Some(inode) = acting.entry(&from, Seq::NOW, false)?.inode
+                && inode.mode & S_IFMT == S_IFLNK
+            {
+                return acting.copy_link(&inode, &to);
+            }
+            acting.copy(&from, &to)
+        })
     }
 
     fn set_modified<'a>(
