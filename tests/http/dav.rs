@@ -1,8 +1,9 @@
 //! WebDAV: what a client that mounts the tree does.
 
+use std::io::{BufReader, Write};
 use std::os::unix::fs::symlink;
 
-use crate::client::{Place, Server, Session, within_deadline};
+use crate::client::{Answer, Place, Server, Session, read_head, within_deadline};
 
 const LOCK: &[u8] =
     br#"<?xml version="1.0"?><D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope>
@@ -149,6 +150,39 @@ fn a_condition_names_a_lock_that_is_there() {
     let locked = agent.ask("LOCK", "/dav/f", &[], LOCK);
     assert_eq!(put("(<urn:uuid:invented>)"), 412);
     assert_eq!(put(&format!("(<urn:uuid:invented>) ({})", locked.header("lock-token"))), 204);
+}
+
+#[test]
+fn what_was_compared_is_what_is_replaced() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    // Where `@` stands, the version that is there.
+    let conditions = [
+        ("/f", "if-match", "@"),
+        ("/f", "if", "([@])"),
+        ("/f", "if-none-match", "\"another\""),
+        ("/new", "if-none-match", "*"),
+    ];
+    for (path, name, value) in conditions {
+        let made = agent.ask("PUT", "/dav/f", &[], b"first");
+        let value = value.replace('@', made.header("etag"));
+        let head = format!(
+            "PUT /dav{path} HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\nconnection: close\r\n\
+             expect: 100-continue\r\n{name}: {value}\r\ncontent-length: 9\r\n\r\n",
+            agent.bearer()
+        );
+        let mut stream = BufReader::new(server.connect());
+        stream.get_mut().write_all(head.as_bytes()).unwrap();
+        // It wants the body once it has compared.
+        assert_eq!(read_head(&mut stream).0, 100, "{name}");
+        agent.put(&format!("/files{path}"), b"meanwhile");
+        stream.get_mut().write_all(b"forgotten").unwrap();
+        let answer = Answer::read(&mut stream, false);
+        assert_eq!(answer.status, 412, "{name}: {answer:?}");
+        assert!(answer.json()["detail"].is_string(), "{name}");
+        assert_eq!(content(&agent, path).unwrap(), b"meanwhile", "{name}");
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ use http_body_util::BodyExt;
 
 use locks::Locks;
 use transfer::{How, Transfer};
-use tree::DavTree;
+use tree::{DavTree, Seen};
 
 use super::ask::{TreePath, from_base64};
 use super::problem::Problem;
@@ -112,9 +112,14 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         }
         None => None,
     };
+    let conditional = matches!(method.as_str(), "PUT" | "PATCH")
+        && ["if", "if-match", "if-none-match", "if-unmodified-since"]
+            .iter()
+            .any(|name| parts.headers.contains_key(*name));
     let tree = DavTree {
         upload_max: shared.config.upload_max,
         transfer,
+        seen: conditional.then(Seen::default),
         makes_files: method.as_str() == "LOCK",
     };
     let handler = DavHandler::builder()
@@ -126,11 +131,11 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
     let response = handler.handle_guarded(request, session.agent, acting).await;
     let (parts, body) = response.into_parts();
     let response = Response::from_parts(parts, Body::new(body));
-    Ok(answered(response, method == Method::HEAD).await)
+    Ok(answered(response, conditional, method == Method::HEAD).await)
 }
 
 /// The answer as we say it: with a status of ours, and a reason.
-async fn answered(response: Response, head: bool) -> Response {
+async fn answered(response: Response, conditional: bool, head: bool) -> Response {
     let (mut parts, body) = response.into_parts();
     let (status, why) = match parts.status {
         // What cannot be done here for now: the store refuses, or the client broke off.
@@ -145,6 +150,11 @@ async fn answered(response: Response, head: bool) -> Response {
             (StatusCode::BAD_REQUEST, "Destination is outside this tree, or the body ended early")
         }
         StatusCode::LOCKED => (StatusCode::LOCKED, "somebody has locked it"),
+        // Something else was there when all had come.
+        StatusCode::METHOD_NOT_ALLOWED if conditional => (
+            StatusCode::PRECONDITION_FAILED,
+            "it is not what the request expects: look at it again",
+        ),
         other => (other, other.canonical_reason().unwrap_or("it cannot be done")),
     };
     parts.status = status;

@@ -3,6 +3,7 @@
 //! What is sent becomes a file when all of it has come, unless it is a part of one: that is written where it belongs.
 
 use std::io::SeekFrom;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use axum::http::StatusCode;
@@ -28,12 +29,17 @@ const PIECE: usize = 256 << 10;
 /// So much of an upload is kept in memory.
 const SHORT_MAX: usize = 1 << 20;
 
+/// What the conditions of a request were held against: the version of a file, or that there is none.
+pub(super) type Seen = Arc<OnceLock<Option<(Ino, Seq)>>>;
+
 /// The tree, for one request.
 #[derive(Clone, Debug)]
 pub(super) struct DavTree {
     pub(super) upload_max: u64,
     /// What a MOVE or COPY is about.
     pub(super) transfer: Option<Transfer>,
+    /// Where an upload has conditions: the file must still be what they were held against once all has come.
+    pub(super) seen: Option<Seen>,
     /// Opening a name that leads nowhere makes an empty file, whether or not anything is written: a LOCK.
     pub(super) makes_files: bool,
 }
@@ -98,6 +104,7 @@ impl GuardedFileSystem<Acting> for DavTree {
         acting: &'a Acting,
     ) -> FsFuture<'a, Box<dyn DavFile>> {
         let Self { upload_max, makes_files, .. } = *self;
+        let seen = self.seen.as_ref().and_then(|seen| seen.get().copied());
         let with = acting.clone();
         self.with_path(acting, path, told, move |acting, path| {
             let changes = options.write || options.append || options.truncate;
@@ -137,7 +144,12 @@ impl GuardedFileSystem<Acting> for DavTree {
                 // A part of it is replaced: in place.
                 Some(inode) if !options.truncate => How::InPlace { ino: inode.ino },
                 _ => {
-                    let must = if options.create_new { Must::BeNew } else { Must::Be };
+                    let must = match seen {
+                        _ if options.create_new => Must::BeNew,
+                        Some(Some((ino, version))) => Must::BeAsSeen(ino, version),
+                        Some(None) => Must::BeNew,
+                        None => Must::Be,
+                    };
                     How::Whole { path, staged: None, pending: Vec::new(), must }
                 }
             };
@@ -173,9 +185,14 @@ impl GuardedFileSystem<Acting> for DavTree {
         acting: &'a Acting,
     ) -> FsFuture<'a, Box<dyn DavMetaData>> {
         let follow = !self.asks(path, Transfer::takes_along);
+        let seen = self.seen.clone();
         self.with_path(acting, path, told_looking, move |acting, path| {
-            let inode = acting.entry(&path, Seq::NOW, follow).and_then(there)?;
-            Ok(Box::new(Meta(inode)) as Box<dyn DavMetaData>)
+            let found = acting.entry(&path, Seq::NOW, follow).and_then(there);
+            if let Some(seen) = seen {
+                // The first is the file itself, before anything else is looked at. That one stays.
+                let _ = seen.set(found.as_ref().ok().map(|inode| (inode.ino, inode.changed)));
+            }
+            Ok(Box::new(Meta(found?)) as Box<dyn DavMetaData>)
         })
     }
 
