@@ -227,6 +227,7 @@ fn nothing_goes_where_the_source_is_in_the_destination() {
         assert_eq!(transfer(&agent, method, "/d/g", "/none/g"), 409);
         assert_eq!(transfer(&agent, method, "/d/g", "/d/sub/f/g"), 409);
     }
+    assert_eq!(dav(&agent, "DELETE", "/", &[], b"").0, 403);
     assert_eq!(content(&agent, "/d/sub/f").unwrap(), b"deep");
     assert_eq!(content(&agent, "/lg").unwrap(), b"shallow");
     // A link on the way to the source may go with the destination.
@@ -332,4 +333,63 @@ fn links_in_a_directory_are_copied_as_links() {
     // A link that is asked for itself is followed.
     assert_eq!(transfer(&agent, "COPY", "/d/e/up/e/f", "/f"), 201);
     assert_eq!(content(&agent, "/f").unwrap(), b"content");
+}
+
+#[test]
+fn a_listing_of_all_depths_is_refused_however_it_is_asked_for() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    for headers in
+        [&[][..], &[("depth", "infinity"), ("x-litmus", "1")], &[("depth", "2")], &[("depth", "")]]
+    {
+        let (status, said) = dav(&agent, "PROPFIND", "/", headers, b"");
+        assert_eq!(status, 403, "{headers:?}: {said}");
+        assert!(said.contains("propfind-finite-depth"), "{headers:?}: {said}");
+    }
+    for depth in ["0", "1"] {
+        let (status, said) = dav(&agent, "PROPFIND", "/", &[("depth", depth)], b"");
+        assert!(status == 207 && said.contains("<D:href>/dav/</D:href>"), "{said}");
+    }
+}
+
+#[test]
+fn elements_in_each_other_do_not_end_the_server() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let doctype = "<!DOCTYPE a [<!ENTITY b \"<a><a><a>\">]><a>&b;</a>";
+    let bodies = ["<a>".repeat(20_000), "<a>".repeat(512), doctype.to_owned()];
+    for method in ["PROPFIND", "PROPPATCH", "LOCK"] {
+        for body in &bodies {
+            let (status, said) = dav(&agent, method, "/", &[("depth", "0")], body.as_bytes());
+            assert_eq!(status, 400, "{method} {}: {said}", &body[..20]);
+        }
+    }
+    let wanted: String = (0..200).map(|n| format!("<x:p{n}/>")).collect();
+    let body = format!(
+        "<D:propfind xmlns:D=\"DAV:\" xmlns:x=\"urn:x\"><D:prop>{wanted}</D:prop></D:propfind>"
+    );
+    assert_eq!(dav(&agent, "PROPFIND", "/", &[("depth", "0")], body.as_bytes()).0, 207);
+}
+
+#[test]
+fn a_very_deep_directory_is_taken_away() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    // Put together from shallow ones: the way to the bottom is long.
+    let chain = "d/".repeat(40);
+    let make = |top: &str| {
+        assert_eq!(agent.put(&format!("/files/{top}/{chain}?parents=true"), b"").status, 201);
+    };
+    make("deep");
+    let mut bottom = format!("/deep/{chain}");
+    for _ in 1..20 {
+        make("next");
+        assert_eq!(transfer(&agent, "MOVE", "/next", &format!("{bottom}next")), 201);
+        bottom.push_str(&format!("next/{chain}"));
+    }
+    assert_eq!(dav(&agent, "DELETE", "/deep/", &[], b"").0, 204);
+    assert_eq!(agent.get("/files/deep").status, 404);
 }

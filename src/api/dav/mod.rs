@@ -35,12 +35,17 @@ use tree::{DavTree, Seen};
 
 use super::ask::{TreePath, from_base64};
 use super::problem::Problem;
-use super::routes::{Answer, Asked, next_piece, waiting, with_token};
+use super::routes::{Answer, Asked, next_piece, waiting, whole, with_token};
 use super::session::{Session, TEXT_MAX};
 use super::state::Shared;
 
 /// Where it is, in paths of requests.
 const PREFIX: &str = "/dav";
+/// Longest body that is read as XML, in bytes.
+const XML_MAX: usize = 64 << 10;
+/// Most tags in one.
+const TAGS_MAX: usize = 512;
+
 /// The session of a request that shows a name and password; `None` where it shows none.
 pub(crate) fn authenticated(
     shared: &Shared,
@@ -98,6 +103,13 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
     }
     end_conditions(&mut parts.headers);
     let method = parts.method.clone();
+    if method == Method::DELETE && path.names.is_empty() {
+        // Else all in it would go first.
+        return Err(Problem::new(StatusCode::FORBIDDEN, "the root of the tree stays"));
+    }
+    if method.as_str() == "PROPFIND" {
+        say_depth(&mut parts.headers);
+    }
     let shallow = parts.headers.get("depth").is_some_and(|depth| depth == "0");
     let how = match method.as_str() {
         "MOVE" => Some(How::Move),
@@ -122,12 +134,16 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         seen: conditional.then(Seen::default),
         makes_files: method.as_str() == "LOCK",
     };
+    let body = match method.as_str() {
+        "LOCK" | "PROPFIND" | "PROPPATCH" => xml(&shared, body).await?,
+        _ => patient(shared.clone(), body),
+    };
     let handler = DavHandler::builder()
         .filesystem(Box::new(tree))
         .locksystem(shared.locks.clone())
         .strip_prefix(PREFIX)
         .build_handler();
-    let request = Request::from_parts(parts, patient(shared, body));
+    let request = Request::from_parts(parts, body);
     let response = handler.handle_guarded(request, session.agent, acting).await;
     let (parts, body) = response.into_parts();
     let response = Response::from_parts(parts, Body::new(body));
@@ -196,6 +212,18 @@ fn destination(headers: &mut HeaderMap) -> Result<Option<TreePath>, Problem> {
     Ok(Some(path))
 }
 
+/// Says what a PROPFIND means that says nothing, or what nobody knows: all depths (RFC 4918, 9.1), which is refused.
+/// `dav-server` (0.11) lists what is in a directory then, without the directory; and all depths where it is tested.
+fn say_depth(headers: &mut HeaderMap) {
+    let depth = match headers.get("depth").map(HeaderValue::as_bytes) {
+        Some(b"0") => "0",
+        Some(b"1") => "1",
+        _ => "infinity",
+    };
+    headers.insert("depth", HeaderValue::from_static(depth));
+    headers.remove("x-litmus");
+}
+
 /// The path in a URL, or in what stands for one behind its host.
 fn path_in_url(url: &str) -> &str {
     let behind_host = match url.split_once("://") {
@@ -243,4 +271,17 @@ fn patient(shared: Shared, body: Body) -> Body {
             }
         }
     }))
+}
+
+/// `body`, which is read as XML. `xmltree` (0.12) goes down the stack with each element that is in another, and ends the
+/// process where that ends; so there are few. What they are must be seen without reading entities, or two bytes a letter.
+async fn xml(shared: &Shared, body: Body) -> Result<Body, Problem> {
+    let xml = whole(shared, body, XML_MAX).await?;
+    if xml.iter().filter(|&&byte| byte == b'<').count() > TAGS_MAX {
+        return Err(Problem::bad(format!("the body has more than {TAGS_MAX} tags")));
+    }
+    if xml.contains(&0) || xml.windows(9).any(|word| word == b"<!DOCTYPE") {
+        return Err(Problem::bad("the body must be XML in UTF-8, without a document type"));
+    }
+    Ok(Body::from(xml))
 }
