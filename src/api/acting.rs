@@ -848,6 +848,63 @@ fn outside(path: &TreePath) -> Problem {
     )
 }
 
+/// What is asked before a change of several steps begins.
+impl Acting {
+    /// Where a name is, by a path without links.
+    pub(crate) fn place(&self, named: &Named) -> Result<TreePath, Problem> {
+        let names = if named.name.is_empty() {
+            // The directory itself, which has one path.
+            self.tree.paths(named.parent, Seq::NOW)?.into_iter().next()
+        } else {
+            self.tree.path_in(named.parent, &named.name, Seq::NOW)?
+        };
+        let names = names.ok_or_else(|| Problem::missing("it is gone"))?;
+        Ok(TreePath { names, directory: false })
+    }
+
+    /// Refuses what [`Acting::rename`] would.
+    pub(crate) fn may_rename(&self, old: &Named, new: &Named) -> Result<(), Problem> {
+        self.may_name(old)?;
+        self.may_change_names(new.parent, &new.name, new.inode.as_ref(), old.inode.as_ref())?;
+        if let Some(inode) = &old.inode
+            && inode.mode & S_IFMT == S_IFDIR
+            && old.parent != new.parent
+        {
+            self.may(inode, WRITE, Seq::NOW)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses where the user, or the agent, may not make this name, or take it away where it is there.
+    pub(crate) fn may_name(&self, named: &Named) -> Result<(), Problem> {
+        self.may_change_names(named.parent, &named.name, named.inode.as_ref(), None)
+    }
+
+    /// Whether the user may give `inode` another mode.
+    pub(crate) const fn owns(&self, inode: &Inode) -> bool {
+        self.uid == 0 || self.uid == inode.uid
+    }
+
+    /// Makes a symbolic link at `to` that leads where `link` does.
+    pub(crate) fn copy_link(&self, link: &Inode, to: &TreePath) -> Result<(), Problem> {
+        self.may(link, READ, Seq::NOW)?;
+        let named = self.entry(to, Seq::NOW, false)?;
+        if named.inode.is_some() {
+            return Err(Problem::conflict(format!("{} is there already", to.text())));
+        }
+        self.may_name(&named)?;
+        let target = self.tree.target(link.ino, Seq::NOW)?;
+        let operation = Operation::Symlink {
+            parent: named.parent,
+            name: &named.name,
+            target: &target,
+            security: None,
+        };
+        self.perform(&operation)?;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};

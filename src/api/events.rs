@@ -359,7 +359,7 @@ fn id_of(tree: &Tree, seq: Seq) -> Result<String, Problem> {
 }
 
 /// A random UUID of version 4.
-fn uuid() -> Result<String, Problem> {
+pub(super) fn uuid() -> Result<String, Problem> {
     let mut bytes = random::<16>().map_err(io_problem)?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;

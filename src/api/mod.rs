@@ -11,7 +11,7 @@
 //!     +--> events.rs   events by sequence and time, and as they come
 //!     |      +--> look.rs  the log looked through, in turns
 //!     +--> files.rs    the tree: GET, PUT, DELETE
-//!     +--> dav.rs      the tree for WebDAV
+//!     +--> dav/        the tree for WebDAV
 //!     +--> metrics.rs  live counters
 //!     +--> upstream.rs what belongs elsewhere, passed on
 //!  acting.rs     the tree as somebody may see and change it

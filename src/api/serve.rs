@@ -35,6 +35,9 @@ use super::{Teller, routes};
 const WORKERS: usize = 2;
 /// Threads that wait for the store.
 const WAITERS_MAX: usize = 16;
+/// What each may have on its stack. A directory is walked by what calls itself for those in it, as deep as a path may be;
+/// only what is used of this is taken from memory.
+const STACK: usize = 16 << 20;
 /// Longest head of a request, and of an upstream's answer, in bytes.
 pub(super) const HEAD_MAX: usize = 64 << 10;
 /// Most headers of one.
@@ -56,6 +59,7 @@ pub(super) fn start(listener: TcpListener, shared: Shared) -> io::Result<Running
         .worker_threads(WORKERS)
         .max_blocking_threads(WAITERS_MAX)
         .thread_name("http")
+        .thread_stack_size(STACK)
         .enable_io()
         .enable_time()
         .build()?;

@@ -761,6 +761,8 @@ fn nested(store: &Path, source: &Path) -> CliError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]

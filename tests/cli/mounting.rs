@@ -556,7 +556,7 @@ fn without_the_device_nothing_changes() -> Outcome {
     for arguments in ["mount store at", "mount store at --background", "run store -- true"] {
         let script = format!(
             "mount -t tmpfs none /dev && mknod -m 666 /dev/null c 1 3 && exec {} {arguments}",
-            crate::fixture::program()
+            program()
         );
         let mut command = place.under_deadline("unshare");
         let line = line_of(&finished(command.args(["--mount", "sh", "-ec", &script])));

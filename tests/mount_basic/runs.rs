@@ -79,7 +79,7 @@ fn the_exit_code_is_the_commands() -> Outcome {
 }
 
 /// Starts a command that waits for a signal; gives it, its input, and the pid of our program.
-fn waiting(place: &Place, script: &str) -> (std::process::Child, Pid) {
+fn waiting(place: &Place, script: &str) -> (Child, Pid) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .arg("run")
         .arg(&place.store)

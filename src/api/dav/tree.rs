@@ -1,210 +1,47 @@
-//! `/dav/`: the tree for WebDAV clients, so that a host without FUSE can mount it too.
+//! The tree as a filesystem of `dav-server`; who acts comes with each call.
 //!
-//! Only the present. Paths, rights and events are those of `/files/`; an upload takes effect once it is
-//! whole. Locks are kept in memory, and known to WebDAV alone.
-//!
-//! Programs that know only Basic authentication show a session's token as the password, whatever the user; where a
-//! session key is demanded, that key does as well, and the user is the agent. Nothing else does: who may have a session
-//! asks for one first, here as at `/files/`.
+//! What is sent becomes a file when all of it has come, unless it is a part of one: that is written where it belongs.
 
 use std::io::SeekFrom;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use axum::body::Body;
-use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::IntoResponse;
+use axum::http::StatusCode;
 use bytes::{Buf, Bytes};
-use dav_server::DavHandler;
 use dav_server::davpath::DavPath;
 use dav_server::fs::{
     DavDirEntry, DavFile, DavMetaData, FsError, FsFuture, FsResult, FsStream, GuardedFileSystem,
     OpenOptions, ReadDirMeta,
 };
-use dav_server::ls::DavLockSystem;
-use dav_server::memls::MemLs;
 use futures_util::stream;
-use http_body_util::BodyExt;
 
+use crate::api::acting::{Acting, Content, Must, Named, READ, WRITE};
+use crate::api::ask::TreePath;
+use crate::api::problem::Problem;
+use crate::api::routes::waiting;
 use crate::tree::operation::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, TimeTo};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
-use super::acting::{Acting, Content, Must, READ, WRITE};
-use super::ask::{TreePath, from_base64};
-use super::problem::Problem;
-use super::routes::{Answer, Asked, next_piece, waiting, with_token};
-use super::session::{Session, TEXT_MAX};
-use super::state::Shared;
+use super::transfer::Transfer;
 
-/// Where it is, in paths of requests.
-const PREFIX: &str = "/dav";
 /// Bytes read at a time.
 const PIECE: usize = 256 << 10;
 /// So much of an upload is kept in memory.
 const SHORT_MAX: usize = 1 << 20;
 
-/// The session of a request that shows a name and password; `None` where it shows none.
-pub(crate) fn authenticated(
-    shared: &Shared,
-    headers: &HeaderMap,
-) -> Option<Result<Session, Problem>> {
-    let header = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, shown) = header.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let refused = || {
-        Some(Err(ask_for_password(Problem::new(
-            StatusCode::UNAUTHORIZED,
-            "the password must be a session's token or the session key",
-        ))))
-    };
-    let decoded = from_base64(shown.trim()).and_then(|bytes| String::from_utf8(bytes).ok());
-    let Some((agent, password)) = decoded.as_deref().and_then(|text| text.split_once(':')) else {
-        return refused();
-    };
-    if let Ok(session) = with_token(shared, password) {
-        return Some(Ok(session));
-    }
-    match &shared.config.session_key {
-        Some(key) if key.is(password.as_bytes()) && agent.len() <= TEXT_MAX => {
-            Some(Ok(Session { id: String::new(), agent: agent.to_owned() }))
-        }
-        _ => refused(),
-    }
-}
+/// What the conditions of a request were held against: the version of a file, or that there is none.
+pub(super) type Seen = Arc<OnceLock<Option<(Ino, Seq)>>>;
 
-/// A refusal that makes programs ask for a name and password.
-pub(crate) fn ask_for_password(problem: Problem) -> Problem {
-    let realm = HeaderValue::from_static("Basic realm=\"lighthouse\", charset=\"UTF-8\"");
-    let mut asks = problem.with(header::WWW_AUTHENTICATE, realm);
-    asks.status = StatusCode::UNAUTHORIZED;
-    asks
-}
-
-/// Locks of all clients.
-pub(crate) fn locks() -> Box<dyn DavLockSystem> {
-    MemLs::new()
-}
-
-pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
-    let acting = shared.acting(&asked.session)?;
-    let handler = DavHandler::builder()
-        .filesystem(Box::new(DavTree { upload_max: shared.config.upload_max }))
-        .locksystem(shared.locks.clone())
-        .strip_prefix(PREFIX)
-        .build_handler();
-    let head = asked.parts.method == Method::HEAD;
-    let mut asked_parts = asked.parts;
-    if asked_parts.uri.path() == PREFIX {
-        asked_parts.uri = Uri::from_static("/dav/");
-    }
-    let wrong = |path: &str| Problem::bad(format!("{path:?} is no path below {PREFIX}/"));
-    below_prefix(asked_parts.uri.path()).ok_or_else(|| wrong(asked_parts.uri.path()))??;
-    if let Some(to) = asked_parts.headers.get("destination") {
-        let to = to.to_str().map_err(|_| Problem::bad("Destination is no ASCII text"))?;
-        below_prefix(path_in_url(to)).ok_or_else(|| wrong(to))??;
-    }
-    if has_half_a_tag(&asked_parts.headers) {
-        return Err(Problem::bad("a condition has an entity tag of a single quote"));
-    }
-    end_conditions(&mut asked_parts.headers);
-    let request = Request::from_parts(asked_parts, patient(shared, asked.body));
-    let response = handler.handle_guarded(request, asked.session.agent, acting).await;
-    let (mut parts, body) = response.into_parts();
-    let body = Body::new(body);
-    let (status, why) = match parts.status {
-        // What cannot be done here for now: the store refuses, or the client broke off.
-        StatusCode::INTERNAL_SERVER_ERROR => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the store refuses, or the client broke off")
-        }
-        StatusCode::NOT_IMPLEMENTED => (
-            StatusCode::FORBIDDEN,
-            "this cannot be asked here: a listing of all depths (ask for Depth 0 or 1), or a method that is unknown",
-        ),
-        StatusCode::BAD_GATEWAY => {
-            (StatusCode::BAD_REQUEST, "Destination is outside this tree, or the body ended early")
-        }
-        StatusCode::LOCKED => (StatusCode::LOCKED, "somebody has locked it"),
-        other => (other, other.canonical_reason().unwrap_or("it cannot be done")),
-    };
-    parts.status = status;
-    if !status.is_client_error() && !status.is_server_error() || head {
-        return Ok(axum::response::Response::from_parts(parts, body));
-    }
-    // It is a stream, of which nothing else says whether anything is in it. What one is refused with is short.
-    let said = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    if !said.is_empty() {
-        return Ok(axum::response::Response::from_parts(parts, Body::from(said)));
-    }
-    // Its reason is in the status alone. What else it says, such as which methods there are, stays.
-    let mut response = Problem::new(status, why).into_response();
-    for name in [header::ALLOW, header::CONNECTION] {
-        if let Some(value) = parts.headers.remove(&name) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    Ok(response)
-}
-
-/// The path in the tree that one of a URL means; `None` where it is not below ours. `dav-server` (0.11) fails at some that
-/// are not, or that lead out by dots.
-fn below_prefix(path: &str) -> Option<Result<TreePath, Problem>> {
-    let rest = path.strip_prefix(PREFIX)?;
-    rest.starts_with('/').then(|| TreePath::from_url(rest))
-}
-
-/// The path in a URL, or in what stands for one behind its host.
-fn path_in_url(url: &str) -> &str {
-    let behind_host = match url.split_once("://") {
-        Some((_, rest)) => rest.find('/').and_then(|at| rest.get(at..)).unwrap_or_default(),
-        None => url,
-    };
-    behind_host.split(['?', '#']).next().unwrap_or_default()
-}
-
-/// Whether an entity tag in a condition is a quote that is never closed: `dav-server` (0.11) takes it for the beginning and
-/// the end of one, and fails.
-fn has_half_a_tag(headers: &HeaderMap) -> bool {
-    const CONDITIONS: [&str; 4] = ["if", "if-match", "if-none-match", "if-range"];
-    let half = |tag: &[u8]| {
-        let tag = tag.trim_ascii();
-        tag.strip_prefix(b"W/").unwrap_or(tag) == b"\""
-    };
-    CONDITIONS
-        .iter()
-        .flat_map(|name| headers.get_all(*name))
-        .any(|value| value.as_bytes().split(|byte| matches!(byte, b',' | b'[' | b']')).any(half))
-}
-
-/// Puts a blank behind the header `If`: `dav-server` (0.11) looks for the end of a token or tag until it finds that or a
-/// blank, and without either beyond the end of the header.
-fn end_conditions(headers: &mut HeaderMap) {
-    if let Some(value) = headers.get_mut("if")
-        && let Ok(ended) = HeaderValue::from_bytes(&[value.as_bytes(), b" "].concat())
-    {
-        *value = ended;
-    }
-}
-
-/// `body`, which ends with an error where the client does not go on with it.
-fn patient(shared: Shared, body: Body) -> Body {
-    Body::from_stream(stream::unfold(Some(body), move |body| {
-        let shared = shared.clone();
-        async move {
-            let mut body = body?;
-            match next_piece(&shared, &mut body).await {
-                Ok(piece) => Some((Ok::<Bytes, std::io::Error>(piece?), Some(body))),
-                Err(problem) => Some((Err(std::io::Error::other(problem.words())), None)),
-            }
-        }
-    }))
-}
-
-/// The tree as a filesystem of WebDAV; who acts comes with each call.
+/// The tree, for one request.
 #[derive(Clone, Debug)]
-struct DavTree {
-    upload_max: u64,
+pub(super) struct DavTree {
+    pub(super) upload_max: u64,
+    /// What a MOVE or COPY is about.
+    pub(super) transfer: Option<Transfer>,
+    /// Where an upload has conditions: the file must still be what they were held against once all has come.
+    pub(super) seen: Option<Seen>,
+    /// Opening a name that leads nowhere makes an empty file, whether or not anything is written: a LOCK.
+    pub(super) makes_files: bool,
 }
 
 /// What a client is told where something is refused.
@@ -228,22 +65,35 @@ fn told_looking(problem: &Problem) -> FsError {
     }
 }
 
-fn tree_path(path: &DavPath) -> Result<TreePath, Problem> {
-    TreePath::from_bytes(path.as_bytes())
-}
+impl DavTree {
+    fn path(&self, path: &DavPath) -> Result<TreePath, Problem> {
+        let path = TreePath::from_bytes(path.as_bytes())?;
+        Ok(match &self.transfer {
+            Some(transfer) => transfer.meant(path),
+            None => path,
+        })
+    }
 
-/// Does something with one path, on a thread that may wait.
-fn with_path<'a, T: Send + 'static>(
-    acting: &'a Acting,
-    path: &'a DavPath,
-    told: fn(&Problem) -> FsError,
-    work: impl FnOnce(&Acting, TreePath) -> Result<T, Problem> + Send + 'static,
-) -> FsFuture<'a, T> {
-    let (acting, path) = (acting.clone(), tree_path(path));
-    Box::pin(async move {
-        let done = waiting(move || work(&acting, path?)).await;
-        done.map_err(|problem| told(&problem))
-    })
+    /// What the transfer, where there is one, says of `path`.
+    fn asks(&self, path: &DavPath, what: fn(&Transfer, &TreePath) -> bool) -> bool {
+        let path = TreePath::from_bytes(path.as_bytes());
+        self.transfer.as_ref().zip(path.ok()).is_some_and(|(transfer, path)| what(transfer, &path))
+    }
+
+    /// Does something with one path, on a thread that may wait.
+    fn with_path<'a, T: Send + 'static>(
+        &self,
+        acting: &Acting,
+        path: &DavPath,
+        told: fn(&Problem) -> FsError,
+        work: impl FnOnce(&Acting, TreePath) -> Result<T, Problem> + Send + 'static,
+    ) -> FsFuture<'a, T> {
+        let (acting, path) = (acting.clone(), self.path(path));
+        Box::pin(async move {
+            let done = waiting(move || work(&acting, path?)).await;
+            done.map_err(|problem| told(&problem))
+        })
+    }
 }
 
 impl GuardedFileSystem<Acting> for DavTree {
@@ -253,9 +103,10 @@ impl GuardedFileSystem<Acting> for DavTree {
         options: OpenOptions,
         acting: &'a Acting,
     ) -> FsFuture<'a, Box<dyn DavFile>> {
-        let upload_max = self.upload_max;
+        let Self { upload_max, makes_files, .. } = *self;
+        let seen = self.seen.as_ref().and_then(|seen| seen.get().copied());
         let with = acting.clone();
-        with_path(acting, path, told, move |acting, path| {
+        self.with_path(acting, path, told, move |acting, path| {
             let changes = options.write || options.append || options.truncate;
             let there = acting.entry(&path, Seq::NOW, true)?.inode;
             if let Some(inode) = &there {
@@ -279,18 +130,28 @@ impl GuardedFileSystem<Acting> for DavTree {
             if options.create_new && there.is_some() {
                 return Err(Problem::conflict("it is there already"));
             }
+            if there.is_none() && !options.create && !options.create_new {
+                return Err(Problem::missing("there is no such file"));
+            }
+            let there = match there {
+                None if makes_files => {
+                    let empty = Content::Short(Vec::new());
+                    Some(acting.replace(&path, &empty, None, Must::BeNew)?.inode)
+                }
+                there => there,
+            };
             let how = match &there {
                 // A part of it is replaced: in place.
                 Some(inode) if !options.truncate => How::InPlace { ino: inode.ino },
-                None if !options.create && !options.create_new => {
-                    return Err(Problem::missing("there is no such file"));
+                _ => {
+                    let must = match seen {
+                        _ if options.create_new => Must::BeNew,
+                        Some(Some((ino, version))) => Must::BeAsSeen(ino, version),
+                        Some(None) => Must::BeNew,
+                        None => Must::Be,
+                    };
+                    How::Whole { path, staged: None, pending: Vec::new(), must }
                 }
-                _ => How::Whole {
-                    path,
-                    staged: None,
-                    pending: Vec::new(),
-                    must_be_new: options.create_new,
-                },
             };
             let offset = match &there {
                 Some(inode) if options.append => inode.size,
@@ -307,7 +168,7 @@ impl GuardedFileSystem<Acting> for DavTree {
         _: ReadDirMeta,
         acting: &'a Acting,
     ) -> FsFuture<'a, FsStream<Box<dyn DavDirEntry>>> {
-        with_path(acting, path, told_looking, |acting, path| {
+        self.with_path(acting, path, told_looking, |acting, path| {
             let dir = acting.find(&path, Seq::NOW)?;
             acting.may(&dir, READ, Seq::NOW)?;
             let (names, _) = acting.list(dir.ino, Seq::NOW, 0, usize::MAX)?;
@@ -323,8 +184,15 @@ impl GuardedFileSystem<Acting> for DavTree {
         path: &'a DavPath,
         acting: &'a Acting,
     ) -> FsFuture<'a, Box<dyn DavMetaData>> {
-        with_path(acting, path, told_looking, |acting, path| {
-            Ok(Box::new(Meta(acting.find(&path, Seq::NOW)?)) as Box<dyn DavMetaData>)
+        let follow = !self.asks(path, Transfer::takes_along);
+        let seen = self.seen.clone();
+        self.with_path(acting, path, told_looking, move |acting, path| {
+            let found = acting.entry(&path, Seq::NOW, follow).and_then(|named| there(&named));
+            if let Some(seen) = seen {
+                // The first is the file itself, before anything else is looked at. That one stays.
+                let _ = seen.set(found.as_ref().ok().map(|inode| (inode.ino, inode.changed)));
+            }
+            Ok(Box::new(Meta(found?)) as Box<dyn DavMetaData>)
         })
     }
 
@@ -333,26 +201,32 @@ impl GuardedFileSystem<Acting> for DavTree {
         path: &'a DavPath,
         acting: &'a Acting,
     ) -> FsFuture<'a, Box<dyn DavMetaData>> {
-        with_path(acting, path, told_looking, |acting, path| {
-            let inode = acting.entry(&path, Seq::NOW, false)?.inode;
-            let inode = inode.ok_or_else(|| Problem::missing("there is nothing"))?;
+        self.with_path(acting, path, told_looking, |acting, path| {
+            let inode = acting.entry(&path, Seq::NOW, false).and_then(|named| there(&named))?;
             Ok(Box::new(Meta(inode)) as Box<dyn DavMetaData>)
         })
     }
 
     fn create_dir<'a>(&'a self, path: &'a DavPath, acting: &'a Acting) -> FsFuture<'a, ()> {
-        with_path(acting, path, told, |acting, path| {
+        self.with_path(acting, path, told, |acting, path| {
             let made = acting.make_directory(&path, false)?;
             made.map(drop).ok_or_else(|| Problem::conflict("it is there already"))
         })
     }
 
     fn remove_dir<'a>(&'a self, path: &'a DavPath, acting: &'a Acting) -> FsFuture<'a, ()> {
-        with_path(acting, path, told, |acting, path| acting.remove(&path, false, None).map(drop))
+        self.with_path(acting, path, told, |acting, path| {
+            acting.remove(&path, false, None).map(drop)
+        })
     }
 
     fn remove_file<'a>(&'a self, path: &'a DavPath, acting: &'a Acting) -> FsFuture<'a, ()> {
-        with_path(acting, path, told, |acting, path| acting.remove(&path, false, None).map(drop))
+        if self.asks(path, Transfer::keeps) {
+            return Box::pin(async { Ok(()) });
+        }
+        self.with_path(acting, path, told, |acting, path| {
+            acting.remove(&path, false, None).map(drop)
+        })
     }
 
     fn rename<'a>(
@@ -361,8 +235,8 @@ impl GuardedFileSystem<Acting> for DavTree {
         to: &'a DavPath,
         acting: &'a Acting,
     ) -> FsFuture<'a, ()> {
-        let to = tree_path(to);
-        with_path(acting, from, told, |acting, from| acting.rename(&from, &to?).map(drop))
+        let to = self.path(to);
+        self.with_path(acting, from, told, |acting, from| acting.rename(&from, &to?).map(drop))
     }
 
     fn copy<'a>(
@@ -371,8 +245,17 @@ impl GuardedFileSystem<Acting> for DavTree {
         to: &'a DavPath,
         acting: &'a Acting,
     ) -> FsFuture<'a, ()> {
-        let to = tree_path(to);
-        with_path(acting, from, told, |acting, from| acting.copy(&from, &to?).map(drop))
+        let (to, along) = (self.path(to), self.asks(from, Transfer::takes_along));
+        self.with_path(acting, from, told, move |acting, from| {
+            let to = to?;
+            if along
+                && let Some(inode) = acting.entry(&from, Seq::NOW, false)?.inode
+                && inode.mode & S_IFMT == S_IFLNK
+            {
+                return acting.copy_link(&inode, &to);
+            }
+            acting.copy(&from, &to).map(drop)
+        })
     }
 
     fn set_modified<'a>(
@@ -381,7 +264,7 @@ impl GuardedFileSystem<Acting> for DavTree {
         time: SystemTime,
         acting: &'a Acting,
     ) -> FsFuture<'a, ()> {
-        with_path(acting, path, told, move |acting, path| {
+        self.with_path(acting, path, told, move |acting, path| {
             let inode = acting.find(&path, Seq::NOW)?;
             let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
@@ -399,6 +282,10 @@ impl GuardedFileSystem<Acting> for DavTree {
             Ok((totals.allocated, Some(totals.allocated.saturating_add(space.available))))
         })
     }
+}
+
+fn there(named: &Named) -> Result<Inode, Problem> {
+    named.inode.ok_or_else(|| Problem::missing("there is nothing"))
 }
 
 /// What can be told of a file or directory.
@@ -486,7 +373,7 @@ enum How {
     /// Each write goes into it.
     InPlace { ino: Ino },
     /// What is written becomes all of it, at the flush.
-    Whole { path: TreePath, staged: Option<(Ino, u64)>, pending: Vec<u8>, must_be_new: bool },
+    Whole { path: TreePath, staged: Option<(Ino, u64)>, pending: Vec<u8>, must: Must },
 }
 
 impl Drop for Open {
@@ -602,13 +489,12 @@ impl DavFile for Open {
                     })
                     .await
                 }
-                How::Whole { path, staged, pending, must_be_new } => {
+                How::Whole { path, staged, pending, must } => {
                     let content = match *staged {
                         Some((ino, len)) => Content::Staged { ino, len },
                         None => Content::Short(std::mem::take(pending)),
                     };
-                    let must = if *must_be_new { Must::BeNew } else { Must::Be };
-                    let path = path.clone();
+                    let (path, must) = (path.clone(), *must);
                     waiting(move || Ok(acting.replace(&path, &content, None, must)?.inode)).await
                 }
                 How::Read { .. } => return Ok(()),
