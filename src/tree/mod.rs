@@ -30,6 +30,9 @@ pub use crate::store::event::{Actor, ActorId, Ino, Seq, Timestamp};
 pub use crate::store::index::{Inode, Stretch};
 pub use crate::store::{LabelError, Origin, Pin};
 
+#[cfg(test)]
+pub(crate) use crate::store::sim::{SimDisk, Step};
+
 /// A file that nobody else sees, gone with its last user: see [`Store::scratch`].
 pub type ScratchFile = Arc<dyn File>;
 
@@ -561,13 +564,18 @@ impl Tree {
 impl Tree {
     /// A new one, for tests of who stands above.
     pub(crate) fn in_memory() -> Self {
-        let disk = Arc::new(crate::store::sim::SimDisk::new(1 << 30));
+        Self::in_memory_on(SimDisk::new(1 << 30))
+    }
+
+    /// The same on a disk that the test makes fail.
+    pub(crate) fn in_memory_on(disk: SimDisk) -> Self {
         let quiet = crate::store::OpenOptions {
             sync_interval: None,
             memory: 8 << 20,
             ..crate::store::OpenOptions::default()
         };
-        let made = Store::create_on(disk, &crate::store::CreateOptions::default(), &quiet);
+        let made =
+            Store::create_on(Arc::new(disk), &crate::store::CreateOptions::default(), &quiet);
         Self::new(Arc::new(made.expect("a disk in memory takes a store")))
     }
 }

@@ -416,7 +416,7 @@ struct Telling {
 #[derive(Debug)]
 struct Front {
     teller: Teller,
-    /// Lines that are in no text yet.
+    /// Lines that are in no text yet: few, for they are written down before more is read.
     lines: Each<Vec<u8>>,
 }
 
@@ -436,6 +436,8 @@ impl Telling {
     /// [`PIECE`] is told: who asks gets on.
     fn advance(&self, until: Instant, enough: impl Fn() -> bool) -> io::Result<bool> {
         let Some(mut front) = self.front.try_lock_until(until) else { return Ok(false) };
+        // What the disk did not take is in no text yet, and comes first.
+        self.write_down(&mut front)?;
         if enough() {
             return Ok(false);
         }
@@ -502,6 +504,8 @@ struct Extent {
     len: u64,
     /// What is before was given back. The beginning of a line.
     begin: u64,
+    /// What is before takes no space.
+    freed: u64,
     /// Where pieces begin, each with a line.
     pieces: std::collections::VecDeque<u64>,
 }
@@ -574,29 +578,37 @@ impl Text {
         extent.pieces.push_back(at);
         self.changed.store(Timestamp::now().0, Ordering::Relaxed);
         if extent.len - extent.begin > kept + kept / 2 {
-            self.give_back(extent, kept)?;
+            self.give_back(extent, kept);
         }
         Ok(())
     }
 
     /// Gives back the beginning, but for the last `kept` bytes and what is in a piece with them.
-    fn give_back(&self, extent: &mut Extent, kept: u64) -> io::Result<()> {
-        let wanted = extent.len - kept;
-        let was = extent.begin;
+    fn give_back(&self, extent: &mut Extent, kept: u64) {
+        let wanted = extent.len.saturating_sub(kept);
         while let Some(&next) = extent.pieces.get(1).filter(|&&next| next <= wanted) {
             extent.pieces.pop_front();
             extent.begin = next;
         }
+        let gone = extent.begin - extent.freed;
+        if gone == 0 {
+            return;
+        }
         match self.place() {
-            TextPlace::Disk(file) => file.punch(was, extent.begin - was),
+            TextPlace::Disk(file) => {
+                if let Err(error) = file.punch(extent.freed, gone) {
+                    // The lines are in the text all the same; the space is asked for with the next that is given back.
+                    tracing::debug!(%error, "the beginning of a stream still takes space");
+                    return;
+                }
+            }
             TextPlace::Memory(bytes) => {
-                let gone = usize::try_from(extent.begin - was).unwrap_or(usize::MAX);
                 let mut bytes = bytes.write();
-                let gone = gone.min(bytes.len());
+                let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(bytes.len());
                 bytes.drain(..gone);
-                Ok(())
             }
         }
+        extent.freed = extent.begin;
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -633,7 +645,7 @@ impl Text {
 mod tests {
     use super::*;
     use crate::legacy::native::{NewEvent, keep};
-    use crate::tree::Origin;
+    use crate::tree::{Origin, SimDisk, Step};
 
     /// Longer than any test takes.
     const LONG: Duration = Duration::from_secs(60);
@@ -737,6 +749,48 @@ mod tests {
         assert_eq!(piece(&waits, all(telling.texts.of(waits.name)).len() as u64, LONG), b"");
     }
 
+    #[test]
+    fn what_the_disk_did_not_take_is_written_down_before_more_is_read() {
+        const ENOSPC: i32 = 28;
+        let disk = SimDisk::new(1 << 30);
+        let tree = Tree::in_memory_on(disk.clone());
+        let telling = telling(&tree);
+        let text = telling.texts.of(StreamName::DebugEvents);
+        assert!(matches!(text.place(), TextPlace::Disk(_)));
+        let advance = || telling.advance(Instant::now() + LONG, || false);
+        let held = || telling.front.lock().lines.of(StreamName::DebugEvents).clone();
+        tell(&tree, "custom", 1);
+        disk.fail(Step::Write, 0, 1, ENOSPC);
+        advance().unwrap_err();
+        assert_eq!(numbers(&held()), [1]);
+        tell(&tree, "custom", 2);
+        disk.fail(Step::Write, 0, 1, ENOSPC);
+        advance().unwrap_err();
+        assert_eq!(numbers(&held()), [1], "nothing more was read");
+        assert!(advance().unwrap());
+        assert_eq!(numbers(&all(text)), [1, 2]);
+    }
+
+    #[test]
+    fn space_that_the_disk_does_not_take_back_is_no_failure_and_is_asked_for_again() {
+        const EIO: i32 = 5;
+        let disk = SimDisk::new(1 << 30);
+        let text = Text::new(&Tree::in_memory_on(disk.clone()));
+        let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+        (0..100).for_each(|_| text.append(&line).unwrap());
+        disk.fail(Step::Any, 0, 1, EIO);
+        text.give_back(&mut text.extent.write(), 5000);
+        assert_eq!((text.extent.read().begin, text.extent.read().freed), (5000, 0));
+        let expected = [b"\n".repeat(5000), line.repeat(50)].concat();
+        assert_eq!(all(&text), expected, "no line twice, none left out");
+        text.append(&line).unwrap();
+        text.give_back(&mut text.extent.write(), 5000);
+        assert_eq!((text.extent.read().begin, text.extent.read().freed), (5100, 5100));
+        // There is nothing to be given back.
+        text.give_back(&mut text.extent.write(), 5000);
+        assert_eq!(text.len(), 10_100);
+    }
+
     fn all(text: &Text) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(text.len()).unwrap() + 10];
         let len = text.read(0, &mut bytes).unwrap();
@@ -756,7 +810,7 @@ mod tests {
             (0..100).for_each(|number| text.append(&line(number)).unwrap());
             let before = all(&text);
             assert_eq!(before.len(), 1000);
-            text.give_back(&mut text.extent.write(), 455).unwrap();
+            text.give_back(&mut text.extent.write(), 455);
             let after = all(&text);
             assert_eq!(after.len(), before.len());
             assert!(after[..540].iter().all(|&byte| byte == b'\n'));
