@@ -514,6 +514,31 @@ fn a_shadow_is_the_file_as_json_and_follows_it() {
 }
 
 #[test]
+fn a_shadow_is_read_as_it_was_when_it_was_opened() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    user.write_file("/current/f", b"first", 0o644).unwrap();
+    let opened = || user.open("/shadows/f", O_RDONLY, 0).unwrap();
+    let content = |fd| -> String {
+        let json: Value = serde_json::from_slice(&rest(&user, fd, 0)).unwrap();
+        json["original_content"].as_str().unwrap().to_owned()
+    };
+    let young = opened();
+    // From now on those who open it share it.
+    thread::sleep(Duration::from_millis(2100));
+    let (one, other) = (opened(), opened());
+    user.write_file("/current/f", b"second", 0o644).unwrap();
+    let new = opened();
+    user.close(one).unwrap();
+    assert_eq!((content(young), content(other)), ("first".to_owned(), "first".to_owned()));
+    assert_eq!(content(new), "second");
+    for fd in [young, other, new] {
+        user.close(fd).unwrap();
+    }
+    mounted.unmount();
+}
+
+#[test]
 fn nothing_there_can_be_changed() {
     let mounted = mount(true);
     let user = mounted.kernel.as_root();

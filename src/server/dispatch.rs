@@ -561,6 +561,7 @@ fn errno(refusal: &Refusal) -> Errno {
         Refusal::NotAllowed => Errno::EACCES,
         Refusal::OtherTree => Errno::EXDEV,
         Refusal::TooManyViews => Errno::ENFILE,
+        Refusal::NoMemory => Errno::ENOMEM,
         Refusal::NothingThere => Errno::ENXIO,
         Refusal::Unregistered(why) => match why {
             Unregistered::NoSuchProcess | Unregistered::Another => Errno::ESRCH,

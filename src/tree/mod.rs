@@ -30,6 +30,9 @@ pub use crate::store::event::{Actor, ActorId, Ino, Seq, Timestamp};
 pub use crate::store::index::{Inode, Stretch};
 pub use crate::store::{LabelError, Origin, Pin};
 
+#[cfg(test)]
+pub(crate) use crate::store::sim::{SimDisk, Step};
+
 /// A file that nobody else sees, gone with its last user: see [`Store::scratch`].
 pub type ScratchFile = Arc<dyn File>;
 
@@ -561,24 +564,28 @@ impl Tree {
 impl Tree {
     /// A new one, for tests of who stands above.
     pub(crate) fn in_memory() -> Self {
-        Self::in_memory_of(1 << 30, crate::store::CreateOptions::default())
+        Self::in_memory_on(SimDisk::new(1 << 30))
+    }
+
+    /// The same on a disk that the test makes fail.
+    pub(crate) fn in_memory_on(disk: SimDisk) -> Self {
+        Self::in_memory_of(disk, &crate::store::CreateOptions::default())
     }
 
     /// The same, on a disk that is soon full.
     pub(crate) fn in_little_memory() -> Self {
         let mut create = crate::store::CreateOptions::default();
         (create.shape.segment_len, create.shape.content_step) = (1 << 20, 64 << 10);
-        Self::in_memory_of(16 << 20, create)
+        Self::in_memory_of(SimDisk::new(16 << 20), &create)
     }
 
-    fn in_memory_of(capacity: u64, create: crate::store::CreateOptions) -> Self {
-        let disk = Arc::new(crate::store::sim::SimDisk::new(capacity));
+    fn in_memory_of(disk: SimDisk, create: &crate::store::CreateOptions) -> Self {
         let quiet = crate::store::OpenOptions {
             sync_interval: None,
             memory: 8 << 20,
             ..crate::store::OpenOptions::default()
         };
-        let made = Store::create_on(disk, &create, &quiet);
+        let made = Store::create_on(Arc::new(disk), create, &quiet);
         Self::new(Arc::new(made.expect("a disk in memory takes a store")))
     }
 }

@@ -40,6 +40,7 @@ use super::handles::Open;
 use super::history::history_mode;
 use super::listing::{AFTER_DOTS, Filling, Listed};
 use super::nodes::{Place, SYNTHETIC};
+use super::shadows::Shadow;
 use super::streams::{Reader, StreamName};
 use super::{Asker, BLOCK_SIZE, Bytes, Found, ROOT_INO, Refusal, TreeRefusal, View, time};
 
@@ -225,6 +226,8 @@ pub(super) struct Computed {
 pub(super) enum Pinned {
     /// Always this.
     Bytes(Arc<[u8]>),
+    /// The same, shared by all who opened it as it is.
+    Shadow(Arc<Shadow>),
     /// A file that grows.
     Stream(Arc<Reader>),
 }
@@ -514,7 +517,7 @@ impl View {
             }
             Made::Shadow(ino) => match self.tree.inode(ino, Seq::NOW)?.mode & S_IFMT {
                 S_IFDIR => return Err(TreeRefusal::IsADirectory.into()),
-                S_IFREG => Pinned::Bytes(self.shadow_content(ino)?.into()),
+                S_IFREG => Pinned::Shadow(self.shadow_opened(ino)?),
                 _ => return Err(TreeRefusal::Invalid.into()),
             },
             Made::Agent if flags.reads() => Pinned::Bytes(self.agent_line(asker).into()),
@@ -569,7 +572,7 @@ impl View {
         match pinned {
             Some(Pinned::Stream(_)) => self.streams.closed(handle),
             Some(Pinned::Bytes(_)) => self.computed.closed(node),
-            None => (),
+            Some(Pinned::Shadow(_)) | None => (),
         }
     }
 
@@ -589,17 +592,18 @@ impl View {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<usize, Refusal> {
-        match self.made_pinned(made, handle)? {
-            Pinned::Bytes(bytes) => {
-                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-                let rest = bytes.get(from..).unwrap_or_default();
-                let len = rest.len().min(buffer.len());
-                let (filled, _) = buffer.split_at_mut(len);
-                filled.copy_from_slice(rest.get(..len).unwrap_or_default());
-                Ok(len)
-            }
-            Pinned::Stream(reader) => Ok(reader.read(offset, buffer)?),
-        }
+        let pinned = self.made_pinned(made, handle)?;
+        let bytes = match &pinned {
+            Pinned::Bytes(bytes) => &bytes[..],
+            Pinned::Shadow(shadow) => shadow.bytes(),
+            Pinned::Stream(reader) => return Ok(reader.read(offset, buffer)?),
+        };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        let rest = bytes.get(from..).unwrap_or_default();
+        let len = rest.len().min(buffer.len());
+        let (filled, _) = buffer.split_at_mut(len);
+        filled.copy_from_slice(rest.get(..len).unwrap_or_default());
+        Ok(len)
     }
 
     /// As [`View::seek`]: there are no holes.
@@ -612,6 +616,7 @@ impl View {
     ) -> Result<u64, Refusal> {
         let size = match self.made_pinned(made, handle)? {
             Pinned::Bytes(bytes) => bytes.len() as u64,
+            Pinned::Shadow(shadow) => shadow.bytes().len() as u64,
             Pinned::Stream(reader) => reader.size()?,
         };
         match offset < size {

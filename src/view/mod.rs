@@ -88,6 +88,8 @@ pub enum Refusal {
     OtherTree,
     /// More moments of the past are in use than there are numbers for (`ENFILE`).
     TooManyViews,
+    /// More is open that had to be computed than there may be in memory (`ENOMEM`).
+    NoMemory,
     /// No data, or no hole, at or after an offset (`ENXIO`).
     NothingThere,
     /// A program that runs is to be cut to nothing (`ETXTBSY`).
@@ -204,6 +206,7 @@ pub struct View {
     packages: Packages,
     /// Sizes of shadows, by path, with the version they are of.
     shadow_sizes: Mutex<shadows::Sizes>,
+    open_shadows: shadows::OpenShadows,
     /// Definitions in them.
     annotated: annotations::Known,
     meter: Meter,
@@ -259,6 +262,7 @@ impl View {
             lines: agent::Lines::default(),
             streams: Streams::default(),
             shadow_sizes: Mutex::default(),
+            open_shadows: shadows::OpenShadows::default(),
             annotated: annotations::Known::default(),
             meter: Meter::default(),
             began: Timestamp::now(),
@@ -345,6 +349,7 @@ impl View {
         self.tick_lines(Instant::now());
         if self.options.sections {
             self.computed.tick(Instant::now());
+            self.open_shadows.tick();
             self.streams.tick();
             self.stir();
         }

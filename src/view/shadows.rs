@@ -13,13 +13,19 @@
 //! A size is that of the JSON, so looking at one computes all of it: in a listing nobody waits for that, and it comes
 //! when the name is looked up.
 //!
+//! Who opens a shadow reads it as it was then. All who open the same version read the same bytes in memory, but for a
+//! young one, of which more may become known; of all that are open there are [`OPEN_MAX`] bytes at most.
+//!
 //! Invariants: what a file shows is a function of its version and path and, for [`YOUNG`] after a change, of what
 //! has become known of who made it; so sizes hold as long as those. Nothing here is kept by the kernel, which is not
 //! told of what changes.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use serde_json::json;
 
@@ -42,6 +48,9 @@ const SIZES_MAX: usize = 1 << 16;
 /// A process is asked who it is when it changed something, and answers later: in half a second, or never.
 const YOUNG: i64 = 2_000_000_000;
 
+/// Most bytes of shadows that are open. The longest, of a file of control characters, takes 96 MiB.
+const OPEN_MAX: u64 = 256 << 20;
+
 /// By path: the version a size is of, and the size.
 pub(super) type Sizes = FxHashMap<String, (Version, u64)>;
 
@@ -51,6 +60,80 @@ pub(super) type Version = (Ino, Seq, Timestamp);
 /// A rename changes the path, and leaves the inode as it was but for its time.
 const fn version(inode: &Inode) -> Version {
     (inode.ino, inode.changed, inode.ctime)
+}
+
+/// Whether more may become known of who made the version.
+fn is_young(inode: &Inode) -> bool {
+    Timestamp::now().0.saturating_sub(inode.ctime.0) < YOUNG
+}
+
+/// The content of an open shadow.
+#[derive(Debug)]
+pub(super) struct Shadow {
+    bytes: Box<[u8]>,
+    /// Bytes of all that are open.
+    open: Arc<AtomicU64>,
+}
+
+impl Shadow {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        self.open.fetch_sub(self.bytes.len() as u64, Ordering::Relaxed);
+    }
+}
+
+/// The shadows that are open.
+#[derive(Debug, Default)]
+pub(super) struct OpenShadows {
+    /// By path: the version that was opened last. Where nobody has it open any more, only the name is left.
+    shared: Mutex<FxHashMap<String, (Version, Weak<Shadow>)>>,
+    /// Bytes of all; grows only while `shared` is locked.
+    open: Arc<AtomicU64>,
+}
+
+impl OpenShadows {
+    fn of(&self, path: &str, version: Version) -> Option<Arc<Shadow>> {
+        let shared = self.shared.lock();
+        let (_, shadow) = shared.get(path).filter(|(of, _)| *of == version)?;
+        shadow.upgrade()
+    }
+
+    /// Opens what was computed, or what somebody else opened meanwhile as the same: `shared` is path and version.
+    fn open(
+        &self,
+        bytes: Vec<u8>,
+        shared: Option<(String, Version)>,
+    ) -> Result<Arc<Shadow>, Refusal> {
+        let mut known = self.shared.lock();
+        let same = shared.as_ref().and_then(|(path, version)| {
+            let (_, shadow) = known.get(path).filter(|(of, _)| of == version)?;
+            shadow.upgrade()
+        });
+        if let Some(same) = same {
+            return Ok(same);
+        }
+        let len = bytes.len() as u64;
+        if self.open.load(Ordering::Relaxed).saturating_add(len) > OPEN_MAX {
+            return Err(Refusal::NoMemory);
+        }
+        self.open.fetch_add(len, Ordering::Relaxed);
+        let shadow =
+            Arc::new(Shadow { bytes: bytes.into_boxed_slice(), open: Arc::clone(&self.open) });
+        if let Some((path, version)) = shared {
+            known.insert(path, (version, Arc::downgrade(&shadow)));
+        }
+        Ok(shadow)
+    }
+
+    /// What the clock alone brings about: names of what nobody has open any more are let go.
+    pub(super) fn tick(&self) {
+        self.shared.lock().retain(|_, (_, shadow)| shadow.strong_count() > 0);
+    }
 }
 
 /// What is shown here at all.
@@ -80,7 +163,7 @@ impl View {
             return Ok(size);
         }
         let size = self.shadow_json(inode, &path)?.len() as u64;
-        if Timestamp::now().0.saturating_sub(inode.ctime.0) < YOUNG {
+        if is_young(inode) {
             return Ok(size);
         }
         let version = version(inode);
@@ -98,10 +181,19 @@ impl View {
         Some(*size)
     }
 
-    /// Content of the shadow of `ino`.
-    pub(super) fn shadow_content(&self, ino: Ino) -> Result<Vec<u8>, Refusal> {
+    /// The shadow of `ino`, to be read.
+    pub(super) fn shadow_opened(&self, ino: Ino) -> Result<Arc<Shadow>, Refusal> {
         let inode = self.tree.inode(ino, Seq::NOW)?;
-        self.shadow_json(&inode, &self.shadow_path(ino)?)
+        let path = self.shadow_path(ino)?;
+        if is_young(&inode) {
+            return self.open_shadows.open(self.shadow_json(&inode, &path)?, None);
+        }
+        let version = version(&inode);
+        if let Some(known) = self.open_shadows.of(&path, version) {
+            return Ok(known);
+        }
+        let json = self.shadow_json(&inode, &path)?;
+        self.open_shadows.open(json, Some((path, version)))
     }
 
     fn shadow_json(&self, inode: &Inode, path: &str) -> Result<Vec<u8>, Refusal> {
@@ -237,4 +329,52 @@ pub(super) fn naive(time: Timestamp) -> String {
     let second = stamp.split_last().map_or(&b""[..], |(_, second)| second);
     let micros = time.0.rem_euclid(1_000_000_000) / 1000;
     format!("{}.{micros:06}", String::from_utf8_lossy(second))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VERSION: Version = (Ino(2), Seq(3), Timestamp(4));
+
+    fn shared(version: Version) -> Option<(String, Version)> {
+        Some(("/a".to_owned(), version))
+    }
+
+    #[test]
+    fn who_opens_the_same_version_shares_it_while_it_is_open() {
+        let shadows = OpenShadows::default();
+        let first = shadows.open(vec![1; 10], shared(VERSION)).unwrap();
+        assert!(Arc::ptr_eq(&first, &shadows.of("/a", VERSION).unwrap()));
+        // Another computed it at the same time.
+        let second = shadows.open(vec![1; 10], shared(VERSION)).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        let young = shadows.open(vec![1; 10], None).unwrap();
+        assert!(!Arc::ptr_eq(&first, &young));
+        let later = (Ino(2), Seq(5), Timestamp(6));
+        assert!(shadows.of("/a", later).is_none() && shadows.of("/b", VERSION).is_none());
+        let other = shadows.open(vec![2; 7], shared(later)).unwrap();
+        assert_eq!((first.bytes(), other.bytes()), (&[1; 10][..], &[2; 7][..]));
+        assert_eq!(shadows.open.load(Ordering::Relaxed), 27);
+        shadows.tick();
+        assert_eq!(shadows.shared.lock().len(), 1);
+        drop((first, second, young, other));
+        assert_eq!(shadows.open.load(Ordering::Relaxed), 0);
+        assert!(shadows.of("/a", later).is_none());
+        shadows.tick();
+        assert_eq!(shadows.shared.lock().len(), 0);
+    }
+
+    #[test]
+    fn what_is_open_has_a_bound() {
+        let shadows = OpenShadows::default();
+        let bytes = || vec![0; usize::try_from(OPEN_MAX / 2).unwrap()];
+        let first = shadows.open(bytes(), shared(VERSION)).unwrap();
+        let second = shadows.open(bytes(), None).unwrap();
+        assert!(matches!(shadows.open(vec![0], None), Err(Refusal::NoMemory)));
+        let again = shadows.open(bytes(), shared(VERSION)).unwrap();
+        assert!(Arc::ptr_eq(&first, &again), "what is open already takes nothing");
+        drop(second);
+        assert!(shadows.open(vec![0], None).is_ok());
+    }
 }

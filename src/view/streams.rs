@@ -13,6 +13,10 @@
 //! order of telling. Reading to the end gives the end of the file, so `cat` and `grep` end; who goes on reading, or
 //! polls, gets what is new; any number of readers each get every event once.
 //!
+//! **Empty lines.** No request goes through the log for longer than [`PATIENCE`]. Where that is over, nothing of the stream
+//! was told and the log goes on, the answer cannot be nothing, which is the end of the file, nor an error, which ends
+//! `cat`: it is an empty line, which stays in the text as any other. Whoever reads JSON lines skips it.
+//!
 //! ```text
 //!  log --Teller--> line --+--> Text of file_changes      bytes as they were told, in a file without a name
 //!        one for all six  +--> Text of debug_events ...
@@ -53,11 +57,11 @@ const REWIND: u64 = 1000;
 const KEPT: u64 = 256 << 20;
 /// The same where there is no disk to write to: in memory.
 const KEPT_IN_MEMORY: u64 = 4 << 20;
-/// How long looking at a size may read the log: what is not told by then is told to who reads.
+/// How long a request may wait for the log to be told: what is not told by then is told to the next.
 const PATIENCE: Duration = Duration::from_millis(50);
 /// How long a tick may.
 const TICK_PATIENCE: Duration = Duration::from_millis(20);
-/// After so many records of the log the clock is looked at.
+/// So many records of the log are read at least, and then the clock is looked at.
 const RECORDS: u32 = 256;
 /// So many beginnings ([`Seq`]) are kept at most while nobody has them open.
 const FROM_KEPT: usize = 16;
@@ -244,7 +248,7 @@ impl Streams {
     pub(super) fn tick(&self) {
         let usual = self.usual.lock().clone();
         if let Some(telling) = usual
-            && let Err(error) = telling.advance(TICK_PATIENCE, |late| late)
+            && let Err(error) = telling.advance(Instant::now() + TICK_PATIENCE, || false)
         {
             tracing::debug!(%error, "the log cannot be told");
         }
@@ -260,8 +264,10 @@ impl Streams {
         let readers: Vec<_> =
             self.waits.lock().iter().map(|wait| (wait.wait, Arc::clone(&wait.reader))).collect();
         let mut ready: Vec<u64> = Vec::new();
+        // However many there are: the kernel has more to be told than this.
+        let until = Instant::now() + PATIENCE;
         for (wait, reader) in readers {
-            if !ready.contains(&wait) && reader.is_ready() {
+            if !ready.contains(&wait) && reader.is_ready(until) {
                 ready.push(wait);
             }
         }
@@ -291,7 +297,7 @@ impl View {
         name: StreamName,
     ) -> Result<(u64, Timestamp), Refusal> {
         let telling = self.streams.telling(&self.tree, since)?;
-        telling.advance(PATIENCE, |late| late).map_err(TreeRefusal::Io)?;
+        telling.advance(Instant::now() + PATIENCE, || false).map_err(TreeRefusal::Io)?;
         let text = telling.texts.of(name);
         let changed = Timestamp(text.changed.load(Ordering::Relaxed));
         Ok((text.len(), if changed == NEVER { self.began } else { changed }))
@@ -331,7 +337,8 @@ impl View {
             }
             self.streams.waiting.store(waits.len(), Ordering::Relaxed);
         }
-        let ready = if reader.is_ready() { POLLIN | POLLRDNORM } else { 0 };
+        let ready =
+            if reader.is_ready(Instant::now() + PATIENCE) { POLLIN | POLLRDNORM } else { 0 };
         Ok(Some(events & ready))
     }
 
@@ -360,28 +367,42 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, TreeRefusal> {
-        let text = self.telling.texts.of(self.name);
-        let mut len = text.read(offset, buffer).map_err(TreeRefusal::Io)?;
-        if len == 0 {
-            // The end is the end of the log, however long it takes to get there.
-            let full = offset.saturating_add(buffer.len() as u64);
-            let stop = |late| text.len() >= full || (late && text.len() > offset);
-            self.telling.advance(PATIENCE, stop).map_err(TreeRefusal::Io)?;
-            len = text.read(offset, buffer).map_err(TreeRefusal::Io)?;
-        }
+        let until = Instant::now() + PATIENCE;
+        let len = self.read_by(offset, buffer, until).map_err(TreeRefusal::Io)?;
         self.at.store(offset.saturating_add(len as u64), Ordering::Relaxed);
         Ok(len)
     }
 
+    /// Nothing is read at the end of the log alone, and beyond what was told by `until`.
+    fn read_by(&self, offset: u64, buffer: &mut [u8], until: Instant) -> io::Result<usize> {
+        let text = self.telling.texts.of(self.name);
+        let len = text.read(offset, buffer)?;
+        if len > 0 || buffer.is_empty() {
+            return Ok(len);
+        }
+        let full = offset.saturating_add(buffer.len() as u64);
+        let ended = self.telling.advance(until, || text.len() >= full)?;
+        let len = text.read(offset, buffer)?;
+        if len > 0 || ended {
+            return Ok(len);
+        }
+        text.append_empty_line(offset)?;
+        text.read(offset, buffer)
+    }
+
     pub(super) fn size(&self) -> Result<u64, TreeRefusal> {
-        self.telling.advance(PATIENCE, |late| late).map_err(TreeRefusal::Io)?;
+        self.size_by(Instant::now() + PATIENCE).map_err(TreeRefusal::Io)
+    }
+
+    fn size_by(&self, until: Instant) -> io::Result<u64> {
+        self.telling.advance(until, || false)?;
         Ok(self.telling.texts.of(self.name).len())
     }
 
     /// Whether there is something to read, or a failure to be told.
-    fn is_ready(&self) -> bool {
+    fn is_ready(&self, until: Instant) -> bool {
         let at = self.at.load(Ordering::Relaxed);
-        self.size().map_or(true, |size| size > at)
+        self.size_by(until).map_or(true, |size| size > at)
     }
 }
 
@@ -395,7 +416,7 @@ struct Telling {
 #[derive(Debug)]
 struct Front {
     teller: Teller,
-    /// Lines that are in no text yet.
+    /// Lines that are in no text yet: few, for they are written down before more is read.
     lines: Each<Vec<u8>>,
 }
 
@@ -410,27 +431,32 @@ impl Telling {
         Ok(Self { front: Mutex::new(Front { teller, lines: Each::default() }), texts })
     }
 
-    /// Goes on until the end of the log, or until it is to `stop`: what that is told says whether [`PATIENCE`] is over.
-    fn advance(&self, patience: Duration, stop: impl Fn(bool) -> bool) -> io::Result<()> {
-        let mut front = self.front.lock();
-        if stop(false) {
-            return Ok(());
+    /// Goes on until the end of the log, until there is `enough`, or `until` then; whether it is the end. Where another goes
+    /// on all the while, he tells for all. However late it is, [`RECORDS`] records are read, or a
+    /// [`PIECE`] is told: who asks gets on.
+    fn advance(&self, until: Instant, enough: impl Fn() -> bool) -> io::Result<bool> {
+        let Some(mut front) = self.front.try_lock_until(until) else { return Ok(false) };
+        // What the disk did not take is in no text yet, and comes first.
+        self.write_down(&mut front)?;
+        if enough() {
+            return Ok(false);
         }
-        let until = Instant::now() + patience;
+        let mut read: u32 = 0;
         let mut held = 0;
         loop {
             let mut records = RECORDS;
             let told = front.teller.read_within(&mut records)?;
+            read = read.saturating_add((RECORDS - records).max(1));
             let ends = told.is_none() && records > 0;
             if let Some(told) = told {
                 held += front.add(StreamName::telling_of(&told.event.kind), &told)?;
             }
-            let late = Instant::now() >= until;
+            let late = (read >= RECORDS || held >= PIECE) && Instant::now() >= until;
             if ends || late || held >= PIECE {
                 self.write_down(&mut front)?;
                 held = 0;
-                if ends || stop(late) {
-                    return Ok(());
+                if ends || late || enough() {
+                    return Ok(ends);
                 }
             }
         }
@@ -478,6 +504,8 @@ struct Extent {
     len: u64,
     /// What is before was given back. The beginning of a line.
     begin: u64,
+    /// What is before takes no space.
+    freed: u64,
     /// Where pieces begin, each with a line.
     pieces: std::collections::VecDeque<u64>,
 }
@@ -525,7 +553,16 @@ impl Text {
 
     /// Adds whole lines.
     fn append(&self, lines: &[u8]) -> io::Result<()> {
+        self.append_to(&mut self.extent.write(), lines)
+    }
+
+    /// Adds an empty line where nothing follows `offset`.
+    fn append_empty_line(&self, offset: u64) -> io::Result<()> {
         let mut extent = self.extent.write();
+        if extent.len == offset { self.append_to(&mut extent, b"\n") } else { Ok(()) }
+    }
+
+    fn append_to(&self, extent: &mut Extent, lines: &[u8]) -> io::Result<()> {
         let at = extent.len;
         let kept = match self.place() {
             TextPlace::Disk(file) => {
@@ -541,29 +578,37 @@ impl Text {
         extent.pieces.push_back(at);
         self.changed.store(Timestamp::now().0, Ordering::Relaxed);
         if extent.len - extent.begin > kept + kept / 2 {
-            self.give_back(&mut extent, kept)?;
+            self.give_back(extent, kept);
         }
         Ok(())
     }
 
     /// Gives back the beginning, but for the last `kept` bytes and what is in a piece with them.
-    fn give_back(&self, extent: &mut Extent, kept: u64) -> io::Result<()> {
-        let wanted = extent.len - kept;
-        let was = extent.begin;
+    fn give_back(&self, extent: &mut Extent, kept: u64) {
+        let wanted = extent.len.saturating_sub(kept);
         while let Some(&next) = extent.pieces.get(1).filter(|&&next| next <= wanted) {
             extent.pieces.pop_front();
             extent.begin = next;
         }
+        let gone = extent.begin - extent.freed;
+        if gone == 0 {
+            return;
+        }
         match self.place() {
-            TextPlace::Disk(file) => file.punch(was, extent.begin - was),
+            TextPlace::Disk(file) => {
+                if let Err(error) = file.punch(extent.freed, gone) {
+                    // The lines are in the text all the same; the space is asked for with the next that is given back.
+                    tracing::debug!(%error, "the beginning of a stream still takes space");
+                    return;
+                }
+            }
             TextPlace::Memory(bytes) => {
-                let gone = usize::try_from(extent.begin - was).unwrap_or(usize::MAX);
                 let mut bytes = bytes.write();
-                let gone = gone.min(bytes.len());
+                let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(bytes.len());
                 bytes.drain(..gone);
-                Ok(())
             }
         }
+        extent.freed = extent.begin;
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -599,6 +644,152 @@ impl Text {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::legacy::native::{NewEvent, keep};
+    use crate::tree::{Origin, SimDisk, Step};
+
+    /// Longer than any test takes.
+    const LONG: Duration = Duration::from_secs(60);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    fn tell(tree: &Tree, kind: &'static str, number: u32) {
+        let data = [("number".to_owned(), number.into())];
+        let new = NewEvent {
+            kind,
+            aggregate_id: "default".to_owned(),
+            aggregate_type: "project".to_owned(),
+            source_agent: None,
+            source_component: "http_server".to_owned(),
+            data: data.into_iter().collect(),
+            metadata: serde_json::Map::new(),
+        };
+        keep(tree, Origin::default(), &new).unwrap();
+    }
+
+    fn telling(tree: &Tree) -> Arc<Telling> {
+        Arc::new(Telling::begin(tree, tree.last().next()).unwrap())
+    }
+
+    fn reader(telling: &Arc<Telling>, name: StreamName) -> Reader {
+        Reader { telling: Arc::clone(telling), name, at: AtomicU64::new(0) }
+    }
+
+    /// What one read at `offset` gives.
+    fn piece(reader: &Reader, offset: u64, patience: Duration) -> Vec<u8> {
+        let mut bytes = vec![0; 100_000];
+        let len = reader.read_by(offset, &mut bytes, Instant::now() + patience).unwrap();
+        bytes.truncate(len);
+        bytes
+    }
+
+    /// The numbers that the lines of a text have.
+    fn numbers(text: &[u8]) -> Vec<u64> {
+        let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let number = |line| {
+            let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+            line["data"]["number"].as_u64().unwrap()
+        };
+        lines.map(number).collect()
+    }
+
+    #[test]
+    fn a_read_goes_through_a_part_of_the_log_and_the_file_ends_where_the_log_does() {
+        let tree = Tree::in_memory();
+        let (hasty, patient) = (telling(&tree), telling(&tree));
+        let (sparse, others) = ("validation_request_submitted", 10 * RECORDS);
+        (0..others).for_each(|number| tell(&tree, "custom", number));
+        tell(&tree, sparse, others);
+        tell(&tree, "custom", 0);
+        let hasty = reader(&hasty, StreamName::ValidationRequests);
+        let mut text = Vec::new();
+        loop {
+            let piece = piece(&hasty, text.len() as u64, Duration::ZERO);
+            if piece.is_empty() {
+                break;
+            }
+            assert!(piece.ends_with(b"\n"));
+            text.extend(piece);
+        }
+        let empty = text.iter().take_while(|&&byte| byte == b'\n').count();
+        assert!(empty >= 5, "{empty} reads gave nothing else");
+        assert_eq!(numbers(&text), [u64::from(others)]);
+        let second = reader(&hasty.telling, StreamName::ValidationRequests);
+        assert_eq!(piece(&second, 0, Duration::ZERO), text, "every reader sees the same bytes");
+        assert_eq!(piece(&second, text.len() as u64 + 1, Duration::ZERO), b"");
+        let patient = reader(&patient, StreamName::ValidationRequests);
+        assert_eq!(piece(&patient, 0, LONG), text[empty..]);
+    }
+
+    #[test]
+    fn nobody_waits_long_for_who_goes_through_the_log() {
+        let tree = Tree::in_memory();
+        let telling = telling(&tree);
+        let began = Instant::now();
+        let front = telling.front.lock();
+        std::thread::scope(|scope| {
+            let read = || piece(&reader(&telling, StreamName::DebugEvents), 0, SHORT);
+            let reads: Vec<_> = (0..4).map(|_| scope.spawn(read)).collect();
+            for read in reads {
+                assert_eq!(read.join().unwrap(), b"\n", "not the end, and one line for all");
+            }
+        });
+        let waits = reader(&telling, StreamName::DebugEvents);
+        assert_eq!(waits.size_by(Instant::now() + SHORT).unwrap(), 1);
+        waits.at.store(1, Ordering::Relaxed);
+        let (streams, waits) = (Streams::default(), Arc::new(waits));
+        for wait in 0..1000 {
+            let (handle, reader) = (FileHandle(wait), Arc::clone(&waits));
+            streams.waits.lock().push(Wait { wait, handle, reader });
+        }
+        assert_eq!(streams.ready(), [0; 0]);
+        assert!(began.elapsed() < LONG / 4, "{:?}", began.elapsed());
+        drop(front);
+        tell(&tree, "custom", 7);
+        assert_eq!(numbers(&piece(&waits, 1, LONG)), [7]);
+        assert_eq!(streams.ready().len(), 1000);
+        assert_eq!(piece(&waits, all(telling.texts.of(waits.name)).len() as u64, LONG), b"");
+    }
+
+    #[test]
+    fn what_the_disk_did_not_take_is_written_down_before_more_is_read() {
+        const ENOSPC: i32 = 28;
+        let disk = SimDisk::new(1 << 30);
+        let tree = Tree::in_memory_on(disk.clone());
+        let telling = telling(&tree);
+        let text = telling.texts.of(StreamName::DebugEvents);
+        assert!(matches!(text.place(), TextPlace::Disk(_)));
+        let advance = || telling.advance(Instant::now() + LONG, || false);
+        let held = || telling.front.lock().lines.of(StreamName::DebugEvents).clone();
+        tell(&tree, "custom", 1);
+        disk.fail(Step::Write, 0, 1, ENOSPC);
+        advance().unwrap_err();
+        assert_eq!(numbers(&held()), [1]);
+        tell(&tree, "custom", 2);
+        disk.fail(Step::Write, 0, 1, ENOSPC);
+        advance().unwrap_err();
+        assert_eq!(numbers(&held()), [1], "nothing more was read");
+        assert!(advance().unwrap());
+        assert_eq!(numbers(&all(text)), [1, 2]);
+    }
+
+    #[test]
+    fn space_that_the_disk_does_not_take_back_is_no_failure_and_is_asked_for_again() {
+        const EIO: i32 = 5;
+        let disk = SimDisk::new(1 << 30);
+        let text = Text::new(&Tree::in_memory_on(disk.clone()));
+        let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+        (0..100).for_each(|_| text.append(&line).unwrap());
+        disk.fail(Step::Any, 0, 1, EIO);
+        text.give_back(&mut text.extent.write(), 5000);
+        assert_eq!((text.extent.read().begin, text.extent.read().freed), (5000, 0));
+        let expected = [b"\n".repeat(5000), line.repeat(50)].concat();
+        assert_eq!(all(&text), expected, "no line twice, none left out");
+        text.append(&line).unwrap();
+        text.give_back(&mut text.extent.write(), 5000);
+        assert_eq!((text.extent.read().begin, text.extent.read().freed), (5100, 5100));
+        // There is nothing to be given back.
+        text.give_back(&mut text.extent.write(), 5000);
+        assert_eq!(text.len(), 10_100);
+    }
 
     fn all(text: &Text) -> Vec<u8> {
         let mut bytes = vec![0; usize::try_from(text.len()).unwrap() + 10];
@@ -619,7 +810,7 @@ mod tests {
             (0..100).for_each(|number| text.append(&line(number)).unwrap());
             let before = all(&text);
             assert_eq!(before.len(), 1000);
-            text.give_back(&mut text.extent.write(), 455).unwrap();
+            text.give_back(&mut text.extent.write(), 455);
             let after = all(&text);
             assert_eq!(after.len(), before.len());
             assert!(after[..540].iter().all(|&byte| byte == b'\n'));
