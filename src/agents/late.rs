@@ -129,21 +129,25 @@ pub(super) fn recorded(agent: Option<Vec<u8>>, session: Option<Vec<u8>>) -> (Vec
     (agent.or(of_session).unwrap_or_default(), session)
 }
 
-/// Agent and session of the process of `actor`; `None` if it is no longer the one that asked.
+/// Agent and session of the process of `actor`; `None` if it is no longer the one that asked, or could not be looked at.
 fn named(proc: &Proc, actor: &Actor) -> Option<Named> {
     let still_there = |proc: &Proc| {
         let now = proc.stat_file(actor.pid)?.read()?;
         (now.start_time() == actor.start_time).then_some(now.parent())
     };
     let mut parent = still_there(proc)?;
-    let environ = |pid| named_in(&proc.read_up_to(pid, "environ", ENVIRON_MAX).unwrap_or_default());
-    let mut found = environ(actor.pid);
+    let environ = |pid| {
+        let environ = proc.shown(pid, "environ", ENVIRON_MAX).ok()?;
+        Some(named_in(&environ.unwrap_or_default()))
+    };
+    let mut found = environ(actor.pid)?;
     for _ in 0..ANCESTORS_MAX {
         if found != (None, None) || parent <= 1 {
             break;
         }
-        found = environ(parent);
-        let Some(next) = proc.stat_file(parent).and_then(|stat| stat.read()) else { break };
+        found = environ(parent)?;
+        let stat = proc.stat_shown(parent).ok()?;
+        let Some(next) = stat.and_then(|stat| stat.read()) else { break };
         parent = next.parent();
     }
     still_there(proc)?;
