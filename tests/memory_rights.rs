@@ -10,11 +10,12 @@ use std::thread::{self, JoinHandle};
 use lighthouse_fuse::agents::Agents;
 use lighthouse_fuse::agents::guard::{Guard, Sessions};
 use lighthouse_fuse::agents::policy::Policy;
+use lighthouse_fuse::legacy::context::{NewPackage, Packages};
 use lighthouse_fuse::proto::types::Errno;
 use lighthouse_fuse::server::{Config, serve};
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Store};
 use lighthouse_fuse::transport::memory::{self, Kernel, Options, User};
-use lighthouse_fuse::tree::Tree;
+use lighthouse_fuse::tree::{Origin, Timestamp, Tree};
 use lighthouse_fuse::view::{self, View};
 use tempfile::TempDir;
 
@@ -25,6 +26,7 @@ const O_TMPFILE: u32 = 0o20_200_000;
 
 struct Mounted {
     kernel: Kernel,
+    tree: Tree,
     server: JoinHandle<()>,
     _dir: TempDir,
 }
@@ -34,6 +36,7 @@ fn mount(guard: Guard) -> Mounted {
     let open = OpenOptions { sync_interval: None, memory: 64 << 20, ..OpenOptions::default() };
     let store = Arc::new(Store::create(dir.path(), &CreateOptions::default(), &open).unwrap());
     let (kernel, device) = memory::pair(Options::default());
+    let tree = Tree::new(Arc::clone(&store));
     let server = thread::spawn(move || {
         let agents = Agents::guarded(Arc::clone(&store), Arc::new(guard));
         let shown = view::Options { sections: true, ..view::Options::default() };
@@ -41,13 +44,22 @@ fn mount(guard: Guard) -> Mounted {
         serve(&device, &view, Config { readers: 2, ..Config::default() }).expect("it ends well");
     });
     kernel.mount().expect("INIT is answered");
-    Mounted { kernel, server, _dir: dir }
+    Mounted { kernel, tree, server, _dir: dir }
 }
 
 impl Mounted {
     /// The superuser, in a process that has these variables.
     fn user(&self, process: &Process) -> User {
         self.kernel.as_user(0, 0, &[], 0o022, process.0.id())
+    }
+
+    fn package(&self, id: &str, files: &[&str]) {
+        let new = NewPackage {
+            package_id: id.to_owned(),
+            files_involved: files.iter().map(|&file| file.to_owned()).collect(),
+            ..NewPackage::default()
+        };
+        Packages::new(&self.tree).make(Origin::default(), &new, Timestamp(0)).unwrap();
     }
 
     #[track_caller]
@@ -230,6 +242,77 @@ fn a_closed_place_is_not_opened_by_moving_or_naming_it_otherwise() {
     agent.truncate_fd(fd, 2).unwrap();
     agent.close(fd).unwrap();
     assert_eq!(own.read_file("/current/shut/f").unwrap(), b"SH");
+    mounted.unmount();
+}
+
+#[test]
+fn a_package_shows_nobody_what_a_policy_closes_to_them() {
+    let policy = "agent /current/shut none\nagent /current/second none\nreviewer / context_access";
+    let mounted = mount(Guard::new(false, Policy::parse(policy).unwrap(), None));
+    let own = Process::with(&[]);
+    let agent = Process::with(&[("LIGHTHOUSE_AGENT", "agent")]);
+    let reviewer = Process::with(&[("LIGHTHOUSE_AGENT", "reviewer")]);
+    let own = mounted.user(&own);
+    let (agent, reviewer) = (mounted.user(&agent), mounted.user(&reviewer));
+    own.mkdir("/current/shut", 0o755).unwrap();
+    own.write_file("/current/shut/f", b"shut", 0o644).unwrap();
+    own.write_file("/current/open", b"open", 0o644).unwrap();
+    own.write_file("/current/named", b"named", 0o644).unwrap();
+    own.link("/current/named", "/current/second").unwrap();
+    mounted.package("open", &["/open", "/missing"]);
+    mounted.package("both", &["/open", "//./shut/f"]);
+    mounted.package("named", &["/named"]);
+    // A name that is closed is, whether or not there is anything.
+    mounted.package("missing", &["/shut/missing"]);
+    own.rename("/current/shut/f", "/current/f").unwrap();
+    own.unlink("/current/second").unwrap();
+    let read = |user: &User, id: &str| user.read_file(format!("/context/{id}/files.json"));
+    for id in ["open", "both", "named", "missing"] {
+        assert!(read(&own, id).is_ok(), "{id}");
+        assert_eq!(read(&reviewer, id), Err(Errno::EACCES), "{id}: who may not read files");
+        assert!(reviewer.read_file(format!("/context/{id}/manifest.json")).is_ok(), "{id}");
+        assert!(agent.read_file(format!("/context/{id}/manifest.json")).is_ok(), "{id}");
+    }
+    assert!(String::from_utf8(read(&agent, "open").unwrap()).unwrap().contains("open"));
+    for id in ["both", "named", "missing"] {
+        assert_eq!(read(&agent, id), Err(Errno::EACCES), "{id}");
+    }
+    mounted.unmount();
+}
+
+#[test]
+fn a_rule_about_one_thing_beside_the_tree_closes_that_alone() {
+    let policy = "agent /context/secret none\nagent /context/half/context.json none\n\
+                  agent /streams/debug_events none\nagent /debug/health.json none\n\
+                  other /streams/from none";
+    let mounted = mount(Guard::new(false, Policy::parse(policy).unwrap(), None));
+    let agent = Process::with(&[("LIGHTHOUSE_AGENT", "agent")]);
+    let other = Process::with(&[("LIGHTHOUSE_AGENT", "other")]);
+    let (agent, other) = (mounted.user(&agent), mounted.user(&other));
+    mounted.package("secret", &[]);
+    mounted.package("half", &[]);
+    for path in [
+        "/context/secret/manifest.json",
+        "/context/secret/files.json",
+        "/context/half/context.json",
+        "/streams/debug_events",
+        "/streams/from/@1/debug_events",
+        "/debug/health.json",
+    ] {
+        assert_eq!(agent.read_file(path), Err(Errno::EACCES), "{path}");
+    }
+    for path in [
+        "/context/half/manifest.json",
+        "/context/half/files.json",
+        "/streams/file_changes",
+        "/streams/from/@1/file_changes",
+        "/debug/performance.json",
+    ] {
+        assert!(agent.read_file(path).is_ok(), "{path}");
+    }
+    assert!(other.read_file("/streams/debug_events").is_ok());
+    assert_eq!(other.read_file("/streams/from/@1/debug_events"), Err(Errno::EACCES));
+    assert!(other.read_file("/context/secret/files.json").is_ok());
     mounted.unmount();
 }
 

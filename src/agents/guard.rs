@@ -81,6 +81,12 @@ impl Guard {
         Self { require_session, policy, sessions, began, told }
     }
 
+    /// Whether a cgroup tells who somebody is.
+    #[must_use]
+    pub fn names_cgroups(&self) -> bool {
+        self.policy.names_cgroups()
+    }
+
     /// Who somebody is.
     #[must_use]
     pub fn believe(&self, identity: &Identity) -> Believed {

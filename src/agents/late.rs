@@ -6,10 +6,12 @@
 //! is no secret is recorded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::store::Store;
 use crate::store::event::{Actor, ActorId};
@@ -19,8 +21,9 @@ use super::register::parts_of_token;
 
 /// Questions that may wait; what comes beyond is dropped, and the actor stays as it is.
 const QUEUE_MAX: usize = 1024;
-/// Threads that may hang in a read at once; past that nothing more is looked up until one returns.
-const STUCK_MAX: usize = 8;
+/// Threads that read at once. Where all of them hang nothing more is looked up until one returns; while one does not, who
+/// comes waits for it.
+const READERS_MAX: usize = 8;
 /// A read that takes longer is left behind.
 const DEADLINE: Duration = Duration::from_millis(500);
 /// How far up the parents an agent's name is looked for.
@@ -59,44 +62,117 @@ pub(super) type Named = (Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// What the process of `actor` says of itself, at once; `None` where it is gone, or does not say it in time.
 pub(super) fn ask(actor: Actor) -> Option<Named> {
-    let answer = apart(move |proc| named(proc, &actor))?;
-    answer.recv_timeout(DEADLINE).ok().flatten()
+    READERS.apart(move |proc| named(proc, &actor)).ok().flatten()
 }
 
-/// Does what may hang in a thread of its own, since nothing can call one back that hangs in the kernel; `None` where too
-/// many do.
-fn apart<T: Send + 'static>(
-    read: impl FnOnce(&Proc) -> Option<T> + Send + 'static,
-) -> Option<Receiver<Option<T>>> {
-    static STUCK: AtomicUsize = AtomicUsize::new(0);
-    if STUCK.load(Ordering::Relaxed) >= STUCK_MAX {
-        return None;
+static READERS: Readers = Readers::new();
+
+/// Threads that read what may hang.
+#[derive(Debug)]
+struct Readers {
+    count: Mutex<Count>,
+    fewer: Condvar,
+}
+
+#[derive(Debug)]
+struct Count {
+    /// Somebody waits for what they read.
+    awaited: usize,
+    /// They were given up, and hang.
+    hanging: usize,
+}
+
+/// It took longer than [`DEADLINE`], or all that may read hang.
+#[derive(Debug, Eq, PartialEq)]
+struct TooSlow;
+
+impl Readers {
+    const fn new() -> Self {
+        let count = Count { awaited: 0, hanging: 0 };
+        Self { count: Mutex::new(count), fewer: Condvar::new() }
     }
-    let (reply, answer) = sync_channel(1);
-    STUCK.fetch_add(1, Ordering::Relaxed);
-    let reader = thread::Builder::new().name("late-read".into()).spawn(move || {
-        let known = Proc::open().and_then(|proc| read(&proc));
-        STUCK.fetch_sub(1, Ordering::Relaxed);
-        drop(reply.send(known));
-    });
-    if reader.is_err() {
-        STUCK.fetch_sub(1, Ordering::Relaxed);
-        return None;
+
+    /// Does what may hang in a thread of its own, since nothing can call one back that hangs in the kernel; `None` as what
+    /// is read, and where there is no thread.
+    fn apart<T: Send + 'static>(
+        &'static self,
+        read: impl FnOnce(&Proc) -> Option<T> + Send + 'static,
+    ) -> Result<Option<T>, TooSlow> {
+        let until = Instant::now() + DEADLINE;
+        self.begin(until)?;
+        let (reply, answer) = sync_channel(1);
+        // Set by whoever ends it: the thread when it has read, or who waits for it no longer.
+        let over = Arc::new(AtomicBool::new(false));
+        let ended = Arc::clone(&over);
+        let reader = thread::Builder::new().name("late-read".into()).spawn(move || {
+            let known = Proc::open().and_then(|proc| read(&proc));
+            drop(reply.send(known));
+            self.end(&ended);
+        });
+        if reader.is_err() {
+            self.end(&over);
+            return Ok(None);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        match answer.recv_timeout(left) {
+            Ok(known) => Ok(known),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            // Its answer may have come just now.
+            Err(RecvTimeoutError::Timeout) if !self.give_up(&over) => {
+                answer.try_recv().map_err(|_| TooSlow)
+            }
+            Err(RecvTimeoutError::Timeout) => Err(TooSlow),
+        }
     }
-    Some(answer)
+
+    /// Waits for room.
+    fn begin(&self, until: Instant) -> Result<(), TooSlow> {
+        let mut count = self.count.lock();
+        while count.awaited + count.hanging >= READERS_MAX {
+            if count.hanging >= READERS_MAX || self.fewer.wait_until(&mut count, until).timed_out()
+            {
+                return Err(TooSlow);
+            }
+        }
+        count.awaited += 1;
+        Ok(())
+    }
+
+    fn end(&self, over: &AtomicBool) {
+        let mut count = self.count.lock();
+        match over.swap(true, Ordering::Relaxed) {
+            true => count.hanging -= 1,
+            false => count.awaited -= 1,
+        }
+        drop(count);
+        self.fewer.notify_one();
+    }
+
+    /// Whether it had not ended yet.
+    fn give_up(&self, over: &AtomicBool) -> bool {
+        let mut count = self.count.lock();
+        let hangs = !over.swap(true, Ordering::Relaxed);
+        if hangs {
+            count.awaited -= 1;
+            count.hanging += 1;
+        }
+        if count.hanging >= READERS_MAX {
+            self.fewer.notify_all();
+        }
+        hangs
+    }
 }
 
 fn answer(questions: &Receiver<Question>, store: &Store) {
     while let Ok((id, actor, program)) = questions.recv() {
-        let Some(answer) = apart(move |proc| look_up(proc, actor, program)) else { continue };
-        match answer.recv_timeout(DEADLINE) {
+        match READERS.apart(move |proc| look_up(proc, actor, program)) {
             Ok(Some(actor)) => {
                 if let Err(err) = store.describe_actor(id, &actor) {
                     tracing::debug!("an actor's command line was not recorded: {err}");
                 }
             }
-            Ok(_) | Err(RecvTimeoutError::Disconnected) => (),
-            Err(RecvTimeoutError::Timeout) => {
+            Ok(None) => (),
+            Err(TooSlow) => {
                 tracing::debug!(
                     actor = id.0,
                     "reading a caller's command line took too long; left out"
@@ -129,21 +205,25 @@ pub(super) fn recorded(agent: Option<Vec<u8>>, session: Option<Vec<u8>>) -> (Vec
     (agent.or(of_session).unwrap_or_default(), session)
 }
 
-/// Agent and session of the process of `actor`; `None` if it is no longer the one that asked.
+/// Agent and session of the process of `actor`; `None` if it is no longer the one that asked, or could not be looked at.
 fn named(proc: &Proc, actor: &Actor) -> Option<Named> {
     let still_there = |proc: &Proc| {
         let now = proc.stat_file(actor.pid)?.read()?;
         (now.start_time() == actor.start_time).then_some(now.parent())
     };
     let mut parent = still_there(proc)?;
-    let environ = |pid| named_in(&proc.read_up_to(pid, "environ", ENVIRON_MAX).unwrap_or_default());
-    let mut found = environ(actor.pid);
+    let environ = |pid| {
+        let environ = proc.shown(pid, "environ", ENVIRON_MAX).ok()?;
+        Some(named_in(&environ.unwrap_or_default()))
+    };
+    let mut found = environ(actor.pid)?;
     for _ in 0..ANCESTORS_MAX {
         if found != (None, None) || parent <= 1 {
             break;
         }
-        found = environ(parent);
-        let Some(next) = proc.stat_file(parent).and_then(|stat| stat.read()) else { break };
+        found = environ(parent)?;
+        let stat = proc.stat_shown(parent).ok()?;
+        let Some(next) = stat.and_then(|stat| stat.read()) else { break };
         parent = next.parent();
     }
     still_there(proc)?;
@@ -175,6 +255,7 @@ fn named_in(environ: &[u8]) -> Named {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -196,7 +277,7 @@ mod tests {
         let pid: u32 = line.trim().parse().unwrap();
         let proc = Proc::open().unwrap();
         // Until both `exec`s have happened the process still shows its shell's environment.
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         while !proc.read(pid, "cmdline").unwrap_or_default().starts_with(b"sleep\0") {
             assert!(started.elapsed() < Duration::from_secs(5), "sleep never started");
             thread::yield_now();
@@ -232,5 +313,53 @@ mod tests {
             (None, None)
         );
         assert_eq!(named_in(b"A=1\0LIGHTHOUSE_AGENT=a=b\0").0.as_deref(), Some(&b"a=b"[..]));
+    }
+
+    /// As many as there are in `all` at once, each in a thread of its own.
+    fn at_once<T: Send + 'static>(
+        readers: &'static Readers,
+        all: usize,
+        read: impl Fn(usize) -> Option<T> + Clone + Send + 'static,
+    ) -> Vec<Result<Option<T>, TooSlow>> {
+        let ask = |number| {
+            let read = read.clone();
+            thread::spawn(move || readers.apart(move |_| read(number)))
+        };
+        let asked: Vec<_> = (0..all).map(ask).collect();
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect()
+    }
+
+    #[test]
+    fn many_at_once_wait_for_each_other_and_all_are_answered() {
+        let readers: &'static Readers = Box::leak(Box::new(Readers::new()));
+        let answers = at_once(readers, 4 * READERS_MAX, |number| {
+            thread::sleep(Duration::from_millis(20));
+            Some(number)
+        });
+        assert!(answers.into_iter().eq((0..4 * READERS_MAX).map(|number| Ok(Some(number)))));
+    }
+
+    #[test]
+    fn where_all_hang_nobody_waits_until_one_returns() {
+        let readers: &'static Readers = Box::leak(Box::new(Readers::new()));
+        let (began, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(())));
+        let shut = gate.lock();
+        let (begun, hang) = (Arc::clone(&began), Arc::clone(&gate));
+        let answers = at_once(readers, 2 * READERS_MAX, move |_| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            drop(hang.lock());
+            Some(())
+        });
+        assert!(answers.iter().all(|answer| *answer == Err(TooSlow)), "{answers:?}");
+        assert_eq!(began.load(Ordering::Relaxed), READERS_MAX);
+        let started = Instant::now();
+        assert_eq!(readers.apart(|_| Some(())), Err(TooSlow));
+        assert!(started.elapsed() < DEADLINE / 2, "it is refused at once");
+        drop(shut);
+        let started = Instant::now();
+        while readers.apart(|_| Some(())) != Ok(Some(())) {
+            assert!(started.elapsed() < Duration::from_secs(20), "they never return");
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 }

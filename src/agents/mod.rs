@@ -28,6 +28,11 @@
 //! Where processes are registered ([`Register`]), the parents of a caller are followed to the nearest that is: `stat` tells
 //! them. Then the environment is not asked. Each caller is looked up anew once another process was registered.
 //!
+//! Where a policy says who runs in which cgroup, that is read anew for each decision: who was moved to another one stays the
+//! same program. It is another actor from then on.
+//!
+//! What could not be looked at, such as where no descriptor was left, is not remembered.
+//!
 //! What cannot be known is left empty: pid 0 is a process of a pid namespace we do not see, or the
 //! kernel itself, or any where numbers are another namespace's ([`Agents::without_processes`]); pages
 //! written back from a mapping have no reliable writer and are `ambiguous`. Nothing is invented.
@@ -93,6 +98,10 @@ struct Seen {
     unrecorded: Option<Arc<Actor>>,
     /// `None` where there was nothing to look at: then the caller is known by its numbers alone.
     evidence: Option<Evidence>,
+    /// Whether all could be looked at that there is to see.
+    sure: bool,
+    /// Its process, and the cgroup that was in.
+    place: (u32, Vec<u8>),
     tick: u64,
     /// What it was registered as, itself or by an ancestor, when it was looked up.
     registered: Option<Arc<Registered>>,
@@ -167,6 +176,7 @@ impl Agents {
     /// half a second at most.
     pub(crate) fn identity(&self, uid: u32, gid: u32, pid: u32) -> Identity {
         let caller = Caller { uid, gid, tid: self.here(pid), ambiguous: false };
+        self.forget_moved(caller);
         let (id, unrecorded, identity) =
             self.seen(caller, |seen| (seen.id, seen.unrecorded.clone(), seen.identity.clone()));
         if let Some(identity) = identity {
@@ -180,11 +190,14 @@ impl Agents {
             return Identity::default();
         };
         let cgroup = actor.cgroup.clone();
-        if let Some(registered) = self.register.find(actor.pid, actor.start_time) {
+        // What is not known now, or not in time, is asked again the next time.
+        let Ok(registered) = self.register.find(actor.pid, actor.start_time) else {
+            return Identity { cgroup, ..Identity::default() };
+        };
+        if let Some(registered) = registered {
             let (agent, _) = registered.recorded();
             return Identity { agent, session: registered.shown(), cgroup };
         }
-        // Not known in time, it is asked again the next time.
         let Some((agent, session)) = late::ask(actor) else {
             return Identity { cgroup, ..Identity::default() };
         };
@@ -230,11 +243,26 @@ impl Agents {
         let seen = self.identify(caller, over, generation, tick);
         let taken = take(&seen);
         let mut known = self.known.lock();
+        if !seen.sure {
+            known.callers.remove(&caller);
+            return taken;
+        }
         if known.callers.len() >= KNOWN_MAX {
             known.forget_older_half();
         }
         known.callers.insert(caller, seen);
         taken
+    }
+
+    /// Forgets who was moved to another cgroup since, where the policy goes by that: nothing else tells.
+    fn forget_moved(&self, caller: Caller) {
+        let by_cgroup = self.guard.as_ref().is_some_and(|guard| guard.names_cgroups());
+        let Some(proc) = self.proc.as_ref().filter(|_| by_cgroup) else { return };
+        let place = self.known.lock().callers.get(&caller).map(|seen| seen.place.clone());
+        let Some((pid @ 1.., cgroup)) = place else { return };
+        if proc.cgroup(pid).as_ref() != Ok(&cgroup) {
+            self.known.lock().callers.retain(|_, seen| seen.place.0 != pid);
+        }
     }
 
     /// The name of thread `tid`, as the kernel keeps it; empty if there is none. Waits for nobody.
@@ -254,20 +282,24 @@ impl Agents {
             ..Actor::default()
         };
         let (mut evidence, mut registered, mut program) = (None, None, None);
-        if caller.tid != 0
-            && let Some(proc) = &self.proc
-            && let memory = proc.memory(caller.tid)
-            && let Some(stat) = proc.stat_file(caller.tid)
+        let proc = self.proc.as_ref().filter(|_| caller.tid != 0);
+        let memory = proc.and_then(|proc| proc.memory(caller.tid));
+        let stat = proc.map_or(Ok(None), |proc| proc.stat_shown(caller.tid));
+        let mut sure = stat.is_ok();
+        if let (Some(proc), Ok(Some(stat))) = (proc, stat)
             && let Some(incarnation) = stat.read()
         {
-            proc.describe(caller.tid, &incarnation, &mut actor);
-            registered = self.register.find(actor.pid, actor.start_time);
+            let described = proc.describe(caller.tid, &incarnation, &mut actor);
+            let found = self.register.find(actor.pid, actor.start_time);
+            sure = described.is_ok() && found.is_ok();
+            registered = found.unwrap_or_default();
             if let Some(registered) = &registered {
                 (actor.agent, actor.session) = registered.recorded();
             }
             program = Some(incarnation.places());
             evidence = Some(proc.evidence((caller.tid, actor.pid), memory, stat, incarnation));
         }
+        let place = (actor.pid, actor.cgroup.clone());
         let mut given = self.store.actor(&actor);
         if let (Ok(id), Some(program)) = (&given, program)
             && (over == Some(*id) || self.known.lock().is_another(*id, program))
@@ -285,7 +317,8 @@ impl Agents {
             }
             Err(_) => unrecorded = Some(Arc::new(actor)),
         }
-        Seen { id, unrecorded, evidence, tick, registered, generation, identity: None }
+        let identity = None;
+        Seen { id, unrecorded, evidence, sure, place, tick, registered, generation, identity }
     }
 }
 
@@ -399,5 +432,91 @@ mod tests {
         assert_eq!(agents.actor(1, 2, pid, false), second);
         child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         child.wait().unwrap();
+    }
+
+    /// A process that only a directory tells of, which looks like `/proc`.
+    struct Told {
+        dir: tempfile::TempDir,
+        agents: Agents,
+    }
+
+    impl Told {
+        const PID: u32 = i32::MAX.unsigned_abs();
+
+        fn new(policy: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store");
+            let store =
+                Store::create(&path, &CreateOptions::default(), &OpenOptions::default()).unwrap();
+            let policy = policy::Policy::parse(policy).unwrap();
+            let guard = Arc::new(Guard::new(false, policy, None));
+            let mut agents = Agents::guarded(Arc::new(store), guard);
+            agents.proc = Proc::open_at(dir.path());
+            std::fs::create_dir(dir.path().join(Self::PID.to_string())).unwrap();
+            let told = Self { dir, agents };
+            told.says("status", &format!("Name:\ta\nTgid:\t{}\n", Self::PID));
+            told.says("cgroup", "0::/one\n");
+            told.says(
+                "stat",
+                "7 (a) S 1 7 7 0 0 0 0 0 0 0 0 0 0 0 20 0 1 0 9000 1 2 3 100 200 300 0",
+            );
+            told
+        }
+
+        fn file(&self, name: &str) -> std::path::PathBuf {
+            self.dir.path().join(Self::PID.to_string()).join(name)
+        }
+
+        fn says(&self, name: &str, text: &str) {
+            std::fs::write(self.file(name), text).unwrap();
+        }
+
+        fn actor(&self) -> (ActorId, Actor) {
+            let id = self.agents.actor(1, 2, Self::PID, false);
+            (id, self.agents.store.actor_of(id).unwrap())
+        }
+
+        fn cgroup(&self) -> Vec<u8> {
+            self.agents.identity(1, 2, Self::PID).cgroup
+        }
+    }
+
+    #[test]
+    fn who_is_moved_to_another_cgroup_is_judged_and_told_of_by_that() {
+        let told = Told::new("cgroup /one first");
+        let (before, actor) = told.actor();
+        assert_eq!((actor.pid, actor.cgroup), (Told::PID, b"/one".to_vec()));
+        assert_eq!(told.cgroup(), b"/one");
+        assert_eq!(told.actor().0, before);
+        told.says("cgroup", "0::/two\n");
+        assert_eq!(told.cgroup(), b"/two");
+        let (after, actor) = told.actor();
+        assert_eq!(actor.cgroup, b"/two");
+        assert_ne!(after, before);
+        told.says("cgroup", "0::/one\n");
+        assert_eq!(told.cgroup(), b"/one");
+        assert_eq!(told.actor().0, before, "the same again");
+    }
+
+    #[test]
+    fn what_could_not_be_looked_at_is_looked_at_again_and_what_is_not_there_is_not() {
+        for name in ["stat", "status", "cgroup"] {
+            let told = Told::new("");
+            let text = std::fs::read(told.file(name)).unwrap();
+            std::fs::remove_file(told.file(name)).unwrap();
+            // No link is followed, which is none of the errors that say that nothing is there.
+            std::os::unix::fs::symlink("elsewhere", told.file(name)).unwrap();
+            let (before, _) = told.actor();
+            std::fs::remove_file(told.file(name)).unwrap();
+            std::fs::write(told.file(name), text).unwrap();
+            let (after, actor) = told.actor();
+            assert_eq!((actor.pid, &actor.cgroup[..]), (Told::PID, &b"/one"[..]), "{name}");
+            assert_eq!(after != before, name != "status", "{name}");
+        }
+        let told = Told::new("");
+        std::fs::rename(told.file("stat"), told.file("hidden")).unwrap();
+        assert_eq!(told.actor().1.pid, 0);
+        std::fs::rename(told.file("hidden"), told.file("stat")).unwrap();
+        assert_eq!(told.actor().1.pid, 0, "a process that is hidden stays so");
     }
 }

@@ -26,7 +26,12 @@
 //! | `debug_access` | read below `debug/` |
 //! | `none` | nothing |
 //!
-//! The past of a path below `current/`, and its shadow, are closed to whom the path is closed.
+//! The past of a path below `current/`, and its shadow, are closed to whom the path is closed; and so is `files.json` of a
+//! package that shows it.
+//!
+//! Paths are names of what is judged: whatever there is below `current/` and `shadows/`, a package of `context/` and a file in
+//! it, a stream (which is closed from any event on) or `streams/from`, a file of `debug/`. `history/` is judged as a whole. A
+//! rule about anything else could never apply, and is not understood.
 //!
 //! Invariant: pure; a file that is not wholly understood is no policy.
 
@@ -72,7 +77,55 @@ impl Section {
             Self::Debug => "debug",
         }
     }
+
+    fn of(name: &[u8]) -> Option<Self> {
+        Self::ALL.iter().find(|(_, is)| is.as_bytes() == name).map(|&(section, _)| section)
+    }
+
+    /// Why no attempt ever is at `path`, names from the section on, or below it.
+    fn never(self, path: &[Vec<u8>]) -> Option<String> {
+        let (known, judged, rest): (&[&str], _, _) = match self {
+            Self::Current | Self::Shadows => return None,
+            Self::History if path.is_empty() => return None,
+            Self::History => {
+                return Some(
+                    "/history is judged as a whole, and what is in it as its path below /current"
+                        .to_owned(),
+                );
+            }
+            Self::Context => (&PACKAGE_FILES, "a package's file", path.get(1..)),
+            Self::Streams => (&STREAMS, "a stream", Some(path)),
+            Self::Debug => (&DEBUG_FILES, "a file there", Some(path)),
+        };
+        match rest.unwrap_or_default() {
+            [] => None,
+            [name] if known.iter().any(|known| known.as_bytes() == name) => None,
+            _ => Some(format!(
+                "below /{} no path is longer than to {judged}, which is one of {}",
+                self.name(),
+                known.join(", ")
+            )),
+        }
+    }
 }
+
+/// What is judged in `streams/`.
+const STREAMS: [&str; 7] = [
+    "validation_requests",
+    "expert_responses",
+    "pair_sessions",
+    "file_changes",
+    "agent_activities",
+    "debug_events",
+    "from",
+];
+
+/// What is judged in `debug/`.
+const DEBUG_FILES: [&str; 4] =
+    ["performance.json", "cache_stats.json", "health.json", "operation_log.txt"];
+
+/// What is judged in a package.
+const PACKAGE_FILES: [&str; 3] = ["manifest.json", "files.json", "context.json"];
 
 /// What somebody is about to do.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -218,9 +271,12 @@ impl Policy {
             self.cgroups.push((path, agent.as_bytes().to_vec()));
             return Ok(());
         }
-        let known = |name: &Vec<u8>| Section::ALL.iter().any(|(_, is)| is.as_bytes() == name);
-        if path.first().is_some_and(|first| !known(first)) {
-            return Err("its path begins with no directory of the mount, such as /current".into());
+        if let Some((first, rest)) = path.split_first() {
+            let section = Section::of(first)
+                .ok_or("its path begins with no directory of the mount, such as /current")?;
+            if let Some(why) = section.never(rest) {
+                return Err(why);
+            }
         }
         let mut bits = None;
         for word in words {
@@ -239,6 +295,12 @@ impl Policy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty() && self.cgroups.is_empty()
+    }
+
+    /// Whether it says who runs in some cgroup.
+    #[must_use]
+    pub fn names_cgroups(&self) -> bool {
+        !self.cgroups.is_empty()
     }
 
     /// Whether `agent` (empty: whoever is none) may have `access` to `path`, names from the directory of `section` on.
@@ -415,6 +477,15 @@ mod tests {
             ("x current none", 1),
             ("# fine\n\nx /current write", 3),
             ("x /elsewhere none", 1),
+            ("x /history/@5 none", 1),
+            ("x /history/label/src filesystem_read", 1),
+            ("x /streams/debug_event none", 1),
+            ("x /streams/from/@5 none", 1),
+            ("x /streams/from/@5/file_changes none", 1),
+            ("x /debug/health none", 1),
+            ("x /debug/health.json/x none", 1),
+            ("x /context/p/files none", 1),
+            ("x /context/p/files.json/x none", 1),
             ("x /current none filesystem_read", 1),
             ("x /current filesystem_read none", 1),
             ("x /current/%f none", 1),
@@ -428,6 +499,22 @@ mod tests {
             assert_eq!(found, Err(line), "{text}");
         }
         assert!(Policy::parse("# only this\n").unwrap().is_empty());
+        let said = Policy::parse("x /streams/debug_event none").unwrap_err().to_string();
+        assert!(said.contains("/streams") && said.contains("debug_events"), "{said}");
+        let said = Policy::parse("x /history/@5 none").unwrap_err().to_string();
+        assert!(said.contains("/history is judged as a whole"), "{said}");
+    }
+
+    #[test]
+    fn a_rule_about_one_thing_beside_the_tree_goes_for_that_alone() {
+        let text = "* /context/secret none\n* /context/open/files.json none\n\
+                    * /streams/debug_events none\n* /debug/health.json none";
+        let policy = Policy::parse(text).unwrap();
+        let may = |section, path: &[&str]| policy.permits(b"", section, path, Read);
+        assert!(!may(Context, &["secret"]) && !may(Context, &["secret", "manifest.json"]));
+        assert!(!may(Context, &["open", "files.json"]) && may(Context, &["open", "context.json"]));
+        assert!(!may(Streams, &["debug_events"]) && may(Streams, &["file_changes"]));
+        assert!(!may(Debug, &["health.json"]) && may(Debug, &["performance.json"]));
     }
 
     proptest! {

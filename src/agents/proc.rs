@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
@@ -19,6 +20,10 @@ const COMM_MAX: usize = 16;
 /// The mounted procfs.
 #[derive(Debug)]
 pub(super) struct Proc(OwnedFd);
+
+/// It could not be looked at this time, such as where no descriptor was left; that says nothing of the process.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Unsure;
 
 /// One thread's `stat`, open: reading it later fails once that thread is gone, even when its
 /// number belongs to another one by then.
@@ -168,13 +173,23 @@ impl StatFile {
 impl Proc {
     /// Opens `/proc`; `None` where there is none.
     pub(super) fn open() -> Option<Self> {
+        Self::open_at(Path::new("/proc"))
+    }
+
+    /// Opens what looks like `/proc`.
+    pub(super) fn open_at(path: &Path) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat(CWD, "/proc", flags, Mode::empty()).ok().map(Self)
+        openat(CWD, path, flags, Mode::empty()).ok().map(Self)
     }
 
     /// Opens `stat` of process or thread `pid`.
     pub(super) fn stat_file(&self, pid: u32) -> Option<StatFile> {
         self.file(pid, "stat").ok().map(StatFile)
+    }
+
+    /// The same; `None` where it is gone, or kept from us.
+    pub(super) fn stat_shown(&self, pid: u32) -> Result<Option<StatFile>, Unsure> {
+        shown(self.file(pid, "stat").map(StatFile))
     }
 
     /// Opens the memory of the process that thread `tid` belongs to; `None` where the kernel keeps that from us.
@@ -210,44 +225,67 @@ impl Proc {
         Evidence { stat, before: incarnation, memory }
     }
 
-    /// Fills in what can be read without the process's `mmap_lock`.
-    pub(super) fn describe(&self, tid: u32, incarnation: &Incarnation, actor: &mut Actor) {
-        actor.pid = self.thread_group(tid).unwrap_or(tid);
+    /// Fills in what can be read without the process's `mmap_lock`, or some of it.
+    pub(super) fn describe(
+        &self,
+        tid: u32,
+        incarnation: &Incarnation,
+        actor: &mut Actor,
+    ) -> Result<(), Unsure> {
+        let process = self
+            .shown(tid, "status", TEXT_MAX)
+            .map(|status| status.and_then(|status| number_in(&status, "Tgid:")));
+        actor.pid = process.unwrap_or_default().unwrap_or(tid);
         // A thread's start is not its process's.
-        actor.start_time = match actor.pid == tid {
-            true => incarnation.start_time(),
+        let started = match actor.pid == tid {
+            true => Ok(Some(incarnation.start_time())),
             false => self
-                .stat_file(actor.pid)
-                .and_then(|stat| stat.read())
-                .map_or(0, |process| process.start_time()),
+                .stat_shown(actor.pid)
+                .map(|stat| stat.and_then(|stat| stat.read()).map(|process| process.start_time())),
         };
+        actor.start_time = started.unwrap_or_default().unwrap_or_default();
         let exe = format!("{}/exe", actor.pid);
         actor.exe = readlinkat(&self.0, exe, Vec::new())
             .map_or_else(|_| Vec::new(), |path| path.into_bytes());
         actor.exe.truncate(TEXT_MAX);
-        actor.cgroup =
-            self.read(actor.pid, "cgroup").map_or_else(Vec::new, |text| cgroup_of(&text));
+        let cgroup = self.cgroup(actor.pid);
+        actor.cgroup = cgroup.as_ref().cloned().unwrap_or_default();
+        process.and(started).and(cgroup).map(drop)
+    }
+
+    /// The cgroup that a process is in now; nothing where it is gone, or that is kept from us. Waits for nobody.
+    pub(super) fn cgroup(&self, pid: u32) -> Result<Vec<u8>, Unsure> {
+        let text = self.shown(pid, "cgroup", TEXT_MAX)?;
+        Ok(text.map_or_else(Vec::new, |text| cgroup_of(&text)))
     }
 
     /// Reads at most [`TEXT_MAX`] bytes of a file below `/proc/PID`.
     pub(super) fn read(&self, pid: u32, name: &str) -> Option<Vec<u8>> {
-        self.read_up_to(pid, name, TEXT_MAX)
+        self.text(pid, name, TEXT_MAX).ok()
     }
 
-    /// Reads at most `max` bytes of a file below `/proc/PID`.
-    pub(super) fn read_up_to(&self, pid: u32, name: &str, max: usize) -> Option<Vec<u8>> {
-        let file = self.file(pid, name).ok()?;
+    /// Reads at most `max` bytes of one; `None` where the process is gone, or that is kept from us.
+    pub(super) fn shown(
+        &self,
+        pid: u32,
+        name: &str,
+        max: usize,
+    ) -> Result<Option<Vec<u8>>, Unsure> {
+        shown(self.text(pid, name, max))
+    }
+
+    fn text(&self, pid: u32, name: &str, max: usize) -> Result<Vec<u8>, Errno> {
+        let file = self.file(pid, name)?;
         let mut text = vec![0; max];
         let mut len = 0;
         while let Some(rest) = text.get_mut(len..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, len as u64) {
-                Ok(0) => break,
-                Ok(more) => len += more,
-                Err(_) => return None,
+            match rustix::io::pread(&file, rest, len as u64)? {
+                0 => break,
+                more => len += more,
             }
         }
         text.truncate(len);
-        Some(text)
+        Ok(text)
     }
 
     fn file(&self, pid: u32, name: &str) -> Result<File, Errno> {
@@ -267,10 +305,23 @@ impl Proc {
 
     /// The first number of a line in `status`.
     fn status(&self, pid: u32, name: &str) -> Option<u32> {
-        let status = self.read(pid, "status")?;
-        let mut lines = status.split(|&byte| byte == b'\n');
-        let line = lines.find_map(|line| line.strip_prefix(name.as_bytes()))?;
-        std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
+        number_in(&self.read(pid, "status")?, name)
+    }
+}
+
+/// The first number of a line in `status`.
+fn number_in(status: &[u8], name: &str) -> Option<u32> {
+    let mut lines = status.split(|&byte| byte == b'\n');
+    let line = lines.find_map(|line| line.strip_prefix(name.as_bytes()))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// What there is; `None` where the process is gone, or that is kept from us, which stays so.
+fn shown<T>(looked: Result<T, Errno>) -> Result<Option<T>, Unsure> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT | Errno::SRCH | Errno::ACCESS | Errno::PERM) => Ok(None),
+        Err(_) => Err(Unsure),
     }
 }
 
@@ -315,7 +366,7 @@ mod tests {
             let proc = Proc::open().unwrap();
             let incarnation = proc.stat_file(tid).unwrap().read().unwrap();
             let mut actor = Actor::default();
-            proc.describe(tid, &incarnation, &mut actor);
+            proc.describe(tid, &incarnation, &mut actor).unwrap();
             actor
         });
         let actor = tid.join().unwrap();

@@ -8,7 +8,7 @@
 //!
 //! What the environment says a process chooses itself, and whoever may not read it cannot know. A registration is known
 //! here, holds for all that the process starts, and needs nothing of them but who their parents are, which everybody may
-//! see. So it counts more than the environment, and less than a cgroup, which no process leaves: one whose
+//! see. So it counts more than the environment, and less than a cgroup, which no process leaves by itself: one whose
 //! parent has ended belongs to the process that adopted it, and to no registered one any more.
 //!
 //! A process is its number *and* when it started. It is held by a pidfd, so that a number which comes to name another
@@ -30,7 +30,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::guard::Sessions;
-use super::proc::{Incarnation, Proc, StatFile};
+use super::proc::{Incarnation, Proc, StatFile, Unsure};
 
 /// Most processes that are registered at a time; each has a descriptor open.
 pub const REGISTERED_MAX: usize = 256;
@@ -273,8 +273,11 @@ impl Register {
     pub(super) fn claim(&self, tid: u32, text: &[u8]) -> Result<Arc<Registered>, Unregistered> {
         let claim = self.understand(text)?;
         let process = self.look(tid)?;
-        if claim.token.is_none() && self.find(process.pid, process.start_time).is_some() {
-            return Err(Unregistered::Already);
+        if claim.token.is_none() {
+            let found = self.find(process.pid, process.start_time);
+            if found.map_err(|Unsure| Unregistered::TooMany)?.is_some() {
+                return Err(Unregistered::Already);
+            }
         }
         self.add(&process, claim)
     }
@@ -363,29 +366,37 @@ impl Register {
 
     /// What the process `pid` that started at `start_time` is registered as, else its nearest ancestor that is. Reads
     /// only what waits for nobody.
-    pub(super) fn find(&self, pid: u32, start_time: u64) -> Option<Arc<Registered>> {
+    pub(super) fn find(
+        &self,
+        pid: u32,
+        start_time: u64,
+    ) -> Result<Option<Arc<Registered>>, Unsure> {
+        let Some(proc) = &self.proc else { return Ok(None) };
         if self.count.load(Ordering::Acquire) == 0 {
-            return None;
+            return Ok(None);
         }
-        let proc = self.proc.as_ref()?;
-        (0..TRIES).find_map(|_| match self.find_once(proc, pid, start_time) {
-            Walk::Found(registered) => Some(Some(registered)),
-            Walk::None => Some(None),
-            Walk::Changed => None,
-        })?
+        for _ in 0..TRIES {
+            match self.find_once(proc, pid, start_time)? {
+                Walk::Found(registered) => return Ok(Some(registered)),
+                Walk::None => return Ok(None),
+                Walk::Changed => (),
+            }
+        }
+        Ok(None)
     }
 
-    fn find_once(&self, proc: &Proc, pid: u32, start_time: u64) -> Walk {
+    fn find_once(&self, proc: &Proc, pid: u32, start_time: u64) -> Result<Walk, Unsure> {
         // All held open: one that ended meanwhile shows, even where its number names another by then.
         let mut line: Vec<(StatFile, Incarnation)> = Vec::new();
         let mut next = pid;
         while next != 0 && line.len() < ANCESTORS_MAX {
-            let seen = proc.stat_file(next).and_then(|stat| stat.read().map(|now| (stat, now)));
+            let stat = proc.stat_shown(next)?;
+            let seen = stat.and_then(|stat| stat.read().map(|now| (stat, now)));
             let Some((stat, now)) = seen else {
-                return if line.is_empty() { Walk::None } else { Walk::Changed };
+                return Ok(if line.is_empty() { Walk::None } else { Walk::Changed });
             };
             if line.is_empty() && now.start_time() != start_time {
-                return Walk::None;
+                return Ok(Walk::None);
             }
             let (own, started) = (next, now.start_time());
             next = now.parent();
@@ -397,10 +408,10 @@ impl Register {
                     stat.read().is_some_and(|now| now.parent() == then.parent())
                 };
                 let still = line.iter().all(same);
-                return if still { Walk::Found(registered) } else { Walk::Changed };
+                return Ok(if still { Walk::Found(registered) } else { Walk::Changed });
             }
         }
-        Walk::None
+        Ok(Walk::None)
     }
 }
 
@@ -448,7 +459,7 @@ mod tests {
     /// What process `pid` is known as.
     fn known(register: &Register, pid: u32) -> Option<Vec<u8>> {
         let process = register.look(pid).unwrap();
-        let found = register.find(process.pid, process.start_time)?;
+        let found = register.find(process.pid, process.start_time).unwrap()?;
         Some(found.recorded().0)
     }
 
@@ -496,10 +507,10 @@ mod tests {
         let other = Process { start_time: process.start_time + 1, ..process.clone() };
         assert_eq!(register.register(&other, named("a", "")), Err(Unregistered::Another));
         register.register(&process, named("a", "")).unwrap();
-        assert!(register.find(process.pid, process.start_time).is_some());
-        assert!(register.find(process.pid, process.start_time + 1).is_none());
+        assert!(register.find(process.pid, process.start_time).unwrap().is_some());
+        assert!(register.find(process.pid, process.start_time + 1).unwrap().is_none());
         end(child);
-        assert!(register.find(process.pid, process.start_time).is_none());
+        assert!(register.find(process.pid, process.start_time).unwrap().is_none());
         assert_eq!(register.register(&process, named("a", "")), Err(Unregistered::NoSuchProcess));
         for none in [0, u32::MAX, i32::MAX.unsigned_abs()] {
             assert_eq!(register.look(none), Err(Unregistered::NoSuchProcess));
@@ -531,7 +542,7 @@ mod tests {
         assert_eq!(claim(child, "other"), Err(Unregistered::Already));
         assert_eq!(claim(child, "id:x:1:true\n"), Ok(()));
         let process = register.look(child).unwrap();
-        let found = register.find(process.pid, process.start_time).unwrap();
+        let found = register.find(process.pid, process.start_time).unwrap().unwrap();
         assert_eq!(found.recorded(), (b"agent".to_vec(), b"id".to_vec()), "as the session says");
         assert_eq!(found.shown(), b"id:x:1:true");
         assert!(!format!("{register:?}").contains(":true"), "a token is a secret");

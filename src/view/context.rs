@@ -163,7 +163,7 @@ impl View {
     }
 
     /// What `path` of the project led to after event `at`.
-    fn involved(&self, path: &str, at: Seq) -> Result<Inode, TreeRefusal> {
+    pub(super) fn involved(&self, path: &str, at: Seq) -> Result<Inode, TreeRefusal> {
         self.way(path, at)?.pop().ok_or(TreeRefusal::NotFound)
     }
 
@@ -171,10 +171,15 @@ impl View {
     fn way(&self, path: &str, at: Seq) -> Result<Vec<Inode>, TreeRefusal> {
         let mut inode = self.tree.inode(Ino::ROOT, at)?;
         let mut way = vec![inode];
-        for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
+        for name in steps(path) {
             inode = self.tree.lookup(inode.ino, name.as_bytes(), at)?;
             way.push(inode);
         }
         Ok(way)
     }
+}
+
+/// The names in a path of the project.
+pub(super) fn steps(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|name| !name.is_empty() && *name != ".")
 }

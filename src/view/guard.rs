@@ -9,9 +9,10 @@ use crate::agents::policy::{Access, Section};
 use crate::proto::types::Caller;
 use crate::tree::{Ino, Seq};
 
+use super::context::{PackageFile, steps};
 use super::made::Made;
 use super::nodes::{Place, Tense};
-use super::{Asker, Refusal, View};
+use super::{Asker, Refusal, TreeRefusal, View};
 
 type Path = Vec<Vec<u8>>;
 
@@ -45,13 +46,54 @@ impl View {
                     paths.iter().map(|(_, path)| (Section::Shadows, path.clone())).collect();
                 paths.extend(shadows);
             }
-            Place::Made(made) => paths.push((section(made), Vec::new())),
+            Place::Made(made) => {
+                if let Made::PackageFile(by, PackageFile::Files) = made {
+                    paths = self.shown_in(by)?;
+                }
+                paths.extend(self.made_paths(made)?.into_iter().map(|path| (section(made), path)));
+            }
         }
         let attempts: Vec<_> = paths
             .iter()
             .map(|(section, path)| Attempt { section: *section, path, access, below: false })
             .collect();
         ask(self, guard, asker, "open", &attempts)
+    }
+
+    /// What `files.json` of the package that `by` made shows: each file as it was named, and all its names of then.
+    fn shown_in(&self, by: Seq) -> Result<Vec<(Section, Path)>, Refusal> {
+        let package = self.package(by)?;
+        let mut paths = Vec::new();
+        for text in &package.is.files_involved {
+            match self.involved(text, package.seq) {
+                Ok(inode) => paths.extend(self.tree.paths(inode.ino, package.seq)?),
+                Err(TreeRefusal::NotFound | TreeRefusal::NotADirectory) => (),
+                Err(refusal) => return Err(refusal.into()),
+            }
+            paths.push(steps(text).map(|name| name.as_bytes().to_vec()).collect());
+        }
+        Ok(paths.into_iter().map(|path| (Section::Current, path)).collect())
+    }
+
+    /// What `made` is called, names from the directory of its section on: by whichever of them rules name it.
+    fn made_paths(&self, made: Made) -> Result<Vec<Path>, Refusal> {
+        let id = |by| Ok::<_, Refusal>(self.package(by)?.is.package_id.clone().into_bytes());
+        let from = || b"from".to_vec();
+        Ok(match made {
+            Made::Stream(None, name) => vec![vec![name.text().to_vec()]],
+            // It is the same stream, wherever it begins.
+            Made::Stream(Some(_), name) => vec![vec![name.text().to_vec()], vec![from()]],
+            Made::StreamsFrom | Made::StreamsSince(_) => vec![vec![from()]],
+            Made::Package(by) => vec![vec![id(by)?]],
+            Made::PackageFile(by, file) => vec![vec![id(by)?, file.text().to_vec()]],
+            Made::DebugFile(file) => vec![vec![file.text().to_vec()]],
+            Made::Streams
+            | Made::Context
+            | Made::Shadow(_)
+            | Made::Debug
+            | Made::Agent
+            | Made::AgentLine(_) => vec![Vec::new()],
+        })
     }
 
     /// Refuses to change the attributes of `ino` where somebody may not.
@@ -126,4 +168,24 @@ fn shown(path: &[Vec<u8>]) -> String {
         text.push_str(&String::from_utf8_lossy(name));
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::agents::policy::Policy;
+
+    use super::super::debug::DebugFile;
+    use super::super::streams::StreamName;
+    use super::*;
+
+    #[test]
+    fn a_policy_can_name_whatever_is_beside_the_tree() {
+        let streams = StreamName::ALL.map(|name| (b"/streams/".to_vec(), name.text()));
+        let files = DebugFile::ALL.map(|file| (b"/debug/".to_vec(), file.text()));
+        let package = PackageFile::ALL.map(|file| (b"/context/p/".to_vec(), file.text()));
+        for (above, name) in streams.into_iter().chain(files).chain(package) {
+            let path = String::from_utf8([above, name.to_vec()].concat()).unwrap();
+            assert!(Policy::parse(&format!("* {path} none")).is_ok(), "{path}");
+        }
+    }
 }

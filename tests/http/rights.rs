@@ -151,13 +151,17 @@ fn a_policy_closes_every_way_in() {
     }
     let said = server.stop();
     assert!(said.contains("refused to serve over HTTP"), "{said}");
-    std::fs::write(&policy, "expert-1 /current maybe\n").unwrap();
-    let mut command = place.command(false);
-    let output = command.env("LIGHTHOUSE_FUSE_POLICY", &policy).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(
-        said.lines().count() == 1 && said.contains("line 1") && said.contains("maybe"),
-        "{said}"
-    );
+    for (line, why) in
+        [("expert-1 /current maybe\n", "maybe"), ("* /history/@5 none\n", "/history is judged")]
+    {
+        std::fs::write(&policy, line).unwrap();
+        let mut command = place.command(false);
+        let output = command.env("LIGHTHOUSE_FUSE_POLICY", &policy).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.lines().count() == 1 && said.contains("line 1") && said.contains(why),
+            "{said}"
+        );
+    }
 }
