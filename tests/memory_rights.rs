@@ -291,12 +291,14 @@ fn a_rule_about_one_thing_beside_the_tree_closes_that_alone() {
     let (agent, other) = (mounted.user(&agent), mounted.user(&other));
     mounted.package("secret", &[]);
     mounted.package("half", &[]);
+    let last = mounted.tree.last().0;
+    let from = |name: &str| format!("/streams/from/@{last}/{name}");
     for path in [
         "/context/secret/manifest.json",
         "/context/secret/files.json",
         "/context/half/context.json",
         "/streams/debug_events",
-        "/streams/from/@1/debug_events",
+        &from("debug_events"),
         "/debug/health.json",
     ] {
         assert_eq!(agent.read_file(path), Err(Errno::EACCES), "{path}");
@@ -305,13 +307,13 @@ fn a_rule_about_one_thing_beside_the_tree_closes_that_alone() {
         "/context/half/manifest.json",
         "/context/half/files.json",
         "/streams/file_changes",
-        "/streams/from/@1/file_changes",
+        &from("file_changes"),
         "/debug/performance.json",
     ] {
         assert!(agent.read_file(path).is_ok(), "{path}");
     }
     assert!(other.read_file("/streams/debug_events").is_ok());
-    assert_eq!(other.read_file("/streams/from/@1/debug_events"), Err(Errno::EACCES));
+    assert_eq!(other.read_file(from("debug_events")), Err(Errno::EACCES));
     assert!(other.read_file("/context/secret/files.json").is_ok());
     mounted.unmount();
 }

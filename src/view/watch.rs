@@ -1,9 +1,10 @@
 //! What others change is told to the kernel: names, listings, attributes and pages that it keeps are old.
 //!
 //! Everything is told twice, a while apart: whoever answered a lookup when the change came may have given the
-//! kernel what was true before it, after the kernel was told. The second time a name is only to be asked for again: somebody may
-//! work in the directory that it leads to, or have a mount there, and would lose it with the name. (A READ under way is no such case: the kernel
-//! waits for its pages before it drops them. Nor are attributes of nodes it knows: it compares versions.)
+//! kernel what was true before it, after the kernel was told. The second time a name is only to be asked for again:
+//! somebody may work in the directory that it leads to, or have a mount there, and would lose it with the name. (A READ
+//! under way is no such case: the kernel waits for its pages before it drops them. Nor are attributes of nodes it knows:
+//! it compares versions.)
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
