@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -115,6 +116,17 @@ fn collect(shared: &Shared) -> String {
         text.head("fuse_requests_total", "counter", "Requests of the kernel, by operation.");
         for (name, count) in counts.requests {
             text.sample("fuse_requests_total", &format!("{{operation=\"{name}\"}}"), count);
+        }
+        text.head("fuse_request_seconds", "summary", "From a request's arrival to its answer.");
+        for (name, took) in counts.took {
+            let seconds = |ns: u64| Duration::from_nanos(ns).as_secs_f64();
+            for (quantile, ns) in ["0.5", "0.99", "0.999"].into_iter().zip(took.within_ns) {
+                let labels = format!("{{operation=\"{name}\",quantile=\"{quantile}\"}}");
+                text.sample("fuse_request_seconds", &labels, seconds(ns));
+            }
+            let labels = format!("{{operation=\"{name}\"}}");
+            text.sample("fuse_request_seconds_sum", &labels, seconds(took.total_ns));
+            text.sample("fuse_request_seconds_count", &labels, took.count);
         }
         for (name, kind, help, count) in [
             ("fuse_refused_total", "counter", "Requests answered with an errno.", counts.refused),

@@ -54,7 +54,7 @@ use crate::tree::Tree;
 
 pub use serve::Running;
 pub use session::Secret;
-pub use state::{AskCounts, FuseCounts, Mount, Stage};
+pub use state::{AskCounts, FuseCounts, Mount, Stage, Took};
 pub use upstream::Upstream;
 
 use state::Shared;

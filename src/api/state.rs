@@ -58,12 +58,25 @@ pub enum Mount {
 pub struct FuseCounts {
     /// Requests by operation.
     pub requests: Vec<(&'static str, u64)>,
+    /// How long those took that are answered, by operation.
+    pub took: Vec<(&'static str, Took)>,
     /// Answered with an errno.
     pub refused: u64,
     /// Dropped, or refused before anybody was asked.
     pub malformed: u64,
     /// Handlers that panicked.
     pub panics: u64,
+}
+
+/// How long the requests of one operation took, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Took {
+    /// How many there were.
+    pub count: u64,
+    /// All of them together.
+    pub total_ns: u64,
+    /// Half of them, 99 and 99.9 of a hundred took no longer.
+    pub within_ns: [u64; 3],
 }
 
 /// Asks the mount for its counts; `None` where there is none.

@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -25,8 +25,9 @@ use rustix::process::Signal;
 
 use crate::agents::guard::Sessions;
 use crate::agents::register::Register;
-use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage, Upstream};
+use crate::api::{self, FuseCounts, Mount, Running, Secret, Stage, Took, Upstream};
 use crate::legacy::import as legacy;
+use crate::proto::op;
 use crate::server::counters::Counters;
 use crate::sys::process;
 use crate::sys::signals::Signals;
@@ -35,6 +36,7 @@ use crate::transport::fusermount;
 use crate::transport::mount::{self, MountError, MountOptions, Mountpoint, Owner};
 use crate::transport::unmount::Detach;
 use crate::tree::Tree;
+use crate::view::View;
 
 use super::first_start::Before;
 use super::service::{self, Callers, Event, Leaving, Mounter, Place, Service, ServiceArgs};
@@ -416,8 +418,12 @@ struct Attached {
 /// What HTTP tells of the requests to the mount, whichever is served.
 struct Counted(Arc<Mutex<Option<Begun>>>);
 
-/// The counters of a mount, once its server has begun.
-type Begun = Arc<OnceLock<Arc<Counters>>>;
+/// A mount that is served.
+struct Begun {
+    /// Once its server has begun.
+    counters: Arc<OnceLock<Arc<Counters>>>,
+    view: Weak<View>,
+}
 
 impl Counted {
     fn new(teller: &api::Teller) -> Self {
@@ -425,9 +431,17 @@ impl Counted {
         let shown = Arc::clone(&served);
         teller.counts(Box::new(move || {
             let served = shown.lock();
-            let counters = served.as_ref()?.get()?;
+            let Begun { counters, view } = served.as_ref()?;
+            let counters = counters.get()?;
+            let measured = view.upgrade()?.meter().snapshot(|_| String::new());
+            let took = measured.operations.iter().map(|(opcode, summary)| {
+                let within_ns = [50.0, 99.0, 99.9].map(|percent| summary.within_ns(percent));
+                let (count, total_ns) = (summary.count(), summary.total_ns());
+                (op::name(*opcode), Took { count, total_ns, within_ns })
+            });
             Some(FuseCounts {
                 requests: counters.by_operation().collect(),
+                took: took.collect(),
                 refused: counters.refusals(),
                 malformed: counters.malformations(),
                 panics: counters.panics(),
@@ -437,7 +451,10 @@ impl Counted {
     }
 
     fn now(&mut self, attached: Option<&Attached>) {
-        *self.0.lock() = attached.map(|attached| attached.service.counters());
+        *self.0.lock() = attached.map(|Attached { service, .. }| Begun {
+            counters: service.counters(),
+            view: service.view(),
+        });
     }
 }
 

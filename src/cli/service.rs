@@ -447,6 +447,11 @@ impl Service {
         Arc::clone(&self.counters)
     }
 
+    /// What is served, while it is.
+    pub(super) fn view(&self) -> Weak<View> {
+        Weak::clone(&self.view)
+    }
+
     /// What happened since the last call; waits at most `timeout`.
     pub(super) fn next(&self, timeout: Duration) -> Option<Event> {
         match self.events.recv_timeout(timeout) {

@@ -318,8 +318,8 @@ fn text_of(mount: &MountEntry, look: &Look) -> String {
             });
             writeln!(
                 text,
-                ": no answer for {seconds:.1} s; {waiting}. SIGUSR1 makes the server write what it is at to \
-                 STORE/{}",
+                ": no answer for {seconds:.1} s; {waiting}. SIGUSR1 makes a server of mount or serve write \
+                 what it is at to STORE/{}",
                 super::flight::FILE
             )
         }

@@ -27,6 +27,22 @@ const PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
 /// The same before that could be set (Linux 6.13).
 const PAGES: u32 = 256;
 
+/// The most and the least that a request may carry, in KiB.
+const MAX_WRITES: std::ops::RangeInclusive<u32> = 4..=16_384;
+
+/// KiB; of the numbers that would be too many, those of whole KiB as bytes.
+fn kib_or_bytes(text: &str) -> Result<u32, String> {
+    let number: u32 = text.parse().map_err(|_| "it is no number".to_owned())?;
+    let kib = if number > *MAX_WRITES.end() && number.is_multiple_of(1024) {
+        number / 1024
+    } else {
+        number
+    };
+    let (least, most) = (MAX_WRITES.start(), MAX_WRITES.end());
+    let refused = || format!("it is to be from {least} to {most} KiB");
+    MAX_WRITES.contains(&kib).then_some(kib).ok_or_else(refused)
+}
+
 /// What of `asked` KiB for one request the kernel will ever use, in bytes, and what to say where that is less: each reader
 /// has a buffer of that length. `limit` is what [`PAGES_LIMIT`] holds, if it is there.
 fn clamped(asked: u32, limit: Option<&str>, page: u32) -> (u32, Option<String>) {
@@ -83,9 +99,9 @@ pub(super) struct TuningArgs {
     #[arg(long, env = "LIGHTHOUSE_FUSE_NO_PARALLEL_DIROPS", value_parser = super::flag())]
     no_parallel_dirops: bool,
     /// The most that one request reads or writes, in KiB; more than 1024 takes a larger fs.fuse.max_pages_limit (Linux 6.13),
-    /// else it is 1024
+    /// else it is 1024. A number too large for KiB is one of bytes, as scripts of the Python bridge have it
     #[arg(long, value_name = "KIB", default_value_t = MAX_WRITE, env = "LIGHTHOUSE_FUSE_MAX_WRITE",
-          value_parser = clap::value_parser!(u32).range(4..=16_384))]
+          value_parser = kib_or_bytes)]
     max_write: u32,
     /// Requests that nobody waits for (reading ahead, writing back) under way at one time
     #[arg(long, value_name = "N", default_value_t = 64, env = "LIGHTHOUSE_FUSE_MAX_BACKGROUND",
@@ -138,6 +154,17 @@ impl TuningArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_request_carries_is_given_in_kib_or_as_the_bridge_had_it_in_bytes() {
+        for (text, kib) in [("4", 4), ("1024", 1024), ("16384", 16_384), ("131072", 128)] {
+            assert_eq!(kib_or_bytes(text), Ok(kib), "{text}");
+        }
+        assert_eq!(kib_or_bytes("16777216"), Ok(16_384));
+        for text in ["", "x", "-1", "0", "3", "16385", "17826816", "4294967296"] {
+            assert!(kib_or_bytes(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn more_than_the_kernel_takes_is_not_asked_for_and_the_mend_is_named() {

@@ -78,14 +78,19 @@ fn a_change_over_http_shows_at_once_where_the_kernel_has_cached() {
             assert_eq!(reader.join().unwrap(), "mounted\n0\n");
         });
         let metrics = agent.get("/metrics");
+        let metrics = metrics.text();
         assert!(
-            metrics
-                .text()
-                .to_lowercase()
-                .contains("lighthouse_fuse_requests_total{operation=\"lookup\"}"),
-            "{}",
-            metrics.text()
+            metrics.contains("lighthouse_fuse_requests_total{operation=\"LOOKUP\"}"),
+            "{metrics}"
         );
+        for quantile in ["0.5", "0.99", "0.999"] {
+            let name = format!(
+                "lighthouse_fuse_request_seconds{{operation=\"LOOKUP\",quantile=\"{quantile}\"}} "
+            );
+            let took = metrics.lines().find_map(|line| line.strip_prefix(&name));
+            let took: f64 = took.expect("it is told").parse().unwrap();
+            assert!(took > 0.0 && took < 60.0, "{name}{took}");
+        }
     }
     server.stop();
     let mounted = std::fs::read_to_string("/proc/self/mounts").unwrap();
