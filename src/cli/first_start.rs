@@ -6,17 +6,19 @@
 //!                  the mark goes <-- the project's files <----+-- they make no tree
 //! ```
 //!
-//! The mark says how far it is: `files` once the project's files are begun, nothing before that.
+//! The mark says how far it is: `files` once the project's files are begun, nothing before that, `done` where it could not be
+//! taken away.
 //!
 //! Where no known secret vouches for some of the old events, a note stays in the store. At a later start that knows more, and
 //! if nothing has happened since, the store is set aside and the first start done anew: only so do old events come
-//! before all others. Else each start says what to do.
+//! before all others. Nothing has if the first start made the store and came to its end by itself, and it was closed since
+//! with the same last event and without a label; then it is nobody's work that is set aside. Else each start says what to do.
 //!
 //! ```text
 //!  given DIGEST        of the secrets that were known, or `all` where none is needed
 //!  taken N             records that were taken
 //!  left-out N          records that were not
-//!  last N              the last event of the first start
+//!  last N              the last event of the first start; 0 if it was interrupted, for who knows who was in the store since
 //! ```
 //!
 //! Invariants: what was there before is only read. A start that finds the mark goes on where an earlier one was stopped.
@@ -28,6 +30,7 @@ use std::path::{Path, PathBuf};
 
 use crate::api::{Stage, Teller};
 use crate::legacy::import::{self as legacy, ImportError, Part};
+use crate::store::disk::{Disk, Lock, Real};
 use crate::tree::{Ino, Seq, Timestamp, Tree};
 
 use super::progress::Progress;
@@ -37,6 +40,11 @@ use super::{CliError, bridge, import, output, status, store};
 const MARK: &str = "importing";
 /// What it holds once the project's files are begun: the tree is not empty then, and they are to be gone on with.
 const FILES: &[u8] = b"files";
+/// What it holds once all is taken over, if it is still there.
+const DONE: &[u8] = b"done";
+/// What a store has from its beginning, and what whoever opens it locks.
+const SUPER: &str = "super";
+const LOCK: &str = "LOCK";
 /// In the store, as long as old events are left out of it.
 const NOTE: &str = "unimported";
 /// Stores that were set aside are numbered up to here.
@@ -54,6 +62,8 @@ pub(super) struct Before<'a> {
     /// What a Python bridge left.
     parts: Vec<Part>,
     options: legacy::Options,
+    /// There is no store yet: this start makes it.
+    fresh: bool,
 }
 
 impl<'a> Before<'a> {
@@ -69,12 +79,13 @@ impl<'a> Before<'a> {
         store: &'a Path,
         options: legacy::Options,
     ) -> Result<Self, CliError> {
-        let mut before = Self { events, project, store, parts: Vec::new(), options };
+        let fresh = !store.join(SUPER).exists();
+        let mut before = Self { events, project, store, parts: Vec::new(), options, fresh };
         if !before.begins()?
             && let Some(left) = LeftOut::read(store)
             && before.vouches_now(left)
         {
-            // There is no store any more.
+            before.fresh = true;
             before.begins()?;
         }
         if before.is_to_be_taken_over() {
@@ -90,7 +101,7 @@ impl<'a> Before<'a> {
 
     /// Whether there is something to take over, or to go on with.
     pub(super) fn is_to_be_taken_over(&self) -> bool {
-        self.mark().exists()
+        std::fs::read(self.mark()).is_ok_and(|mark| mark != DONE)
     }
 
     /// Takes it over into `tree`, and tells `teller` how far that is; ends early when it is to `stop`.
@@ -112,15 +123,28 @@ impl<'a> Before<'a> {
         }
         if taken && !stop.asked() {
             if let Some(left) = LeftOut::read(self.store) {
-                let left = LeftOut { last: tree.last().0, ..left };
+                let left = LeftOut { last: self.last(tree), ..left };
                 left.keep(self.store);
-                self.warn_of(&left, true);
+                self.warn_of(&left, self.fresh);
             }
-            // Kept, it would only make the next start look for what is there already.
-            if let Err(err) = std::fs::remove_file(self.mark()) {
+            if let Err(err) = self.take_mark_away() {
                 tracing::warn!("{} stays: {err}", self.mark().display());
             }
         }
+    }
+
+    /// Once this is durable, no start takes anything over what is done in the tree from now on.
+    fn take_mark_away(&self) -> io::Result<()> {
+        let mut mark = std::fs::File::create(self.mark())?;
+        mark.write_all(DONE)?;
+        mark.sync_all()?;
+        std::fs::remove_file(self.mark())?;
+        std::fs::File::open(self.events)?.sync_all()
+    }
+
+    /// The event that is the last one as long as nobody has worked in `tree`.
+    fn last(&self, tree: &Tree) -> u64 {
+        if self.fresh { tree.last().0 } else { 0 }
     }
 
     fn mark(&self) -> PathBuf {
@@ -132,8 +156,8 @@ impl<'a> Before<'a> {
     fn begins(&self) -> Result<bool, CliError> {
         let mark = self.mark();
         store::check(self.store)?;
-        if self.store.join("super").exists() {
-            return Ok(mark.exists());
+        if self.store.join(SUPER).exists() {
+            return Ok(self.is_to_be_taken_over());
         }
         std::fs::write(&mark, b"").map_err(|err| {
             CliError::new(format!("cannot write to {}: {err}", self.events.display()))
@@ -144,10 +168,13 @@ impl<'a> Before<'a> {
     /// Whether old events that were left out are to be taken after all, and the store is set aside for that. Says what
     /// to do if not.
     fn vouches_now(&self, mut left: LeftOut) -> bool {
-        let untouched = status::last(self.store).is_some_and(|last| last.0 == left.last);
+        // Nobody else opens it until it has another name.
+        let held = Real::read_only(self.store).and_then(|disk| disk.lock(LOCK));
+        let untouched = matches!(held, Ok(Lock::Held(_)))
+            && status::is_closed_after(self.store, Seq(left.last));
         let given = given(&self.options);
         if given != left.given {
-            // The log is read for that, so not at every start.
+            // The old log is read for that, so not at every start.
             let taken = legacy::taken(&self.left_by_bridge(), &self.options);
             if taken > left.taken && untouched {
                 match self.set_aside() {
@@ -341,7 +368,7 @@ impl Taking<'_> {
             left_out => {
                 let given = given(&before.options);
                 let taken = legacy::taken(&before.parts, &before.options);
-                LeftOut { given, taken, left_out, last: tree.last().0 }.keep(before.store);
+                LeftOut { given, taken, left_out, last: before.last(tree) }.keep(before.store);
             }
         }
         whole

@@ -172,7 +172,9 @@ impl Labels {
 fn mounts_of<'t>(table: &'t [MountEntry], source: &Path, here: &Path) -> Vec<&'t Path> {
     let is_seen = |mount: &&MountEntry| {
         let top = mount_table::topmost(table, &mount.mountpoint);
-        mount.is_ours() && Path::new(&mount.source) == source && top == Some(*mount)
+        // A bind mount of a part has no `history/` of the store's.
+        let is_whole = mount.is_ours() && mount.root == "/";
+        is_whole && Path::new(&mount.source) == source && top == Some(*mount)
     };
     let mounts = table.iter().rev().filter(is_seen);
     let mut mounts: Vec<&Path> = mounts.map(|mount| mount.mountpoint.as_path()).collect();
@@ -210,6 +212,7 @@ mod tests {
             parent: 1,
             major: 0,
             minor: id,
+            root: "/".into(),
             mountpoint: at.into(),
             filesystem: mount_table::FILESYSTEM_TYPE.into(),
             source: source.into(),
@@ -222,9 +225,11 @@ mod tests {
             entry(5, "/b/current/d", "/store"),
             entry(6, "/e", "/store"),
             entry(7, "/e", "/other"),
+            entry(8, "/b/part", "/store"),
         ];
         // On top of the one before it.
         table[5].parent = 6;
+        table[6].root = "/current".into();
         let from = |here: &str| mounts_of(&table, Path::new("/store"), Path::new(here));
         let paths = |paths: [&'static str; 3]| paths.map(Path::new);
         assert_eq!(from("/"), paths(["/b/current/d", "/b", "/a"]));

@@ -25,7 +25,7 @@ use crate::transport::mount::{self, MountOptions};
 use crate::tree::Tree;
 use crate::view::Options;
 
-use super::service::{self, Event, Mounter, Place, Service, ServiceArgs};
+use super::service::{self, Event, Left, Mounter, Place, Service, ServiceArgs};
 use super::{CliError, flag, output, store};
 
 /// How long users of the mount have to leave it after SIGINT or SIGTERM.
@@ -166,7 +166,7 @@ fn wait(
             Some(Event::Ended(ended)) => {
                 // A recording is whole once its threads are gone.
                 service.join(PATIENCE);
-                return end_of(ended, source, place);
+                return end_of(ended, asked.is_some(), source, place);
             }
             None => (),
         }
@@ -197,17 +197,27 @@ fn wait(
     }
 }
 
-/// What a connection that ended without our doing comes to.
-fn end_of(ended: io::Result<Ended>, source: &Path, place: &Place) -> Result<(), CliError> {
-    let left = place.clear();
-    let why = match ended {
-        Ok(Ended::Unmounted) if !left => return Ok(()),
-        Ok(Ended::Unmounted) => {
+/// What a connection that ended without our doing comes to; `asked`: it was to end.
+fn end_of(
+    ended: io::Result<Ended>,
+    asked: bool,
+    source: &Path,
+    place: &Place,
+) -> Result<(), CliError> {
+    let why = match (ended, place.clear()) {
+        (Ok(Ended::Unmounted), Left::Nothing) => return Ok(()),
+        (Ok(Ended::Unmounted), Left::Cleared) if asked => return Ok(()),
+        (Ok(Ended::Unmounted), Left::Cleared) => {
             "its connection was aborted, and the dead mount is taken away; mount it again"
                 .to_owned()
         }
-        Ok(Ended::NeverAgreed) => "it ended before the kernel and we agreed on anything".to_owned(),
-        Err(err) => err.to_string(),
+        (Ok(Ended::Unmounted), Left::Dead) => {
+            "its connection was aborted, and the dead mount is there still; unmount it".to_owned()
+        }
+        (Ok(Ended::NeverAgreed), _) => {
+            "it ended before the kernel and we agreed on anything".to_owned()
+        }
+        (Err(err), _) => err.to_string(),
     };
     Err(CliError::new(format!("serving {} failed: {why}", source.display())))
 }

@@ -291,6 +291,17 @@ pub(super) enum Place {
     Elsewhere(Option<UnixStream>),
 }
 
+/// What a connection left that ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Left {
+    /// It was unmounted.
+    Nothing,
+    /// A dead mount, which is gone now.
+    Cleared,
+    /// A dead mount.
+    Dead,
+}
+
 impl Place {
     /// Detaches it, whoever uses it: nobody will serve it.
     pub(super) fn give_up(&self) {
@@ -301,16 +312,15 @@ impl Place {
         }
     }
 
-    /// Detaches what its connection left when it ended, which makes everybody fail who looks at it. Whether anything
-    /// was left: it was not unmounted then.
-    pub(super) fn clear(&self) -> bool {
-        let Self::Ours(mounted) = self else { return false };
+    /// Detaches what its connection left when it ended, which makes everybody fail who looks at it.
+    pub(super) fn clear(&self) -> Left {
+        let Self::Ours(mounted) = self else { return Left::Nothing };
         match mounted.unmount(Detach::Lazily) {
-            Ok(()) => true,
-            Err(UnmountError::NotMounted(_)) => false,
+            Ok(()) => Left::Cleared,
+            Err(UnmountError::NotMounted(_)) => Left::Nothing,
             Err(err) => {
                 tracing::warn!("{err}");
-                true
+                Left::Dead
             }
         }
     }
@@ -381,8 +391,8 @@ impl Service {
         let mut agents = agents.registered(callers.register);
         if mounter == Mounter::Elsewhere {
             tracing::warn!(
-                "whoever mounted is in another process namespace: the log names no processes, and no session or agent \
-                 is known; start both in the same one, containers with `--pid host`"
+                "whoever mounted is in another process namespace, or cannot be seen in /proc: the log names no processes, \
+                 and no session or agent is known; start both in the same one, containers with `--pid host`"
             );
             agents = agents.without_processes();
         }

@@ -125,11 +125,23 @@ fn look(path: &Path) -> Result<Status, CliError> {
     })
 }
 
-/// The last event of the store at `path`, if that can be read.
-pub(super) fn last(path: &Path) -> Option<Seq> {
-    let disk: Arc<dyn Disk> = Arc::new(Real::read_only(path).ok()?);
-    let state = Super::read(&*disk).ok()?;
-    end_of(&disk, &state).ok().map(|(last, ..)| last)
+/// Whether the store at `path` was closed with `last` as its last event, and has no label.
+pub(super) fn is_closed_after(path: &Path, last: Seq) -> bool {
+    let found = || -> Option<Seq> {
+        let disk: Arc<dyn Disk> = Arc::new(Real::read_only(path).ok()?);
+        let state = Super::read(&*disk).ok().filter(|state| state.state == State::Closed)?;
+        let mut reader = LogReader::before(disk, state.store, Seq::NOW).ok()?;
+        let mut found = reader.segment_start().seq;
+        while let Next::Record(_, record) = reader.read().ok()? {
+            if record.is_event() {
+                found = record.stamp().seq;
+            } else if let Some(Entry::Note(Note::Label { .. })) = record.entry() {
+                return None;
+            }
+        }
+        Some(found)
+    };
+    found() == Some(last)
 }
 
 /// The last event, its time, and the horizon, as the last segment of the log says.

@@ -523,6 +523,33 @@ mod tests {
     }
 
     #[test]
+    fn clones_of_files_that_do_not_fill_their_pages_are_live_once() {
+        const CLONED: usize = 4097;
+        let options =
+            OpenOptions { sync_interval: None, memory: 8 << 20, ..OpenOptions::default() };
+        let disk = Arc::new(SimDisk::new(256 << 20));
+        let store = Store::create_on(disk, &CreateOptions::default(), &options).unwrap();
+        let commit =
+            |change: Change<'_>| store.begin().unwrap().commit(Origin::default(), change).unwrap();
+        let make = |name: &[u8]| {
+            let (parent, mode, target, xattrs) = (Ino::ROOT, 0o100_644, &b""[..], Vec::new());
+            let (uid, gid, rdev) = (0, 0, 0);
+            Ino(commit(Change::Create { parent, name, mode, uid, gid, rdev, target, xattrs }).0)
+        };
+        let src = make(b"original");
+        let mut placed = Placed::default();
+        let data = store.place(&[7; CLONED], &mut placed).unwrap();
+        commit(Change::Write { ino: src, offset: 0, data, mode: None, drop_capability: false });
+        for n in 0..100 {
+            let dst = make(format!("clone{n}").as_bytes());
+            let (src_offset, dst_offset, len) = (0, 0, CLONED as u64);
+            commit(Change::Clone { src, src_offset, dst, dst_offset, len, mode: None });
+        }
+        store.tick().unwrap();
+        assert_eq!(store.live(), 2 * 4096);
+    }
+
+    #[test]
     fn removing_clones_takes_no_history_away_before_they_are_counted_again() {
         const CLONED: usize = 4 << 20;
         let shape = Shape { segment_len: 1 << 20, content_len: 1 << 30, content_step: 64 << 10 };

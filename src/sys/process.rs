@@ -111,6 +111,14 @@ impl Drop for MountCapability {
     }
 }
 
+/// Whether `CAP_SYS_ADMIN` was given to this user by whoever started the program, and is not the program file's, which is
+/// everybody's who may run it: executing a file with capabilities empties the ambient set (capabilities(7)).
+#[must_use]
+pub fn was_given_mount_capability() -> bool {
+    let is_ambient = rustix::thread::capability_is_in_ambient_set(CapabilitySet::SYS_ADMIN);
+    rustix::process::getuid().is_root() || is_ambient.unwrap_or(false)
+}
+
 /// Whether this thread may raise `CAP_SYS_ADMIN`, or has it.
 ///
 /// # Errors

@@ -560,10 +560,10 @@ impl Mountpoint {
     /// Refuses what is not the user's to mount on, as `fusermount3` does: a capability of the program
     /// file is everybody's who may run it.
     fn check_user(&self) -> Result<(), MountError> {
-        let user = rustix::process::getuid();
-        if user.is_root() {
+        if process::was_given_mount_capability() {
             return Ok(());
         }
+        let user = rustix::process::getuid();
         let stat = rustix::fs::fstat(&self.directory)
             .map_err(|error| MountError::io("look at", &self.path, error))?;
         let owns = stat.st_uid == user.as_raw();
@@ -676,7 +676,8 @@ impl Mountpoint {
                 entry.is_ours() && entry.mountpoint == self.path && !known
             };
             let mut new = table.iter().filter(is_new);
-            new.next().filter(|_| new.next().is_none()).map(Identity::in_table)
+            let entry = new.next().filter(|_| new.next().is_none())?;
+            Some(Identity::new_at(&self.path, entry))
         });
         Mounted::new(self.path.clone(), identity)
     }

@@ -34,6 +34,8 @@ pub struct MountEntry {
     pub major: u32,
     /// The device's minor number: that of the connection under `/sys/fs/fuse/connections`.
     pub minor: u32,
+    /// What of the filesystem is mounted: `/` is all of it, anything else a bind mount of a part.
+    pub root: OsString,
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// Type, and subtype after a dot.
@@ -58,7 +60,7 @@ impl MountEntry {
         let device = fields.next()?;
         let colon = device.iter().position(|&byte| byte == b':')?;
         let (major, minor) = (number(device.get(..colon)?)?, number(device.get(colon + 1..)?)?);
-        let _root = fields.next()?;
+        let root = unescape(fields.next()?);
         let mountpoint = PathBuf::from(unescape(fields.next()?));
         // Options, then optional fields up to a lone hyphen.
         fields.by_ref().find(|field| *field == b"-")?;
@@ -66,7 +68,7 @@ impl MountEntry {
         let source = unescape(fields.next()?);
         let mut options = fields.next().unwrap_or_default().split(|&byte| byte == b',');
         let user = options.find_map(|option| number(option.strip_prefix(b"user_id=")?));
-        Some(Self { id, parent, major, minor, mountpoint, filesystem, source, user })
+        Some(Self { id, parent, major, minor, root, mountpoint, filesystem, source, user })
     }
 }
 

@@ -22,7 +22,7 @@ use super::fusermount::{self, HelperError};
 use super::mount::{MountError, reason, resolve};
 use super::mount_table::{self, MountEntry};
 use super::mount_users::{self, MountUser};
-use crate::sys::process::MountCapability;
+use crate::sys::process::{self, MountCapability};
 
 /// How long is waited between two attempts to unmount.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -73,6 +73,12 @@ impl Identity {
     /// Of what the mount table tells of. It may end at any time, and its numbers be another's.
     pub(super) const fn in_table(entry: &MountEntry) -> Self {
         Self { id: entry.id, device: (entry.major, entry.minor), unique: None }
+    }
+
+    /// Of what the mount table says is at `path` since a moment ago.
+    pub(super) fn new_at(path: &Path, entry: &MountEntry) -> Self {
+        let unique = number_of(CWD, path, MNT_ID_UNIQUE).map(|(unique, _)| unique);
+        Self { unique, ..Self::in_table(entry) }
     }
 
     /// Whether `entry`, which is the topmost mount at its place, is this one.
@@ -368,7 +374,8 @@ fn unmount_entry(
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, detach == Detach::Lazily);
     let user = rustix::process::getuid();
-    let unmounted = if user.is_root() || entry.user == Some(user.as_raw()) {
+    let is_theirs = entry.user == Some(user.as_raw());
+    let unmounted = if is_theirs || process::was_given_mount_capability() {
         // If it cannot be raised, the call says what is missing.
         let _capability = MountCapability::raise();
         rustix::mount::unmount(path, flags)

@@ -433,6 +433,10 @@ impl View {
         if bytes.from_cache || !bytes.flags.appends() {
             return Ok(None);
         }
+        // Pieces of one such write come at once, in any order.
+        if bytes.flags.is_direct() {
+            return Ok(None);
+        }
         if !self.is_adopted() && !self.resized.has(ino) {
             return Ok(None);
         }

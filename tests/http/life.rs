@@ -124,6 +124,36 @@ fn old_events_that_were_left_out_can_be_taken_without_their_secret() {
 }
 
 #[test]
+fn a_store_that_somebody_may_have_worked_in_is_never_set_aside() {
+    let labelled = |place: &Place| {
+        let labelled = run(&["label", "kept", "--store", "events/store"], &place.path(""));
+        assert!(labelled.status.success(), "{labelled:?}");
+    };
+    // The first start was cut short: who knows what was done until it was gone on with.
+    let gone_on_with = |place: &Place| {
+        std::fs::write(place.path("events/importing"), "files").unwrap();
+        assert_eq!(started(&mut place.command(false)).0, [404, 200]);
+    };
+    let killed = |place: &Place| {
+        let mut server = place.serve();
+        server.signal(Signal::KILL);
+        server.child.wait().unwrap();
+    };
+    let since: [&dyn Fn(&Place); 3] = [&labelled, &gone_on_with, &killed];
+    for (n, since) in since.into_iter().enumerate() {
+        let place = with_old_events();
+        assert_eq!(started(&mut place.command(false)).0, [404, 200]);
+        since(&place);
+        let (found, said) =
+            started(place.command(false).env("LIGHTHOUSE_EVENT_SECRET", OLD_SECRET));
+        assert_eq!(found, [404, 200], "{n}: {said}");
+        assert!(said.contains("the tree has changed since"), "{n}: {said}");
+        assert!(!place.path("events/set-aside-1").exists(), "{n}");
+        assert!(!place.path("events/importing").exists(), "{n}");
+    }
+}
+
+#[test]
 fn old_events_that_were_left_out_are_not_put_over_what_was_done_since() {
     let place = with_old_events();
     let mut server = place.serve();

@@ -607,12 +607,15 @@ pub struct Totals {
     pub inline: u64,
 }
 
+/// What a file that takes so many bytes leaves of its last page.
+pub(super) const fn padding(bytes: u64) -> u64 {
+    if bytes > INLINE_MAX as u64 { bytes.wrapping_neg() % PAGE } else { 0 }
+}
+
 impl Totals {
     /// A file takes `after` bytes instead of `before`.
     fn replace(&mut self, before: u64, after: u64) {
-        let padded = |bytes: u64| {
-            if bytes > INLINE_MAX as u64 { bytes.next_multiple_of(PAGE) } else { bytes }
-        };
+        let padded = |bytes: u64| bytes.saturating_add(padding(bytes));
         self.allocated = self.allocated.saturating_sub(before).saturating_add(after);
         self.padded = self.padded.saturating_sub(padded(before)).saturating_add(padded(after));
     }

@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use super::super::event::{FileId, Ino, Location, Seq};
 use super::codec::Reader;
 use super::key::{self, Key};
-use super::{IndexError, Stretch, Tables};
+use super::{IndexError, Stretch, Tables, padding};
 
 /// Files by distance whose ends are remembered before those that lie behind are looked for.
 const REACHED_MAX: usize = 4096;
@@ -86,7 +86,8 @@ impl Tables {
             // Another clone may have noted down a part of the same.
             let start = location.offset.max(*reached);
             *reached = end.max(*reached);
-            if start < end && self.inode(ino, Seq::NOW)?.is_some() {
+            let inode = if start < end { self.inode(ino, Seq::NOW)? } else { None };
+            if let Some(inode) = inode {
                 let mut stretches = std::mem::take(&mut shares.stretches);
                 stretches.clear();
                 let place = start.wrapping_add(distance);
@@ -94,7 +95,11 @@ impl Tables {
                 for Stretch { offset, len, at } in &stretches {
                     let at = at.filter(|at| at.file == location.file);
                     if let Some(at) = at.filter(|at| offset.wrapping_sub(at.offset) == distance) {
-                        shares.hold(at.offset, at.offset.saturating_add(*len));
+                        // In whole pages, as the totals have it.
+                        let is_last = offset.saturating_add(*len) >= inode.size;
+                        let rest = if is_last { padding(inode.allocated) } else { 0 };
+                        let end = at.offset.saturating_add(*len).saturating_add(rest);
+                        shares.hold(at.offset, end);
                     }
                 }
                 shares.stretches = stretches;
