@@ -572,7 +572,7 @@ impl Store {
     }
 
     /// Bytes that files of the present tree share with others, as clones do, counted for each but one: what
-    /// [`Totals::allocated`](index::Totals::allocated) counts too often. As of some seconds ago.
+    /// [`Totals::padded`](index::Totals::padded) counts too often. As of some seconds ago.
     pub fn doubled(&self) -> u64 {
         self.core.retainer.doubled()
     }

@@ -522,6 +522,29 @@ mod tests {
         assert_eq!(counted.live(40), 40);
     }
 
+    fn commit(store: &Store, change: Change<'_>) -> Seq {
+        store.begin().unwrap().commit(Origin::default(), change).unwrap()
+    }
+
+    fn make(store: &Store, name: &[u8]) -> Ino {
+        let (parent, mode, target, xattrs) = (Ino::ROOT, 0o100_644, &b""[..], Vec::new());
+        let (uid, gid, rdev) = (0, 0, 0);
+        let change = Change::Create { parent, name, mode, uid, gid, rdev, target, xattrs };
+        Ino(commit(store, change).0)
+    }
+
+    fn write(store: &Store, ino: Ino, bytes: &[u8]) -> Seq {
+        let mut placed = Placed::default();
+        let data = store.place(bytes, &mut placed).unwrap();
+        let (mode, drop_capability) = (None, false);
+        commit(store, Change::Write { ino, offset: 0, data, mode, drop_capability })
+    }
+
+    fn clone(store: &Store, src: Ino, dst: Ino, len: u64) {
+        let (src_offset, dst_offset, mode) = (0, 0, None);
+        commit(store, Change::Clone { src, src_offset, dst, dst_offset, len, mode });
+    }
+
     #[test]
     fn clones_of_files_that_do_not_fill_their_pages_are_live_once() {
         const CLONED: usize = 4097;
@@ -529,21 +552,10 @@ mod tests {
             OpenOptions { sync_interval: None, memory: 8 << 20, ..OpenOptions::default() };
         let disk = Arc::new(SimDisk::new(256 << 20));
         let store = Store::create_on(disk, &CreateOptions::default(), &options).unwrap();
-        let commit =
-            |change: Change<'_>| store.begin().unwrap().commit(Origin::default(), change).unwrap();
-        let make = |name: &[u8]| {
-            let (parent, mode, target, xattrs) = (Ino::ROOT, 0o100_644, &b""[..], Vec::new());
-            let (uid, gid, rdev) = (0, 0, 0);
-            Ino(commit(Change::Create { parent, name, mode, uid, gid, rdev, target, xattrs }).0)
-        };
-        let src = make(b"original");
-        let mut placed = Placed::default();
-        let data = store.place(&[7; CLONED], &mut placed).unwrap();
-        commit(Change::Write { ino: src, offset: 0, data, mode: None, drop_capability: false });
+        let src = make(&store, b"original");
+        write(&store, src, &[7; CLONED]);
         for n in 0..100 {
-            let dst = make(format!("clone{n}").as_bytes());
-            let (src_offset, dst_offset, len) = (0, 0, CLONED as u64);
-            commit(Change::Clone { src, src_offset, dst, dst_offset, len, mode: None });
+            clone(&store, src, make(&store, format!("clone{n}").as_bytes()), CLONED as u64);
         }
         store.tick().unwrap();
         assert_eq!(store.live(), 2 * 4096);
@@ -562,27 +574,14 @@ mod tests {
         };
         let disk = Arc::new(SimDisk::new(256 << 20));
         let store = Store::create_on(disk, &create, &options).unwrap();
-        let commit =
-            |change: Change<'_>| store.begin().unwrap().commit(Origin::default(), change).unwrap();
-        let make = |name: &[u8]| {
-            let (parent, mode, target, xattrs) = (Ino::ROOT, 0o100_644, &b""[..], Vec::new());
-            let (uid, gid, rdev) = (0, 0, 0);
-            Ino(commit(Change::Create { parent, name, mode, uid, gid, rdev, target, xattrs }).0)
-        };
-        let write = |ino: Ino, bytes: &[u8]| {
-            let mut placed = Placed::default();
-            let data = store.place(bytes, &mut placed).unwrap();
-            commit(Change::Write { ino, offset: 0, data, mode: None, drop_capability: false })
-        };
-        let [src, other] = [&b"original"[..], b"other"].map(make);
-        write(src, &vec![7; CLONED]);
-        let clones = [&b"a"[..], b"b", b"c"].map(|name| (name, make(name)));
+        let [src, other] = [&b"original"[..], b"other"].map(|name| make(&store, name));
+        write(&store, src, &vec![7; CLONED]);
+        let clones = [&b"a"[..], b"b", b"c"].map(|name| (name, make(&store, name)));
         for (_, dst) in clones {
-            let (src_offset, dst_offset, len) = (0, 0, CLONED as u64);
-            commit(Change::Clone { src, src_offset, dst, dst_offset, len, mode: None });
+            clone(&store, src, dst, CLONED as u64);
         }
-        write(other, &[1; 1 << 20]);
-        let oldest = write(other, &[2; 1 << 20]);
+        write(&store, other, &[1; 1 << 20]);
+        let oldest = write(&store, other, &[2; 1 << 20]);
         store.tick().unwrap();
         assert_eq!(store.doubled(), 3 * CLONED as u64);
         assert!(store.horizon() < oldest, "there is room for it");
@@ -590,8 +589,8 @@ mod tests {
         let retainer = &store.core.retainer;
         retainer.counting.lock().next = Some(Instant::now() + Duration::from_secs(3600));
         for (name, ino) in clones {
-            commit(Change::Unlink { parent: Ino::ROOT, name, ino });
-            commit(Change::End { ino });
+            commit(&store, Change::Unlink { parent: Ino::ROOT, name, ino });
+            commit(&store, Change::End { ino });
         }
         store.tick().unwrap();
         assert_eq!(store.doubled(), 3 * CLONED as u64, "it is an old count");
