@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -74,10 +75,14 @@ struct Process(Child);
 
 impl Process {
     fn with(variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new("sleep");
-        command.arg("600").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        let command = command.envs(variables.iter().copied()).stdin(Stdio::null());
-        Self(command.spawn().unwrap())
+        let mut command = Command::new("cat");
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        let command = command.envs(variables.iter().copied());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Once it answers, its `exec` is over, and `/proc` shows the whole of its environment.
+        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        Self(child)
     }
 }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -70,18 +71,13 @@ impl Drop for Agent {
 
 impl Mounted {
     fn agent(&self, name: &str) -> Agent {
-        let mut command = Command::new("sleep");
-        command.arg("600").env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        let process = command.env("LIGHTHOUSE_AGENT", name).stdin(Stdio::null()).spawn().unwrap();
-        // Until `exec` has happened it shows the test's own environment.
-        let started = Instant::now();
-        while !std::fs::read(format!("/proc/{}/cmdline", process.id()))
-            .unwrap()
-            .starts_with(b"sleep")
-        {
-            assert!(started.elapsed() < Duration::from_secs(10), "sleep never started");
-            thread::yield_now();
-        }
+        let mut command = Command::new("cat");
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        let command = command.env("LIGHTHOUSE_AGENT", name);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Once it answers, its `exec` is over, and `/proc` shows the whole of its environment.
+        process.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         Agent { user: self.kernel.as_user(0, 0, &[], 0o022, process.id()), process }
     }
 
@@ -103,7 +99,7 @@ impl Mounted {
                     let last = &it["last_changed"];
                     assert_eq!(last.get("or_earlier"), None, "{it:#}");
                     let command = text(&last["command"])?;
-                    assert!(command.contains("sleep"), "{command}");
+                    assert!(command.contains("cat"), "{command}");
                     let name = text(&it["contextual_info"]["node_name"])?;
                     Some((name, last["sequence"].as_u64()?, text(&last["agent_id"])?))
                 })

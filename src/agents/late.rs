@@ -254,39 +254,33 @@ fn named_in(environ: &[u8]) -> Named {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
     #[test]
     fn an_agent_is_named_by_the_environment_of_the_nearest_process_that_names_one() {
+        // It speaks once it runs: while an `exec` is under way, what `/proc` shows of it is part old, part new.
+        let inner = "exec env -u LIGHTHOUSE_AGENT -u LIGHTHOUSE_SESSION sh -c 'echo $$; read _'";
         let mut child = Command::new("sh")
-            .args(["-c", "env -u LIGHTHOUSE_AGENT -u LIGHTHOUSE_SESSION sleep 60 & echo $!; wait"])
+            .args(["-c", &format!("({inner}); true")])
             .env("LIGHTHOUSE_AGENT", "builder-7")
             .env("LIGHTHOUSE_SESSION", "s1")
-            .stdout(std::process::Stdio::piped())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
-        std::io::BufRead::read_line(
-            &mut std::io::BufReader::new(child.stdout.take().unwrap()),
-            &mut line,
-        )
-        .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let pid: u32 = line.trim().parse().unwrap();
         let proc = Proc::open().unwrap();
-        // Until both `exec`s have happened the process still shows its shell's environment.
-        let started = Instant::now();
-        while !proc.read(pid, "cmdline").unwrap_or_default().starts_with(b"sleep\0") {
-            assert!(started.elapsed() < Duration::from_secs(5), "sleep never started");
-            thread::yield_now();
-        }
         let now = proc.stat_file(pid).unwrap().read().unwrap();
         let (start_time, program) = (now.start_time(), now.places());
         let actor = Actor { pid, start_time, ..Actor::default() };
         let known = look_up(&proc, actor.clone(), program).unwrap();
-        assert_eq!(known.cmdline, b"sleep\x0060\0");
+        assert_eq!(known.cmdline, b"sh\0-c\0echo $$; read _\0");
         assert_eq!(known.agent, b"builder-7");
         assert_eq!(known.session, b"s1");
         let before = look_up(&proc, actor, [1, 2, 3]).unwrap();
@@ -294,7 +288,8 @@ mod tests {
         assert_eq!(before.agent, b"builder-7");
         let other = Actor { pid, start_time: start_time + 1, ..Actor::default() };
         assert_eq!(look_up(&proc, other, program), None, "a reused number is somebody else");
-        let _ = Command::new("kill").arg(pid.to_string()).status();
+        // At the end of its input it ends.
+        drop(child.stdin.take());
         child.wait().unwrap();
     }
 

@@ -352,7 +352,7 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{BufRead as _, BufReader, Write as _};
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
@@ -401,23 +401,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let agents = agents(&dir);
         let mut child = Command::new("sh")
-            .args(["-c", "read line; exec sh -c 'read line; true' second"])
+            .args(["-c", "echo; read line; exec sh -c 'echo; read line; true' second"])
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let pid = child.id();
-        let cmdline = || std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        // Each says when it runs: while an `exec` is under way, what `/proc` shows of it is part old, part new.
+        let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = || out.next().unwrap().unwrap();
         let words_of = |id| {
             let actor = agents.store.actor_of(id).unwrap();
             Some(actor.cmdline).filter(|cmdline| !cmdline.is_empty())
         };
-        until("sh runs", || cmdline().starts_with(b"sh\0").then_some(()));
+        said();
         let first = agents.actor(1, 2, pid, false);
         assert_eq!(agents.actor(1, 2, pid, false), first);
         let words = until("it is known by its words", || words_of(first));
         assert!(words.windows(4).any(|word| word == b"exec"), "{words:?}");
         child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-        until("it takes another program", || cmdline().ends_with(b"second\0").then_some(()));
+        said();
         // As long as its memory is believed without another look.
         std::thread::sleep(Duration::from_millis(5));
         let second = agents.actor(1, 2, pid, false);

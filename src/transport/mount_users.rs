@@ -103,6 +103,7 @@ fn mapped_file(line: &[u8]) -> Option<&Path> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::process::{Command, Stdio};
 
     use super::*;
@@ -115,7 +116,11 @@ mod tests {
 
         let mut sleeper = Command::new("sleep").arg("60").current_dir(&path).spawn().unwrap();
         let file = std::fs::File::create(path.join("file")).unwrap();
-        let mut reader = Command::new("sleep").arg("60").stdin(Stdio::from(file)).spawn().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo; kill -STOP $$"]).stdin(Stdio::from(file)).stdout(Stdio::piped());
+        let mut reader = command.spawn().unwrap();
+        // Once it speaks it has its name.
+        reader.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let users = users_of(&path).unwrap();
         for child in [&mut sleeper, &mut reader] {
             child.kill().unwrap();
@@ -125,7 +130,7 @@ mod tests {
         assert_eq!(how(sleeper.id()), Some(Use::WorkingDirectory));
         assert_eq!(how(reader.id()), Some(Use::OpenFile));
         let line = users.iter().find(|user| user.pid == reader.id()).unwrap().to_string();
-        assert!(line.starts_with("sleep (pid "), "{line}");
+        assert!(line.starts_with("sh (pid "), "{line}");
         assert!(line.ends_with("/file"), "{line}");
     }
 

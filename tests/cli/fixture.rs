@@ -279,7 +279,7 @@ impl User {
     pub(crate) fn in_directory(directory: &Path) -> Self {
         let mut command = Command::new("sh");
         // The shell, not this process, goes there.
-        command.arg("-c").arg("cd \"$0\" && echo there && exec sleep 60").arg(directory);
+        command.arg("-c").arg("cd \"$0\" && echo there && kill -STOP $$").arg(directory);
         sys::process::die_with_parent(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut said = String::new();

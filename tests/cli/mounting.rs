@@ -573,7 +573,7 @@ fn umount_names_who_keeps_it_busy() -> Outcome {
     let user = User::in_directory(&place.path("at/current"));
     let line = place.refusal(&["umount", "at"]);
     assert!(
-        line.contains(&format!("sleep (pid {})", user.pid())) && line.contains("--lazy"),
+        line.contains(&format!("sh (pid {})", user.pid())) && line.contains("--lazy"),
         "{line}"
     );
     assert!(place.is_mounted("at") && server.runs());

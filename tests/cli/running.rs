@@ -107,7 +107,8 @@ fn processes_left_behind_do_not_keep_us() -> Outcome {
     needs_root_and_device()?;
     let place = Place::new();
     let started = Instant::now();
-    let script = "touch made; sleep 60 > /dev/null 2>&1 < /dev/null & echo $!";
+    let script = "touch made; sleep 60 > /dev/null 2>&1 < /dev/null & \
+                  until grep -q sleep /proc/$!/comm; do :; done; echo $!";
     let output = place.run(&["run", "store", "--", "sh", "-c", script]);
     assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
     let pid: i32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();

@@ -193,7 +193,9 @@ fn a_hang_up_of_the_terminal_reaches_the_command() -> Outcome {
 fn processes_left_behind_lose_the_mount_and_are_named() -> Outcome {
     needs_root_and_device()?;
     let place = Place::new();
-    let output = run(&place, &["sh", "-c", "sleep 15 >/dev/null 2>&1 & echo $!; exit 4"]);
+    let script = "sleep 15 >/dev/null 2>&1 & \
+                  until grep -q sleep /proc/$!/comm; do :; done; echo $!; exit 4";
+    let output = run(&place, &["sh", "-c", script]);
     let sleeper = Pid::from_raw(text(&output.stdout).trim().parse().unwrap()).unwrap();
     let words = text(&output.stderr);
     let _ = kill_process(sleeper, Signal::KILL);
