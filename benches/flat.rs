@@ -317,12 +317,12 @@ fn main() {
         "\nevents      stat now   stat in the past   list 100 in the past   change attributes"
     );
     let checkpoints =
-        [10_000, 100_000, 1_000_000, 3_000_000].map(|events: u64| events / scale + 1000);
+        [10_000, 100_000, 1_000_000, 10_000_000].map(|events: u64| events / scale + 1000);
     for (events, [now, past, list, change]) in checkpoints.iter().zip(age(&checkpoints)) {
         println!("{events:>9} {now:>10.2?} {past:>18.2?} {list:>22.2?} {change:>19.2?}");
     }
     println!();
-    for events in [10_000, 100_000, 1_000_000] {
+    for events in [10_000, 100_000, 1_000_000, 10_000_000] {
         let (took, replayed) = open_after_kill(events / scale);
         println!("open after a kill at {events} events: {took:.2?}, {replayed} read back");
     }
