@@ -265,8 +265,9 @@ fn child(order: &str) {
     }
 }
 
-/// How long opening takes after a kill in the middle of a stream, and how many events it read back.
-fn open_after_kill(events: u64) -> (Duration, u64) {
+/// How long opening takes after a kill in the middle of a stream, how many events it read back, and how long it takes
+/// once the store was closed.
+fn open_after_kill(events: u64) -> (Duration, u64, Duration) {
     let dir = tempfile::tempdir().unwrap();
     let order = format!("{events} {}", dir.path().join("store").display());
     let mut child = Command::new(std::env::current_exe().unwrap())
@@ -278,11 +279,19 @@ fn open_after_kill(events: u64) -> (Duration, u64) {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    let start = Instant::now();
-    let store = Store::open(&dir.path().join("store"), &options()).unwrap();
-    let took = start.elapsed();
+    let open = || {
+        let start = Instant::now();
+        let store = Store::open(&dir.path().join("store"), &options()).unwrap();
+        (start.elapsed(), store)
+    };
+    let (killed, store) = open();
     assert!(store.read().last().0 >= events);
-    (took, store.opening().replayed)
+    let replayed = store.opening().replayed;
+    store.close().unwrap();
+    drop(store);
+    let (closed, store) = open();
+    assert_eq!(store.opening().replayed, 0);
+    (killed, replayed, closed)
 }
 
 fn main() {
@@ -323,7 +332,9 @@ fn main() {
     }
     println!();
     for events in [10_000, 100_000, 1_000_000, 10_000_000] {
-        let (took, replayed) = open_after_kill(events / scale);
-        println!("open after a kill at {events} events: {took:.2?}, {replayed} read back");
+        let (killed, replayed, closed) = open_after_kill(events / scale);
+        println!(
+            "open after {events} events: killed {killed:.2?}, {replayed} read back; closed {closed:.2?}"
+        );
     }
 }
