@@ -892,6 +892,38 @@ fn one_flipped_bit_is_found_with_its_place_and_never_panics() {
     }
 }
 
+#[test]
+fn a_store_whose_index_is_damaged_is_closed_and_rebuilds_it() {
+    const INDEX: &str = "index/rows.redb";
+    let disk = SimDisk::new(1 << 30);
+    let store = create(&disk, &options()).unwrap();
+    let mut user = User::default();
+    user.work(&store, &mut Random(7), 250).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let len = disk.bytes(INDEX).unwrap().len();
+    let mut random = Random(8);
+    let mut removed = 0;
+    for _ in 0..150 {
+        let disk = disk.after_kill();
+        assert!(disk.flip(INDEX, random.below(len) as u64, 3));
+        let store = open(&disk).unwrap();
+        // What reads a damaged page is refused; that goes for changes too.
+        let set = SetAttr { mode: Some(0o040_700), ..SetAttr::default() };
+        let change = Change::SetAttr { ino: Ino::ROOT, set, acl: None, drop_capability: false };
+        let _ = changes::commit(&store, change);
+        store.close().unwrap();
+        let last = store.read().last();
+        drop(store);
+        removed += usize::from(disk.bytes(INDEX).is_none());
+        let store = open(&disk).unwrap();
+        assert_eq!(store.read().last(), last);
+        let end = user.trees.keys().next_back().unwrap();
+        assert!(disk.bytes(INDEX).is_some() && last >= *end);
+    }
+    assert!(removed > 0, "no damage was met when the store was closed");
+}
+
 /// Reads the log to where it ends, or is damaged.
 fn damage_of_log(store: &Store) -> Option<Damage> {
     let mut reader = store.log(None).ok()?;

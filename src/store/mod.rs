@@ -383,8 +383,8 @@ impl Store {
         &self.opening
     }
 
-    /// Ends a store cleanly: everything is on the disk, and the next start reads nothing back. Nothing
-    /// may be changed meanwhile or afterwards.
+    /// Ends a store cleanly: everything is on the disk, and the next start reads nothing back, unless the index turns out to
+    /// be damaged: then that start rebuilds it. Nothing may be changed meanwhile or afterwards.
     pub fn close(&self) -> Result<(), CommitError> {
         self.stop();
         if self.opening.damage.is_some() {
@@ -394,7 +394,15 @@ impl Store {
         self.core.journal.close()?;
         // Without it the next start reads back a little more, and that is all.
         let mark = index_mark(&self.core.journal.mark());
-        self.core.index.flush(mark).map_err(CommitError::Index)
+        match self.core.index.flush(mark) {
+            // The log has all of it, so nothing is lost: the next start folds that into another one.
+            Err(IndexError::Damaged(what)) => {
+                tracing::warn!("the index is removed, and the next start rebuilds it: {what}");
+                let removed = Index::remove(&**self.core.journal.disk());
+                removed.map_err(|err| CommitError::Index(IndexError::Io(err)))
+            }
+            other => other.map_err(CommitError::Index),
+        }
     }
 
     fn stop(&self) {

@@ -116,7 +116,7 @@ struct State {
     threaded: bool,
     stop: bool,
     /// Why the last commit failed; `None` after one that did not.
-    failure: Option<String>,
+    failure: Option<IndexError>,
     /// The log could not be made durable: no batch is committed any more.
     dead: bool,
 }
@@ -294,7 +294,7 @@ impl Index {
         let mut state = self.shared.state.lock();
         while self.shared.is_behind(&state) {
             if let Some(failure) = &state.failure {
-                return Err(IndexError::Io(io::Error::other(failure.clone())));
+                return Err(failure.again());
             }
             blocking::about_to_wait();
             self.shared.room.wait(&mut state);
@@ -304,7 +304,7 @@ impl Index {
 
     /// Why the last batch could not be committed; `None` if it was. It is tried again every second.
     pub fn failure(&self) -> Option<String> {
-        self.shared.state.lock().failure.clone()
+        self.shared.state.lock().failure.as_ref().map(IndexError::to_string)
     }
 
     /// Commits everything folded in so far, which ends in the log at `mark`; for a clean stop.
@@ -409,7 +409,7 @@ impl Shared {
         let mut state = self.state.lock();
         while state.frozen.is_some() {
             if let Some(failure) = &state.failure {
-                return Err(IndexError::Io(io::Error::other(failure.clone())));
+                return Err(failure.again());
             }
             self.room.wait(&mut state);
         }
@@ -456,7 +456,7 @@ impl Shared {
 
     fn failed(&self, error: &IndexError, for_good: bool) {
         let mut state = self.state.lock();
-        state.failure = Some(error.to_string());
+        state.failure = Some(error.again());
         state.dead |= for_good;
         self.room.notify_all();
     }

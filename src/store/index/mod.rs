@@ -169,6 +169,16 @@ pub enum IndexError {
     Damaged(String),
 }
 
+impl IndexError {
+    /// The same for one more who waits for it.
+    fn again(&self) -> Self {
+        match self {
+            Self::Io(error) => Self::Io(io::Error::other(error.to_string())),
+            Self::Damaged(what) => Self::Damaged(what.clone()),
+        }
+    }
+}
+
 impl fmt::Display for IndexError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
