@@ -45,7 +45,7 @@ impl Tree {
     fn open(dir: &Path) -> Self {
         let file = Arc::new(PlainFile::open(&dir.join("rows.redb")).unwrap());
         let index = Index::open_file(file, [1; 16], &[2; 16], &Options::default()).unwrap();
-        index.start(|_| Ok(())).unwrap();
+        index.start(|_| Ok(()), |_| ()).unwrap();
         let mut tree = Self { index, seq: Seq::FIRST.0, files: Vec::new(), past: Seq::ZERO };
         tree.push(Change::Mkfs { mode: S_IFDIR | 0o755, uid: 0, gid: 0 });
         tree

@@ -146,6 +146,8 @@ pub struct Journal {
 
 /// Why a store that was opened so takes no changes.
 pub(super) const READ_ONLY: &str = "it was opened for reading alone";
+/// Why one takes no change any more that is being ended.
+pub(super) const CLOSED: &str = "it was closed";
 
 /// Whether somebody waits for the disk after each few writes.
 #[derive(Debug)]
@@ -664,12 +666,13 @@ impl Journal {
         if self.refused.lock().is_some() {
             return Ok(());
         }
-        match log.prepare() {
+        let prepared = match log.prepare() {
             // Said to whoever wants to grow.
-            Err(err) if is_full(&err) => (),
-            other => other.map_err(CommitError::Io)?,
-        }
+            Err(err) if is_full(&err) => Ok(()),
+            other => other.map_err(CommitError::Io),
+        };
         self.sync_now()?;
+        prepared?;
         if log.reserve_is_low() {
             self.sync_anyway(log)?;
         }
@@ -707,15 +710,15 @@ impl Journal {
         }
     }
 
-    /// Closes the store: opening it again reads nothing of the log. Nothing may be appended
+    /// Closes the store: opening it again reads nothing of the log. Nothing that was begun before may be appended
     /// meanwhile or afterwards.
     pub fn close(&self) -> Result<(), CommitError> {
         let Some(log) = &self.log else { return Ok(()) };
+        self.refuse(CLOSED.to_owned());
         self.sync_now()?;
         if self.syncing.lock().failed {
             return Err(lost());
         }
-        self.refuse("it was closed".to_owned());
         let closed = log.close().inspect_err(|err| self.sync_failed(err));
         let mut end = closed.map_err(CommitError::Io)?;
         // Whoever syncs from now on has nothing to wait for, and nothing to say in the log.

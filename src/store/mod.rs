@@ -348,7 +348,8 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let journal = Arc::new(journal);
         let options = index::Options { memory: open.memory, ..index::Options::default() };
-        let (index, replayed) = open_index(&journal, &options, opening.damage.is_some())?;
+        let threaded = open.sync_interval.is_some();
+        let (index, replayed) = open_index(&journal, &options, threaded, opening.damage.is_some())?;
         opening.replayed = replayed.count;
         if let Some(found) = replayed.damage {
             if index.read().last() == Seq::ZERO {
@@ -370,7 +371,6 @@ impl Store {
         });
         let mut keeper = None;
         if let Some(interval) = open.sync_interval {
-            core.index.start(move |_| journal.sync_now().map_err(io::Error::other))?;
             let core = Arc::clone(&core);
             let work = move || core.keep(interval);
             keeper = Some(std::thread::Builder::new().name("store".into()).spawn(work)?);
@@ -384,21 +384,22 @@ impl Store {
     }
 
     /// Ends a store cleanly: everything is on the disk, and the next start reads nothing back, unless the index turns out to
-    /// be damaged: then that start rebuilds it. Nothing may be changed meanwhile or afterwards.
+    /// be damaged: then that start rebuilds it. What is being changed meanwhile is finished before, or refused.
     pub fn close(&self) -> Result<(), CommitError> {
         self.stop();
         if self.opening.damage.is_some() {
             // Nothing was changed, and the index may lack what the log has behind the damage: it must not say otherwise.
             return Ok(());
         }
+        // Whoever serves it may still be at it: what was begun is finished, and nothing begins any more.
+        self.core.journal.refuse(journal::CLOSED.to_owned());
+        drop(self.core.index.decide());
         self.core.journal.close()?;
         // Without it the next start reads back a little more, and that is all.
         let mark = index_mark(&self.core.journal.mark());
         match self.core.index.flush(mark) {
-            // The log has all of it, so nothing is lost: the next start folds that into another one.
             Err(IndexError::Damaged(what)) => {
-                tracing::warn!("the index is removed, and the next start rebuilds it: {what}");
-                let removed = Index::remove(&**self.core.journal.disk());
+                let removed = remove_index(&**self.core.journal.disk(), &what);
                 removed.map_err(|err| CommitError::Index(IndexError::Io(err)))
             }
             other => other.map_err(CommitError::Index),
@@ -440,7 +441,10 @@ impl Store {
             // What is refused in the end is refused by the append itself.
             let _ = core.retainer.make_room(&core.journal, &core.index);
         }
-        core.index.wait_for_room().map_err(CommitError::Index)?;
+        core.index.wait_for_room().map_err(|err| match err {
+            IndexError::Io(err) if disk::is_full(&err) => CommitError::NoSpace,
+            err => CommitError::Index(err),
+        })?;
         let tables = core.index.decide();
         let seq = core.journal.next_seq();
         let time = Timestamp::now().min(time).max(core.journal.last_time());
@@ -782,8 +786,8 @@ impl Core {
             let len = LABEL_NOTE_LEN + name.len() as u64;
             self.index.advance(&mut tables, len, || index_mark(&mark))
         });
+        noted.map_err(|err| torn(&self.journal, &self.index, err))?;
         drop(tables);
-        noted.map_err(CommitError::Index)?;
         self.journal.settle()
     }
 
@@ -860,14 +864,17 @@ struct Replayed {
     damage: Option<Damage>,
 }
 
-/// Opens the index and folds in what the log has beyond it, up to damage.
+/// Opens the index and folds in what the log has beyond it, up to damage; batches are committed meanwhile and later on by a
+/// thread of its own, if it is to be `threaded`.
 fn open_index(
-    journal: &Journal,
+    journal: &Arc<Journal>,
     options: &index::Options,
+    threaded: bool,
     damaged: bool,
 ) -> Result<(Index, Replayed), OpenError> {
     let disk = &**journal.disk();
     let (store, key) = (journal.store_id(), journal.key());
+    let start = |index: &Index| if threaded { start_index(index, journal) } else { Ok(()) };
     let opened = match open_rows(journal, options) {
         Err(IndexError::Damaged(what)) => {
             tracing::warn!("the index is rebuilt: {what}");
@@ -882,6 +889,7 @@ fn open_index(
             None => Some(None),
             // Beyond damage the index knows what the log cannot say any more.
             Some(Some(mark)) if damaged && mark.position >= end.position => {
+                start(&index)?;
                 return Ok((index, Replayed::default()));
             }
             Some(Some(mark)) if mark.store == store && follows(journal, &mark, &end)? => {
@@ -890,6 +898,7 @@ fn open_index(
             Some(_) => None,
         };
         if let Some(from) = usable {
+            start(&index)?;
             match replay(journal, &index, from) {
                 Ok(replayed) => return Ok((index, replayed)),
                 Err(IndexError::Damaged(what)) => tracing::warn!("the index is rebuilt: {what}"),
@@ -899,8 +908,32 @@ fn open_index(
     }
     Index::remove(disk)?;
     let index = Index::open(disk, store, &key, options).map_err(OpenError::Index)?;
+    start(&index)?;
     let replayed = replay(journal, &index, None).map_err(OpenError::Index)?;
     Ok((index, replayed))
+}
+
+/// Starts the thread of an index into which what opening found in the log is about to be folded.
+fn start_index(index: &Index, journal: &Arc<Journal>) -> io::Result<()> {
+    let found = journal.mark().position;
+    let (log, disk) = (Arc::clone(journal), Arc::clone(journal.disk()));
+    let sync_log = move |mark: &index::Mark| match Mark::from_bytes(&mark.0) {
+        // What was found is durable: opening saw to that.
+        Some(mark) if mark.position <= found => Ok(()),
+        _ => log.sync_now().map_err(io::Error::other),
+    };
+    let damaged = move |what: &str| {
+        if let Err(error) = remove_index(&*disk, what) {
+            tracing::warn!(%error, "the damaged index could not be removed; remove index/ yourself");
+        }
+    };
+    index.start(sync_log, damaged)
+}
+
+/// Removes an index that is damaged. The log has all of it, so nothing is lost: the next start folds that into another one.
+fn remove_index(disk: &dyn Disk, what: &str) -> io::Result<()> {
+    tracing::warn!("the index is damaged, and the next start rebuilds it: {what}");
+    Index::remove(disk)
 }
 
 /// Opens the index as it was left. One that was killed while it committed may need space for that: on a full disk what is
@@ -1010,6 +1043,7 @@ fn replay(journal: &Journal, index: &Index, from: Option<Mark>) -> Result<Replay
             Ok(()) => {
                 replayed.count += u64::from(record.is_event());
                 index.advance(&mut tables, len, || index_mark(&behind))?;
+                index.read_on(&mut tables)?;
             }
             Err(IndexError::Damaged(why)) if from.is_none() => {
                 tracing::error!("{position}: {why}");
@@ -1021,6 +1055,14 @@ fn replay(journal: &Journal, index: &Index, from: Option<Mark>) -> Result<Replay
         }
     }
     Ok(replayed)
+}
+
+/// What was appended could not be folded in. It has happened, and is read back at the next start; until then the tables lie
+/// about whatever comes next. To be said while they are held, or a change that waits for them is decided upon them.
+fn torn(journal: &Journal, index: &Index, err: IndexError) -> CommitError {
+    index.tear();
+    journal.refuse(format!("the index failed ({err}); start again"));
+    CommitError::Index(err)
 }
 
 fn index_mark(mark: &Mark) -> index::Mark {
@@ -1082,13 +1124,8 @@ impl Txn<'_> {
         let applied = tables.apply(&event, appended.payload).and_then(|()| {
             core.index.advance(&mut tables, appended.len, || index_mark(&appended.mark))
         });
+        applied.map_err(|err| torn(&core.journal, &core.index, err))?;
         drop(tables);
-        if let Err(err) = applied {
-            // It has happened, and can be read back at the next start; until then the tables would
-            // lie about whatever comes next.
-            core.journal.refuse(format!("the index failed ({err}); start again"));
-            return Err(CommitError::Index(err));
-        }
         if core.journal.wants_tick() {
             core.bell.ring(Ring::Wanted);
         }

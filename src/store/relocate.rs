@@ -29,7 +29,7 @@ use super::event::{FileId, Ino, Place, Seq, Timestamp};
 use super::index::{Index, Stretch};
 use super::journal::Journal;
 use super::sources::{Read, Sources};
-use super::{CommitError, Placed, index_mark};
+use super::{CommitError, Placed, index_mark, torn};
 
 /// How long a file must have been left alone, in nanoseconds.
 const QUIET: i64 = 10_000_000_000;
@@ -253,12 +253,7 @@ impl Turn<'_> {
         let applied = tables
             .relocate(ino, run.offset, run.len, location)
             .and_then(|()| index.advance(&mut tables, record_len, || index_mark(&mark)));
-        drop(tables);
-        applied.map(|()| true).map_err(|err| {
-            // The tables read the old pieces, which the next start would not know of.
-            journal.refuse(format!("the index failed ({err}); start again"));
-            CommitError::Index(err)
-        })
+        applied.map(|()| true).map_err(|err| torn(journal, index, err))
     }
 }
 

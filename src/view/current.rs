@@ -428,13 +428,10 @@ impl View {
 
     /// Where a file ends, if a write that appends was given another offset: the kernel resolves O_APPEND by the size that it
     /// knows, and does not ask whether somebody changed the file beside it. A page written back through a handle that appends
-    /// belongs where it was mapped.
+    /// belongs where it was mapped. A direct write that is long comes in pieces, at once and in any order: there the kernel is
+    /// believed.
     fn end_beyond_the_kernel(&self, ino: Ino, bytes: &Bytes<'_>) -> Result<Option<u64>, Refusal> {
-        if bytes.from_cache || !bytes.flags.appends() {
-            return Ok(None);
-        }
-        // Pieces of one such write come at once, in any order.
-        if bytes.flags.is_direct() {
+        if bytes.from_cache || !bytes.flags.appends() || bytes.flags.is_direct() {
             return Ok(None);
         }
         if !self.is_adopted() && !self.resized.has(ino) {

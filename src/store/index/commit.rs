@@ -9,8 +9,11 @@
 //!
 //! Invariants: at most one layer is frozen; a batch is committed only after the log it stands for is durable;
 //! the index is never more than [`LOG_BEHIND_MAX`] of log behind (of the bytes of small writes a part counts), because
-//! writers wait ([`Index::wait_for_room`]). Without the thread (before [`Index::start`], while the log is read back)
-//! a batch is committed at once, so whoever reads the log back has made it durable first.
+//! writers wait ([`Index::wait_for_room`]), and so does whoever reads the log back. Without the thread (no
+//! [`Index::start`]) a batch is committed at once, where it is due.
+//!
+//! A damaged table that a commit meets is no matter of another try: the thread gives up for good, what is there goes on
+//! answering, and the next start rebuilds the index from the log.
 
 use std::fmt;
 use std::io;
@@ -117,8 +120,10 @@ struct State {
     stop: bool,
     /// Why the last commit failed; `None` after one that did not.
     failure: Option<IndexError>,
-    /// The log could not be made durable: no batch is committed any more.
+    /// The log could not be made durable, or a table is damaged: no batch is committed any more.
     dead: bool,
+    /// Something is in the log that could not be folded in.
+    torn: bool,
 }
 
 struct Frozen {
@@ -226,7 +231,7 @@ impl Index {
     /// `log_bytes` in the log. When a batch is due it is frozen, with the mark of this place in the log.
     ///
     /// # Errors
-    /// Only before [`Index::start`], when the batch is committed here. On a full disk it is left to the thread, unless
+    /// Only without the thread, when the batch is committed here. On a full disk it is left to one, unless
     /// that is far more than a store leaves behind.
     pub fn advance(
         &self,
@@ -247,7 +252,7 @@ impl Index {
             if waits && !state.threaded && shared.is_hopeless(&state) {
                 return Err(IndexError::Io(io::ErrorKind::StorageFull.into()));
             }
-            let due = due && !waits;
+            let due = due && !waits && !state.torn;
             let unmarked = state.unmarked >= LOG_PER_MARK;
             if !due && !unmarked {
                 return Ok(());
@@ -302,13 +307,39 @@ impl Index {
         Ok(())
     }
 
-    /// Why the last batch could not be committed; `None` if it was. It is tried again every second.
+    /// [`wait_for_room`](Self::wait_for_room) for whoever reads the log back, between two events: the thread gets the tables if
+    /// it wants them. On a full disk it goes on, since nothing is given back before the store is open, unless that is
+    /// far more than a store leaves behind.
+    ///
+    /// # Errors
+    /// Why batches cannot be committed.
+    pub fn read_on(&self, tables: &mut RwLockWriteGuard<'_, Tables>) -> Result<(), IndexError> {
+        RwLockWriteGuard::bump(tables);
+        if !self.shared.has_to_wait(&self.shared.state.lock())? {
+            return Ok(());
+        }
+        RwLockWriteGuard::unlocked(tables, || {
+            let mut state = self.shared.state.lock();
+            while self.shared.has_to_wait(&state)? {
+                self.shared.room.wait(&mut state);
+            }
+            Ok(())
+        })
+    }
+
+    /// Why the last batch could not be committed; `None` if it was. It is tried again every second, unless it was damage.
     pub fn failure(&self) -> Option<String> {
         self.shared.state.lock().failure.as_ref().map(IndexError::to_string)
     }
 
-    /// Commits everything folded in so far, which ends in the log at `mark`; for a clean stop.
-    /// The caller has made the log durable, and folds in nothing meanwhile.
+    /// Something is in the log that could not be folded in, so the tables lack it, and so does all that follows: no batch is
+    /// made of them any more, and the next start reads the log back from the last one.
+    pub fn tear(&self) {
+        self.shared.state.lock().torn = true;
+    }
+
+    /// Commits everything folded in so far, which ends in the log at `mark`, unless it is [torn](Self::tear); for a clean
+    /// stop. The caller has made the log durable, and folds in nothing meanwhile.
     pub fn flush(&self, mark: Mark) -> Result<(), IndexError> {
         let shared = &self.shared;
         let threaded = shared.state.lock().threaded;
@@ -316,7 +347,8 @@ impl Index {
         {
             let mut tables = shared.tables.write();
             let mut state = shared.state.lock();
-            if tables.young.rows.is_empty() && state.applied.as_ref() == Some(&mark) {
+            let is_applied = tables.young.rows.is_empty() && state.applied.as_ref() == Some(&mark);
+            if is_applied || state.torn {
                 return Ok(());
             }
             shared.freeze(&mut tables, &mut state, mark);
@@ -325,13 +357,15 @@ impl Index {
     }
 
     /// Starts the thread that commits batches. `sync_log` is called before each, and returns once the log
-    /// is durable up to the mark; it must not own the index. If it fails, nothing is committed any more.
+    /// is durable up to the mark. If it fails, nothing is committed any more; nor once a table turned out to be damaged,
+    /// which `damaged` is told. Neither may own the index.
     pub fn start(
         &self,
         sync_log: impl Fn(&Mark) -> io::Result<()> + Send + 'static,
+        damaged: impl Fn(&str) + Send + 'static,
     ) -> io::Result<()> {
         let shared = self.shared.clone();
-        let work = move || shared.run(&sync_log);
+        let work = move || shared.run(&sync_log, &damaged);
         let thread = std::thread::Builder::new().name("index".into()).spawn(work)?;
         self.shared.state.lock().threaded = true;
         *self.thread.lock() = Some(thread);
@@ -355,6 +389,18 @@ impl Shared {
         let frozen = state.frozen.as_ref().map_or(0, |frozen| frozen.log);
         state.frozen.is_some()
             && (state.young_log + frozen > LOG_BEHIND_MAX || state.young_bytes > 2 * self.young_max)
+    }
+
+    /// Whether whoever reads the log back has to wait.
+    fn has_to_wait(&self, state: &State) -> Result<bool, IndexError> {
+        if !state.threaded || !self.is_behind(state) {
+            return Ok(false);
+        }
+        match &state.failure {
+            None => Ok(true),
+            Some(IndexError::Io(error)) if is_full(error) && !self.is_hopeless(state) => Ok(false),
+            Some(failure) => Err(failure.again()),
+        }
     }
 
     /// So far behind no store is left.
@@ -416,7 +462,7 @@ impl Shared {
         Ok(())
     }
 
-    fn run(&self, sync_log: &dyn Fn(&Mark) -> io::Result<()>) {
+    fn run(&self, sync_log: &dyn Fn(&Mark) -> io::Result<()>, damaged: &dyn Fn(&str)) {
         loop {
             let mark = {
                 let mut state = self.state.lock();
@@ -441,17 +487,33 @@ impl Shared {
                     drop((old, layer));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a batch of the index was not committed; it will be tried again");
-                    self.failed(&error, false);
-                    if self.pause() {
+                    if !self.not_committed(&error, damaged) && self.pause() {
                         return;
                     }
                     if let Err(error) = self.reopen(&mut self.tables.write()) {
-                        tracing::warn!(%error, "the index could not be opened again");
+                        self.not_committed(&error, damaged);
                     }
                 }
             }
         }
+    }
+
+    /// Why the frozen batch is not committed yet. Whether it never will be.
+    fn not_committed(&self, error: &IndexError, damaged: &dyn Fn(&str)) -> bool {
+        let for_good = match error {
+            IndexError::Damaged(what) => {
+                if !self.state.lock().dead {
+                    damaged(what);
+                }
+                true
+            }
+            IndexError::Io(_) => {
+                tracing::warn!(%error, "a batch of the index was not committed; it will be tried again");
+                false
+            }
+        };
+        self.failed(error, for_good);
+        for_good
     }
 
     fn failed(&self, error: &IndexError, for_good: bool) {

@@ -209,6 +209,15 @@ fn hush() {
 
 fn damage(error: impl Into<redb::Error>) -> IndexError {
     match error.into() {
+        // How the engine says that a file is none of its own, or ends too early: the disk did answer.
+        redb::Error::Io(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            IndexError::Damaged(error.to_string())
+        }
         redb::Error::Io(error) => IndexError::Io(error),
         redb::Error::PreviousIo => IndexError::Io(io::Error::other(
             "an earlier failure of the disk closed the index until it is opened again",

@@ -173,7 +173,7 @@ impl IndexError {
     /// The same for one more who waits for it.
     fn again(&self) -> Self {
         match self {
-            Self::Io(error) => Self::Io(io::Error::other(error.to_string())),
+            Self::Io(error) => Self::Io(io::Error::new(error.kind(), error.to_string())),
             Self::Damaged(what) => Self::Damaged(what.clone()),
         }
     }

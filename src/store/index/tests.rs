@@ -324,7 +324,7 @@ fn an_engine_that_does_not_answer_leaves_nothing_half_folded_in() {
 fn a_batch_that_met_a_full_disk_is_committed_when_there_is_room() {
     let file = Arc::new(Flaky::default());
     let index = open(file.clone()).unwrap();
-    index.start(|_| Ok(())).unwrap();
+    index.start(|_| Ok(()), |_| ()).unwrap();
     let mut writer = Writer::new(&index);
     file.writes_fail.store(true, Ordering::Relaxed);
     for number in 0..5000 {
@@ -383,11 +383,14 @@ fn nothing_is_committed_before_the_log_is_durable_and_writers_wait_for_it() {
     let asked = Arc::new(AtomicU64::new(0));
     let count = asked.clone();
     index
-        .start(move |mark| {
-            assert_eq!(mark.0, b"first");
-            count.fetch_add(1, Ordering::SeqCst);
-            gate.lock().recv().map_err(io::Error::other)
-        })
+        .start(
+            move |mark| {
+                assert_eq!(mark.0, b"first");
+                count.fetch_add(1, Ordering::SeqCst);
+                gate.lock().recv().map_err(io::Error::other)
+            },
+            |_| (),
+        )
         .unwrap();
     let mut writer = Writer::new(&index);
     writer.create(Ino::ROOT, b"a", S_IFREG);
@@ -414,10 +417,13 @@ fn a_log_that_cannot_be_made_durable_ends_all_committing() {
     let tries = Arc::new(AtomicU64::new(0));
     let count = tries.clone();
     index
-        .start(move |_| {
-            count.fetch_add(1, Ordering::SeqCst);
-            Err(io::Error::other("the log's disk failed"))
-        })
+        .start(
+            move |_| {
+                count.fetch_add(1, Ordering::SeqCst);
+                Err(io::Error::other("the log's disk failed"))
+            },
+            |_| (),
+        )
         .unwrap();
     let mut writer = Writer::new(&index);
     writer.create(Ino::ROOT, b"a", S_IFREG);
@@ -427,6 +433,64 @@ fn a_log_that_cannot_be_made_durable_ends_all_committing() {
     drop(index);
     assert_eq!(tries.load(Ordering::SeqCst), 1);
     assert_eq!(open(file).unwrap().applied(), None);
+}
+
+#[test]
+fn damage_that_a_commit_meets_is_told_once_and_ends_all_committing() {
+    /// One in so many bytes is damaged.
+    const STEP: usize = 509;
+    let whole = Arc::new(MemoryFile::default());
+    let index = open(whole.clone()).unwrap();
+    let mut writer = Writer::new(&index);
+    for number in 0..2000 {
+        writer.create(Ino::ROOT, format!("{number}").as_bytes(), S_IFREG);
+    }
+    writer.flush();
+    let seq = writer.seq;
+    drop(index);
+    let mut bytes = vec![0; usize::try_from(whole.len().unwrap()).unwrap()];
+    whole.read_at(&mut bytes, 0).unwrap();
+    let mark = || Mark(b"later".to_vec());
+    let mut met = 0;
+    let used = bytes.iter().enumerate().step_by(STEP).filter(|(_, byte)| **byte != 0);
+    for (place, byte) in used {
+        let file = Arc::new(MemoryFile::default());
+        file.write_at(&bytes, 0).unwrap();
+        file.write_at(&[byte ^ 8], place as u64).unwrap();
+        let Ok(index) = open(file) else { continue };
+        let told = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&told);
+        let damaged = move |_: &str| {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        index.start(|_| Ok(()), damaged).unwrap();
+        // What meets the page before anything is committed is refused, and that is all.
+        let mut writer = Writer { index: &index, seq };
+        let mut make = |number: u32| {
+            let (name, mode, target) = (format!("new {number}").into_bytes(), S_IFREG, &b""[..]);
+            let (parent, uid, gid, rdev, xattrs) = (Ino::ROOT, 0, 0, 0, vec![]);
+            let name = &name[..];
+            writer.try_push(Change::Create { parent, name, mode, uid, gid, rdev, target, xattrs })
+        };
+        let Ok(made) = (0..20).map(&mut make).collect::<Result<Vec<Ino>, _>>() else { continue };
+        match index.flush(mark()) {
+            Err(IndexError::Damaged(_)) => {
+                met += 1;
+                assert!(matches!(index.flush(mark()), Err(IndexError::Damaged(_))));
+                let tables = index.read();
+                assert!(made.iter().all(|ino| tables.inode(*ino, Seq::NOW).unwrap().is_some()));
+                drop(tables);
+                assert_eq!(index.applied(), Some(Mark(seq.to_be_bytes().to_vec())));
+                drop(index);
+                assert_eq!(told.load(Ordering::Relaxed), 1);
+            }
+            other => {
+                other.unwrap();
+                assert_eq!(told.load(Ordering::Relaxed), 0);
+            }
+        }
+    }
+    assert!(met > 0, "no page was met by a commit alone");
 }
 
 #[test]
