@@ -12,10 +12,11 @@
 //! Where no known secret vouches for some of the old events, a note stays in the store. At a later start that knows more, and
 //! if nothing has happened since, the store is set aside and the first start done anew: only so do old events come
 //! before all others. Nothing has if the first start made the store and came to its end by itself, and it was closed since
-//! with the same last event and without a label; then it is nobody's work that is set aside. Else each start says what to do.
+//! with the same last event and without a label; then it is nobody's work that is set aside. Else each start says what to do,
+//! and the next one tries again: a store that was not closed may be by then.
 //!
 //! ```text
-//!  given DIGEST        of the secrets that were known, or `all` where none is needed
+//!  given DIGEST        of the secrets that were known, or brought no more; or `all` where none is needed
 //!  taken N             records that were taken
 //!  left-out N          records that were not
 //!  last N              the last event of the first start; 0 if it was interrupted, for who knows who was in the store since
@@ -101,7 +102,7 @@ impl<'a> Before<'a> {
 
     /// Whether there is something to take over, or to go on with.
     pub(super) fn is_to_be_taken_over(&self) -> bool {
-        std::fs::read(self.mark()).is_ok_and(|mark| mark != DONE)
+        std::fs::read(self.mark()).is_ok_and(|mark| !mark.starts_with(DONE))
     }
 
     /// Takes it over into `tree`, and tells `teller` how far that is; ends early when it is to `stop`.
@@ -127,19 +128,12 @@ impl<'a> Before<'a> {
                 left.keep(self.store);
                 self.warn_of(&left, self.fresh);
             }
-            if let Err(err) = self.take_mark_away() {
+            // What is gone for good says that all of it is there for good.
+            let synced = tree.sync().map_err(|refusal| io::Error::other(store::explain(&refusal)));
+            if let Err(err) = synced.and_then(|()| take_mark_away(self.events)) {
                 tracing::warn!("{} stays: {err}", self.mark().display());
             }
         }
-    }
-
-    /// Once this is durable, no start takes anything over what is done in the tree from now on.
-    fn take_mark_away(&self) -> io::Result<()> {
-        let mut mark = std::fs::File::create(self.mark())?;
-        mark.write_all(DONE)?;
-        mark.sync_all()?;
-        std::fs::remove_file(self.mark())?;
-        std::fs::File::open(self.events)?.sync_all()
     }
 
     /// The event that is the last one as long as nobody has worked in `tree`.
@@ -176,7 +170,11 @@ impl<'a> Before<'a> {
         if given != left.given {
             // The old log is read for that, so not at every start.
             let taken = legacy::taken(&self.left_by_bridge(), &self.options);
-            if taken > left.taken && untouched {
+            if taken <= left.taken {
+                // They bring no more, whatever becomes of the store.
+                left.given = given;
+                left.keep(self.store);
+            } else if untouched {
                 match self.set_aside() {
                     Ok(aside) => {
                         tracing::warn!(
@@ -191,9 +189,6 @@ impl<'a> Before<'a> {
                         tracing::warn!("cannot set {} aside: {err}", self.store.display());
                     }
                 }
-            } else {
-                left.given = given;
-                left.keep(self.store);
             }
         }
         self.warn_of(&left, untouched);
@@ -234,8 +229,9 @@ impl<'a> Before<'a> {
         match place {
             Some(place) => tracing::warn!(
                 "{records} records of the Python bridge were left out, no known secret vouched for them, and the tree has \
-                 changed since: stop this server and run `lighthouse-fuse import --unverified {} {}`, after which the files \
-                 they name are as they say and history/ has what is there now; if they are not wanted, remove {}",
+                 changed since, or its server was not stopped cleanly: stop this server and run `lighthouse-fuse import \
+                 --unverified {} {}`, after which the files they name are as they say and history/ has what is there now; \
+                 if they are not wanted, remove {}",
                 self.store.display(),
                 place.display(),
                 note.display()
@@ -297,11 +293,39 @@ impl LeftOut {
         // Others need not try what the secret is.
         let opened =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
-        let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
-        if let Err(err) = written.and_then(|()| std::fs::rename(&new, &note)) {
+        let written = opened.and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        let renamed = written.and_then(|()| std::fs::rename(&new, &note));
+        if let Err(err) = renamed.and_then(|()| sync_names(store)) {
             tracing::warn!("cannot write to {}: {err}", note.display());
         }
     }
+}
+
+/// Takes the mark in `events` away. Once it is gone or says `done`, and that is durable, no start takes anything over what is
+/// done in the tree from then on.
+fn take_mark_away(events: &Path) -> io::Result<()> {
+    let mark = events.join(MARK);
+    // Nothing is cut off before it is written: on a full disk what is left would say that all is still to be done.
+    let done = OpenOptions::new().write(true).open(&mark).and_then(|mut file| {
+        file.write_all(DONE)?;
+        file.set_len(DONE.len() as u64)?;
+        file.sync_all()
+    });
+    let removed = match std::fs::remove_file(&mark) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    let gone = removed.and_then(|()| sync_names(events));
+    // Either will do.
+    done.or(gone)
+}
+
+/// Makes durable which names there are in `directory`.
+fn sync_names(directory: &Path) -> io::Result<()> {
+    std::fs::File::open(directory)?.sync_all()
 }
 
 /// Takes the note away: all old events are in the store.
@@ -429,6 +453,25 @@ mod tests {
         nothing_is_left_out(dir.path());
         nothing_is_left_out(dir.path());
         assert_eq!(LeftOut::read(dir.path()), None);
+    }
+
+    #[test]
+    fn the_mark_goes_also_where_it_cannot_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join(MARK);
+        let is_there = || mark.symlink_metadata().is_ok();
+        std::fs::write(&mark, FILES).unwrap();
+        take_mark_away(dir.path()).unwrap();
+        assert!(!is_there());
+        // As on a full disk.
+        std::os::unix::fs::symlink("/dev/full", &mark).unwrap();
+        take_mark_away(dir.path()).unwrap();
+        assert!(!is_there());
+        take_mark_away(dir.path()).unwrap();
+        // What can be neither written nor removed is said.
+        std::fs::create_dir(&mark).unwrap();
+        take_mark_away(dir.path()).unwrap_err();
+        assert!(is_there());
     }
 
     #[test]

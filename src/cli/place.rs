@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::transport::mount_table;
+use crate::transport::mount_table::{self, MountEntry};
 
 use super::CliError;
 
@@ -36,9 +36,7 @@ pub(super) fn find(path: Option<&Path>, store: Option<&Path>) -> Result<Place, C
     };
     let table = mount_table::read()
         .map_err(|err| CliError::new(format!("cannot read the table of mounts: {err}")))?;
-    let mounts = table.iter().filter(|mount| mount.is_ours());
-    let mounts = mounts.map(|mount| (mount.mountpoint.as_path(), Path::new(&mount.source)));
-    choose(&absolute, mounts).unwrap_or_else(|| {
+    choose(&absolute, &table).unwrap_or_else(|| {
         Err(CliError::new(format!(
             "{} is in no mounted project; name the store with --store",
             absolute.display()
@@ -46,19 +44,22 @@ pub(super) fn find(path: Option<&Path>, store: Option<&Path>) -> Result<Place, C
     })
 }
 
-/// The innermost of `mounts` (mount point, store) that `path` is in.
-fn choose<'a>(
-    path: &Path,
-    mounts: impl Iterator<Item = (&'a Path, &'a Path)>,
-) -> Option<Result<Place, CliError>> {
-    let (rest, store) = mounts
-        .filter_map(|(mount_point, store)| Some((path.strip_prefix(mount_point).ok()?, store)))
+/// What `path` is in the innermost mount of ours in `table` that it is in.
+fn choose(path: &Path, table: &[MountEntry]) -> Option<Result<Place, CliError>> {
+    let (rest, mount) = table
+        .iter()
+        .filter(|mount| mount.is_ours())
+        .filter_map(|mount| Some((path.strip_prefix(&mount.mountpoint).ok()?, mount)))
         .min_by_key(|(rest, _)| rest.components().count())?;
-    let mut parts = rest.components();
+    // Of a bind mount of a part, this is where in the whole it is.
+    let root = Path::new(&mount.root);
+    let whole = root.strip_prefix("/").unwrap_or(root).join(rest);
+    let store = PathBuf::from(&mount.source);
+    let mut parts = whole.components();
     Some(match parts.next() {
-        None => Ok(Place { store: store.to_owned(), path: Vec::new() }),
+        None => Ok(Place { store, path: Vec::new() }),
         Some(Component::Normal(top)) if top == "current" => {
-            inside(parts.as_path()).map(|path| Place { store: store.to_owned(), path })
+            inside(parts.as_path()).map(|path| Place { store, path })
         }
         Some(top) => Err(CliError::new(format!(
             "{} is not below current/, whose paths the log has; name one there",
@@ -92,10 +93,17 @@ mod tests {
     use super::*;
 
     fn found(path: &str) -> Option<Result<Place, CliError>> {
-        let mounts =
-            [("/p", "/stores/outer"), ("/p/current/in", "/stores/inner"), ("/", "/stores/root")];
-        let mounts = mounts.iter().map(|(at, store)| (Path::new(*at), Path::new(*store)));
-        choose(Path::new(path), mounts)
+        let table = mount_table::parse(
+            b"\
+2 1 0:41 / /p rw - fuse.lighthouse /stores/outer rw
+3 2 0:42 / /p/current/in rw - fuse.lighthouse /stores/inner rw
+4 1 0:43 / / rw - fuse.lighthouse /stores/root rw
+5 1 0:41 /current/src /part rw - fuse.lighthouse /stores/outer rw
+6 1 0:41 /history/@3 /past rw - fuse.lighthouse /stores/outer rw
+7 2 0:44 / /p/current/other rw - tmpfs none rw
+",
+        );
+        choose(Path::new(path), &table)
     }
 
     fn place(store: &str, path: &str) -> Place {
@@ -112,6 +120,14 @@ mod tests {
     #[test]
     fn what_is_not_in_current_has_no_path_in_the_log() {
         assert!(found("/p/history/@3/a").unwrap().is_err());
+        assert!(found("/past/current").unwrap().is_err());
+    }
+
+    #[test]
+    fn a_part_that_is_mounted_elsewhere_is_the_same_part() {
+        assert_eq!(found("/part").unwrap().unwrap(), place("/stores/outer", "src"));
+        let inner = found("/part/current/a").unwrap().unwrap();
+        assert_eq!(inner, place("/stores/outer", "src/current/a"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::store::log::{LogReader, Next};
 use crate::store::record::Entry;
 use crate::store::squeezed;
 use crate::store::superblock::{State, Super};
-use crate::transport::mount_table;
+use crate::transport::mount_table::{self, MountEntry};
 
 use super::{CliError, flag, output, service, store};
 
@@ -121,17 +121,21 @@ fn look(path: &Path) -> Result<Status, CliError> {
         },
         served_by: holder.flatten(),
         served_over: holder.flatten().and_then(transport_of),
-        mounted_at: mounts_of(path),
+        mounted_at: mounts_of(&mount_table::read().unwrap_or_default(), path),
     })
 }
 
-/// Whether the store at `path` was closed with `last` as its last event, and has no label.
+/// Whether the store at `path` was closed with `last` as its last event, and has no label. No, if that cannot be told.
 pub(super) fn is_closed_after(path: &Path, last: Seq) -> bool {
     let found = || -> Option<Seq> {
         let disk: Arc<dyn Disk> = Arc::new(Real::read_only(path).ok()?);
         let state = Super::read(&*disk).ok().filter(|state| state.state == State::Closed)?;
         let mut reader = LogReader::before(disk, state.store, Seq::NOW).ok()?;
         let mut found = reader.segment_start().seq;
+        if found == last {
+            // What came behind it may have begun in the segment before, which is not read.
+            return None;
+        }
         while let Next::Record(_, record) = reader.read().ok()? {
             if record.is_event() {
                 found = record.stamp().seq;
@@ -195,10 +199,58 @@ fn transport_of(server: u32) -> Option<&'static str> {
     over
 }
 
-/// Where the store is mounted, as far as this process sees.
-fn mounts_of(path: &Path) -> Vec<String> {
+/// Where the store at `path` is mounted, as `table` says. A bind mount of a part is not the store.
+fn mounts_of(table: &[MountEntry], path: &Path) -> Vec<String> {
     let Ok(store) = path.canonicalize() else { return Vec::new() };
-    let table = mount_table::read().unwrap_or_default();
-    let ours = table.iter().filter(|mount| mount.is_ours() && Path::new(&mount.source) == store);
-    ours.map(|mount| mount.mountpoint.display().to_string()).collect()
+    let whole = table.iter().filter(|mount| mount.is_ours() && mount.root == "/");
+    let its = whole.filter(|mount| Path::new(&mount.source) == store);
+    its.map(|mount| mount.mountpoint.display().to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::superblock::Shape;
+    use crate::store::{CreateOptions, OpenOptions, Store};
+
+    #[test]
+    fn a_store_is_mounted_where_all_of_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().canonicalize().unwrap();
+        let store = store.display();
+        let table = mount_table::parse(
+            format!(
+                "2 1 0:41 / /a rw - fuse.lighthouse {store} rw\n\
+                 3 1 0:42 / /b rw - fuse.lighthouse /other rw\n\
+                 4 1 0:41 /current /c rw - fuse.lighthouse {store} rw\n\
+                 5 1 0:41 / /d rw - fuse.lighthouse {store} rw\n"
+            )
+            .as_bytes(),
+        );
+        assert_eq!(mounts_of(&table, dir.path()), ["/a", "/d"]);
+    }
+
+    #[test]
+    fn a_store_is_as_it_was_only_if_the_end_of_its_log_says_so() {
+        // More notes than a segment holds.
+        let many = |store: &Store| (0..500).for_each(|_| store.begin_connection([7; 16]).unwrap());
+        let label = |store: &Store| assert_eq!(store.label(b"kept", None).unwrap(), Seq::FIRST);
+        let is_as_it_was = |work: &dyn Fn(&Store)| {
+            let dir = tempfile::tempdir().unwrap();
+            let shape = Shape { segment_len: 8192, content_len: 1 << 20, content_step: 128 << 10 };
+            let create = CreateOptions { shape, ..CreateOptions::default() };
+            let store = Store::create(dir.path(), &create, &OpenOptions::default()).unwrap();
+            work(&store);
+            store.close().unwrap();
+            is_closed_after(dir.path(), Seq::FIRST)
+        };
+        assert!(is_as_it_was(&|_: &Store| ()));
+        assert!(!is_as_it_was(&label));
+        assert!(!is_as_it_was(&|store: &Store| {
+            label(store);
+            many(store);
+        }));
+        // Nobody has read whether there was one.
+        assert!(!is_as_it_was(&many));
+    }
 }

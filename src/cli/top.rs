@@ -88,28 +88,51 @@ pub(super) fn run(args: &TopArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The mount of ours that `path` is in.
+/// The mount of ours that `path` is in, or of whose tree it is in a part.
 fn mount_of(path: Option<&Path>) -> Result<MountEntry, CliError> {
     let path = path.unwrap_or(Path::new("."));
     let cannot = |err| CliError::new(format!("cannot find {}: {err}", path.display()));
     let table = mount_table::read()
         .map_err(|err| CliError::new(format!("cannot read the table of mounts: {err}")))?;
-    let innermost = |path: &Path| {
-        let ours = table.iter().filter(|mount| mount.is_ours());
-        let around = ours.filter(|mount| path.starts_with(&mount.mountpoint));
-        around.max_by_key(|mount| mount.mountpoint.components().count()).cloned()
+    let whole = |mount: &MountEntry| {
+        whole_of(&table, mount).cloned().ok_or_else(|| {
+            CliError::new(format!(
+                "{} is a part of what is mounted from {}, and all of it is not seen from here: name where that is",
+                mount.mountpoint.display(),
+                mount.source.display()
+            ))
+        })
     };
     // By its text where possible: a mount whose server hangs must not be asked about itself.
     let absolute = std::path::absolute(path).map_err(cannot)?;
-    if let Some(mount) = innermost(&absolute) {
-        return Ok(mount);
+    if let Some(mount) = innermost(&table, &absolute) {
+        return whole(mount);
     }
     let found = path.canonicalize().map_err(cannot)?;
-    innermost(&found).ok_or_else(|| {
+    let mount = innermost(&table, &found).ok_or_else(|| {
         CliError::new(format!(
             "{} is in no mount of lighthouse-fuse; `lighthouse-fuse status STORE` tells where a store is mounted",
             found.display()
         ))
+    })?;
+    whole(mount)
+}
+
+/// The innermost mount of ours that `path` is in.
+fn innermost<'t>(table: &'t [MountEntry], path: &Path) -> Option<&'t MountEntry> {
+    let ours = table.iter().filter(|mount| mount.is_ours());
+    let around = ours.filter(|mount| path.starts_with(&mount.mountpoint));
+    around.max_by_key(|mount| mount.mountpoint.components().count())
+}
+
+/// `mount`, or if it is a bind mount of a part, which does not tell what its server measures, one of the whole.
+fn whole_of<'t>(table: &'t [MountEntry], mount: &'t MountEntry) -> Option<&'t MountEntry> {
+    if mount.root == "/" {
+        return Some(mount);
+    }
+    table.iter().find(|other| {
+        let is_seen = mount_table::topmost(table, &other.mountpoint) == Some(*other);
+        other.is_ours() && other.minor == mount.minor && other.root == "/" && is_seen
     })
 }
 
@@ -386,6 +409,27 @@ mod tests {
         }
         thread::sleep(Duration::from_millis(2));
         meter.snapshot(|_| String::new())
+    }
+
+    #[test]
+    fn for_a_part_that_is_mounted_elsewhere_the_whole_is_asked() {
+        let table = mount_table::parse(
+            b"\
+2 1 0:40 / /p rw - fuse.lighthouse /stores/other rw
+3 1 0:41 / /hidden rw - fuse.lighthouse /stores/one rw
+4 3 0:42 / /hidden rw - tmpfs none rw
+5 1 0:41 / /q rw - fuse.lighthouse /stores/one rw
+6 2 0:41 /current /p/part rw - fuse.lighthouse /stores/one rw
+7 2 0:43 /current /p/alone rw - fuse.lighthouse /stores/alone rw
+",
+        );
+        let asked = |path: &str| {
+            let mount = innermost(&table, Path::new(path)).unwrap();
+            whole_of(&table, mount).map(|mount| mount.id)
+        };
+        assert_eq!(asked("/p/current"), Some(2));
+        assert_eq!(asked("/p/part/src"), Some(5));
+        assert_eq!(asked("/p/alone"), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! looked at once it is mounted, and what is known of it comes from the [`mount_table`]. What
 //! [`check`] refuses has changed nothing, and a failed mount takes the directory it made away again.
 //! A user who is not root mounts where he may write and nowhere else, whatever capability the
-//! program file has.
+//! program file has, unless he was given `CAP_SYS_ADMIN` in the ambient set.
 //!
 //! [`device`]: super::device
 //! [`unmount`]: super::unmount

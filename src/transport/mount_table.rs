@@ -93,7 +93,7 @@ pub fn topmost<'a>(table: &'a [MountEntry], mountpoint: &Path) -> Option<&'a Mou
         .or_else(|| here().next_back())
 }
 
-fn parse(table: &[u8]) -> Vec<MountEntry> {
+pub(crate) fn parse(table: &[u8]) -> Vec<MountEntry> {
     table.split(|&byte| byte == b'\n').filter_map(MountEntry::parse).collect()
 }
 

@@ -1,10 +1,10 @@
 //! Unmounting, and ending a connection.
 //!
 //! Invariants: nothing but a mount of type `fuse.lighthouse` is ever unmounted, by a user who is not
-//! root none but his own, whatever capability the program file has, and by whoever made
-//! one, nothing but that one, wherever it is by now and whatever is at its old place; and no path at
-//! or below a mount point is asked of the filesystem, so all of this works with a server that is
-//! dead or hung, and in the process that serves.
+//! root none but his own, whatever capability the program file has, unless he was given
+//! `CAP_SYS_ADMIN` in the ambient set, and by whoever made one, nothing but that one, wherever it is
+//! by now and whatever is at its old place; and no path at or below a mount point is asked of the
+//! filesystem, so all of this works with a server that is dead or hung, and in the process that serves.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -77,8 +77,12 @@ impl Identity {
 
     /// Of what the mount table says is at `path` since a moment ago.
     pub(super) fn new_at(path: &Path, entry: &MountEntry) -> Self {
-        let unique = number_of(CWD, path, MNT_ID_UNIQUE).map(|(unique, _)| unique);
-        Self { unique, ..Self::in_table(entry) }
+        let told = Self::in_table(entry);
+        // Another one may be there by now.
+        let unique = number_of(CWD, path, MNT_ID_UNIQUE)
+            .filter(|(_, device)| *device == told.device)
+            .map(|(unique, _)| unique);
+        Self { unique, ..told }
     }
 
     /// Whether `entry`, which is the topmost mount at its place, is this one.
@@ -424,6 +428,17 @@ mod tests {
         assert!(matches!(answer, UnmountError::NotMounted(_)), "{answer}");
         let answer = unmount(Path::new("/proc"), Detach::Lazily).unwrap_err();
         assert!(matches!(answer, UnmountError::NotOurs { .. }), "{answer}");
+    }
+
+    #[test]
+    fn the_number_of_another_mount_at_its_place_is_not_taken_for_its_own() {
+        let proc = Path::new("/proc");
+        let table = mount_table::read().unwrap();
+        let mut entry = mount_table::topmost(&table, proc).unwrap().clone();
+        let told = number_of(CWD, proc, MNT_ID_UNIQUE).map(|(unique, _)| unique);
+        assert_eq!(Identity::new_at(proc, &entry).unique, told);
+        entry.minor += 1;
+        assert_eq!(Identity::new_at(proc, &entry).unique, None);
     }
 
     #[test]
