@@ -21,6 +21,12 @@
 //!
 //! (What is saved travels in its event besides, since the same day: that is most of the difference.) Where other programs have
 //! the CPUs, looking is in vain and given up by itself.
+//!
+//! Between two looks the CPU is given to others, unless those kept it for long the last time. Where the scheduler puts a lone
+//! caller on the reader's CPU, as it likes, nothing else lets it come back. Four servers with that and four without in
+//! turn, as ratios of geometric means: READ 4 KiB 0.57, missing name 0.72, file made 0.85, unlinked 1.01, open, read and close
+//! 1.10, GETATTR 1.22 (7.9 to 17 us, by where the scheduler puts it); with two clients 0.98 to 1.27, with eight 0.94 to 1.06;
+//! `tar x` 0.88, `git clone` 0.97, `cargo build` 1.02, `npm ci` 1.04. Beside two or three programs that only compute it is as before.
 
 use std::io::{self, Read as _};
 use std::net::Shutdown;

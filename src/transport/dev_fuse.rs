@@ -46,9 +46,9 @@ pub enum Wait {
     Block,
     /// Looks for so long first, unless it was in vain lately, then sleeps in `poll(2)`.
     ///
-    /// A caller that comes back at once, on another CPU, is answered without waking anybody: on
-    /// two idle CPUs a round trip falls from about 45 us to 14 us with 20 us of spinning. At rest
-    /// no CPU is used.
+    /// A caller that comes back at once is answered without waking anybody: on two idle CPUs a round trip falls from
+    /// about 45 us to 14 us with 20 us of looking. Between two looks the CPU is given to whoever else has something to
+    /// do on it, since that may be the caller. At rest no CPU is used.
     Spin(Duration),
 }
 
@@ -62,6 +62,7 @@ pub struct DevFuse {
     wait: Wait,
     turns: Arc<Turns>,
     luck: Luck,
+    courtesy: Courtesy,
     crowd: Crowd,
     /// Readable once nothing more is to be received.
     stop: Option<OwnedFd>,
@@ -98,6 +99,54 @@ impl Luck {
         let pause = if found { 0 } else { self.next_pause.load(Ordering::Relaxed).max(1) };
         self.pause.store(pause, Ordering::Relaxed);
         self.next_pause.store((pause * 2).min(Self::PAUSE_MAX), Ordering::Relaxed);
+    }
+}
+
+/// Whether the CPU is given to others between two looks for a request.
+///
+/// Where a lone caller runs on the reader's CPU it can only come back once the reader lets it: then `sched_yield(2)` is
+/// all that a round trip needs, and no other CPU is woken. A program that only computes keeps the CPU for
+/// milliseconds instead, so after such a time it is not given away for a while.
+#[derive(Debug, Default)]
+struct Courtesy {
+    /// For so many receives it is not.
+    pause: AtomicU32,
+    /// How many that will be the next time.
+    next_pause: AtomicU32,
+}
+
+impl Courtesy {
+    /// Longer than callers need to ask for something, shorter than a slice of the scheduler.
+    const LONG: Duration = Duration::from_micros(300);
+    const PAUSE_MIN: u32 = 64;
+    /// A slice of 4 ms lost in so many receives is a microsecond for each.
+    const PAUSE_MAX: u32 = 4096;
+
+    /// Whether to, in the receive that begins.
+    fn is_due(&self) -> bool {
+        let pause = self.pause.load(Ordering::Relaxed);
+        if pause > 0 {
+            self.pause.store(pause - 1, Ordering::Relaxed);
+        }
+        pause == 0
+    }
+
+    /// Gives the CPU away for once, since `now`. Whether to go on doing so.
+    fn give_way(&self, now: Instant) -> bool {
+        rustix::thread::sched_yield();
+        self.gave_way(now.elapsed())
+    }
+
+    /// Learns how long it was away.
+    fn gave_way(&self, took: Duration) -> bool {
+        let next = self.next_pause.load(Ordering::Relaxed).max(Self::PAUSE_MIN);
+        if took < Self::LONG {
+            self.next_pause.store(next - 1, Ordering::Relaxed);
+            return true;
+        }
+        self.pause.store(next, Ordering::Relaxed);
+        self.next_pause.store((next * 2).min(Self::PAUSE_MAX), Ordering::Relaxed);
+        false
     }
 }
 
@@ -143,8 +192,9 @@ impl DevFuse {
     pub fn new(device: OwnedFd, wait: Wait) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&device)?;
         rustix::fs::fcntl_setfl(&device, flags | OFlags::NONBLOCK)?;
-        let (luck, crowd) = (Luck::default(), Crowd::of_this_machine());
-        Ok(Self { device, wait, turns: Arc::default(), luck, crowd, stop: None })
+        let (luck, courtesy) = (Luck::default(), Courtesy::default());
+        let crowd = Crowd::of_this_machine();
+        Ok(Self { device, wait, turns: Arc::default(), luck, courtesy, crowd, stop: None })
     }
 
     /// As [`DevFuse::new`], for a device whose readers also end once `stop` is readable.
@@ -186,6 +236,7 @@ impl DevFuse {
             Wait::Spin(time) if self.luck.tries() => Some(time),
             _ => None,
         };
+        let mut gives_way = looks.is_some() && self.courtesy.is_due();
         let mut since = None;
         loop {
             match rustix::io::read(&self.device, &mut *bytes) {
@@ -202,9 +253,13 @@ impl DevFuse {
                 // Unmounted or aborted: the connection ended.
                 Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
                 Err(Errno::AGAIN) => {
-                    let begun: Instant = *since.get_or_insert_with(Instant::now);
+                    let now = Instant::now();
+                    let begun: Instant = *since.get_or_insert(now);
                     match looks {
-                        Some(time) if begun.elapsed() < time => std::hint::spin_loop(),
+                        Some(time) if now.duration_since(begun) < time && gives_way => {
+                            gives_way = self.courtesy.give_way(now);
+                        }
+                        Some(time) if now.duration_since(begun) < time => std::hint::spin_loop(),
                         _ => {
                             if looks.take().is_some() {
                                 self.luck.tried(false);
@@ -519,6 +574,33 @@ mod tests {
         let most = usize::try_from(Luck::PAUSE_MAX).unwrap();
         assert!(tries(1000, true) >= 1000 - most);
         assert_eq!(tries(100, true), 100);
+    }
+
+    #[test]
+    fn the_cpu_is_given_away_until_somebody_keeps_it_for_long() {
+        let courtesy = Courtesy::default();
+        let given = |receives: u32, took: Duration| {
+            let give_once = || {
+                let due = courtesy.is_due();
+                if due {
+                    courtesy.gave_way(took);
+                }
+                due
+            };
+            (0..receives).filter(|_| give_once()).count()
+        };
+        let (short, long) = (Duration::from_micros(10), Duration::from_millis(4));
+        assert_eq!(given(1000, short), 1000);
+        // Once, and then ever more rarely.
+        assert_eq!(given(Courtesy::PAUSE_MIN, long), 1);
+        assert!(given(20 * Courtesy::PAUSE_MAX, long) < 30);
+        assert_eq!(given(Courtesy::PAUSE_MAX, long), 1);
+        // The pause under way is kept, no longer; of how long it was so much is forgotten with each receive.
+        let all = usize::try_from(3 * Courtesy::PAUSE_MAX).unwrap();
+        let most = usize::try_from(Courtesy::PAUSE_MAX).unwrap();
+        assert!(given(3 * Courtesy::PAUSE_MAX, short) >= all - most);
+        assert_eq!(given(1000, short), 1000);
+        assert_eq!(given(Courtesy::PAUSE_MIN, long), 1);
     }
 
     #[test]

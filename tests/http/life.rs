@@ -139,10 +139,10 @@ fn a_store_that_somebody_may_have_worked_in_is_never_set_aside() {
         server.signal(Signal::KILL);
         server.child.wait().unwrap();
     };
-    // The last one is known to be as it was once it was closed.
-    let since: [(&dyn Fn(&Place), bool); 3] =
-        [(&labelled, false), (&gone_on_with, false), (&killed, true)];
-    for (n, (since, is_known_later)) in since.into_iter().enumerate() {
+    let since: [&dyn Fn(&Place); 3] = [&labelled, &gone_on_with, &killed];
+    for (n, since) in since.into_iter().enumerate() {
+        // The one that was killed is known to be as it was once it was closed.
+        let is_known_later = n == 2;
         let place = with_old_events();
         assert_eq!(started(&mut place.command(false)).0, [404, 200]);
         since(&place);
