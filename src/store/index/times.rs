@@ -132,6 +132,9 @@ impl Tables {
         let tail =
             if rows.next()? { Tail::read(rows.key(), rows.value())? } else { Tail::default() };
         drop(rows);
+        if tail.last.1 > self.last {
+            return Err(IndexError::Damaged("it has times of events that it does not have".into()));
+        }
         self.tail = tail;
         Ok(())
     }
