@@ -3,8 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::io::{Read as _, Write as _};
-use std::process::{Child, Command, Stdio};
+#[path = "common/waiting.rs"]
+mod waiting;
+
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -19,6 +21,8 @@ use lighthouse_fuse::transport::memory::{self, Kernel, Options, User};
 use lighthouse_fuse::tree::{Origin, Timestamp, Tree};
 use lighthouse_fuse::view::{self, View};
 use tempfile::TempDir;
+
+use waiting::Waiting;
 
 const O_RDONLY: u32 = 0;
 const O_RDWR: u32 = 0o2;
@@ -50,8 +54,8 @@ fn mount(guard: Guard) -> Mounted {
 
 impl Mounted {
     /// The superuser, in a process that has these variables.
-    fn user(&self, process: &Process) -> User {
-        self.kernel.as_user(0, 0, &[], 0o022, process.0.id())
+    fn user(&self, process: &Waiting) -> User {
+        self.kernel.as_user(0, 0, &[], 0o022, process.id())
     }
 
     fn package(&self, id: &str, files: &[&str]) {
@@ -67,29 +71,6 @@ impl Mounted {
     fn unmount(self) {
         self.kernel.unmount();
         self.server.join().expect("no panic");
-    }
-}
-
-/// A process that only waits.
-struct Process(Child);
-
-impl Process {
-    fn with(variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new("cat");
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        let command = command.envs(variables.iter().copied());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        // Once it answers, its `exec` is over, and `/proc` shows the whole of its environment.
-        child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        Self(child)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -144,7 +125,7 @@ fn known() -> Option<Sessions> {
 #[test]
 fn without_a_session_nothing_is_opened_made_or_changed_where_one_is_demanded() {
     let mounted = mount(Guard::new(true, Policy::default(), known()));
-    let with = Process::with(&[("LIGHTHOUSE_SESSION", "a token")]);
+    let with = Waiting::with(&[("LIGHTHOUSE_SESSION", "a token")]);
     let agent = mounted.user(&with);
     prepare(&agent);
     assert_eq!(errors(&agent), [""; 0]);
@@ -153,7 +134,7 @@ fn without_a_session_nothing_is_opened_made_or_changed_where_one_is_demanded() {
         &[("LIGHTHOUSE_AGENT", "builder-1")],
         &[("LIGHTHOUSE_SESSION", "another token"), ("LIGHTHOUSE_AGENT", "builder-1")],
     ] {
-        let process = Process::with(variables);
+        let process = Waiting::with(variables);
         let user = mounted.user(&process);
         assert_eq!(errors(&user).len(), attempts(&user).len(), "{variables:?}");
         // Looking is no opening: the kernel gives out what it has cached to everybody.
@@ -183,8 +164,8 @@ fn by_default_a_policy_closes_only_what_it_names() {
                   builder-1 /current/d/sub none\n\
                   builder-1 /streams none\n";
     let mounted = mount(Guard::new(false, Policy::parse(policy).unwrap(), None));
-    let (own, builder) = (Process::with(&[]), Process::with(&[("LIGHTHOUSE_AGENT", "builder-1")]));
-    let rogue = Process::with(&[("LIGHTHOUSE_AGENT", "rogue")]);
+    let (own, builder) = (Waiting::with(&[]), Waiting::with(&[("LIGHTHOUSE_AGENT", "builder-1")]));
+    let rogue = Waiting::with(&[("LIGHTHOUSE_AGENT", "rogue")]);
     let (own, builder, rogue) = (mounted.user(&own), mounted.user(&builder), mounted.user(&rogue));
     prepare(&own);
     own.mkdir("/current/d/sub", 0o755).unwrap();
@@ -218,7 +199,7 @@ fn by_default_a_policy_closes_only_what_it_names() {
 fn a_closed_place_is_not_opened_by_moving_or_naming_it_otherwise() {
     let policy = "agent /current/shut none\nagent /current/a/b/shut none";
     let mounted = mount(Guard::new(false, Policy::parse(policy).unwrap(), None));
-    let (own, agent) = (Process::with(&[]), Process::with(&[("LIGHTHOUSE_AGENT", "agent")]));
+    let (own, agent) = (Waiting::with(&[]), Waiting::with(&[("LIGHTHOUSE_AGENT", "agent")]));
     let (own, agent) = (mounted.user(&own), mounted.user(&agent));
     for dir in ["/current/shut", "/current/a", "/current/a/b", "/current/a/b/shut", "/current/e"] {
         own.mkdir(dir, 0o755).unwrap();
@@ -254,9 +235,9 @@ fn a_closed_place_is_not_opened_by_moving_or_naming_it_otherwise() {
 fn a_package_shows_nobody_what_a_policy_closes_to_them() {
     let policy = "agent /current/shut none\nagent /current/second none\nreviewer / context_access";
     let mounted = mount(Guard::new(false, Policy::parse(policy).unwrap(), None));
-    let own = Process::with(&[]);
-    let agent = Process::with(&[("LIGHTHOUSE_AGENT", "agent")]);
-    let reviewer = Process::with(&[("LIGHTHOUSE_AGENT", "reviewer")]);
+    let own = Waiting::with(&[]);
+    let agent = Waiting::with(&[("LIGHTHOUSE_AGENT", "agent")]);
+    let reviewer = Waiting::with(&[("LIGHTHOUSE_AGENT", "reviewer")]);
     let own = mounted.user(&own);
     let (agent, reviewer) = (mounted.user(&agent), mounted.user(&reviewer));
     own.mkdir("/current/shut", 0o755).unwrap();
@@ -291,8 +272,8 @@ fn a_rule_about_one_thing_beside_the_tree_closes_that_alone() {
                   agent /streams/debug_events none\nagent /debug/health.json none\n\
                   other /streams/from none";
     let mounted = mount(Guard::new(false, Policy::parse(policy).unwrap(), None));
-    let agent = Process::with(&[("LIGHTHOUSE_AGENT", "agent")]);
-    let other = Process::with(&[("LIGHTHOUSE_AGENT", "other")]);
+    let agent = Waiting::with(&[("LIGHTHOUSE_AGENT", "agent")]);
+    let other = Waiting::with(&[("LIGHTHOUSE_AGENT", "other")]);
     let (agent, other) = (mounted.user(&agent), mounted.user(&other));
     mounted.package("secret", &[]);
     mounted.package("half", &[]);

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
-use std::io::{Read as _, Write as _};
-use std::process::{Child, Command, Stdio};
+#[path = "common/waiting.rs"]
+mod waiting;
+
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use lighthouse_fuse::tree::Tree;
 use lighthouse_fuse::view::{self, View};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use waiting::Waiting;
 
 const O_RDWR: u32 = 0o2;
 
@@ -45,7 +48,7 @@ fn mount() -> Mounted {
 /// A process of an agent. It only waits; what it does, the test does in its name.
 struct Agent {
     user: User,
-    process: Child,
+    _process: Waiting,
 }
 
 impl Agent {
@@ -62,23 +65,10 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 impl Mounted {
     fn agent(&self, name: &str) -> Agent {
-        let mut command = Command::new("cat");
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        let command = command.env("LIGHTHOUSE_AGENT", name);
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        // Once it answers, its `exec` is over, and `/proc` shows the whole of its environment.
-        process.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-        process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        Agent { user: self.kernel.as_user(0, 0, &[], 0o022, process.id()), process }
+        let process = Waiting::with(&[("LIGHTHOUSE_AGENT", name)]);
+        Agent { user: self.kernel.as_user(0, 0, &[], 0o022, process.id()), _process: process }
     }
 
     fn shadow(&self, path: &str) -> Value {
