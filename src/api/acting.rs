@@ -596,7 +596,9 @@ impl Acting {
                 (written.len, written.seq)
             }
             &Content::Staged { ino, len } => {
-                self.copy_range(ino, inode.ino, len, Some(&expected))?
+                let dropped = self.drop_capability(&expected)?;
+                let version = version.map(|version| dropped.unwrap_or(version));
+                self.copy_range(ino, inode.ino, len, Some(&Expected { version, ..expected }))?
             }
         };
         let mut last = filled;
@@ -609,6 +611,21 @@ impl Acting {
         }
         self.version_ends(inode.ino);
         Ok(last.unwrap_or(inode.changed))
+    }
+
+    /// A file whose content is replaced by others loses its capabilities. Before a copy a kernel would see to that itself; here is
+    /// none. Returns the event, if there was one.
+    fn drop_capability(&self, expected: &Expected<'_>) -> Result<Option<Seq>, Refusal> {
+        let ino = expected.ino;
+        if !self.tree.store().read().has_capability(ino).map_err(Refusal::from)? {
+            return Ok(None);
+        }
+        let operation = Operation::RemoveXattr { ino, name: b"security.capability" };
+        match self.perform_where(&operation, Some(expected)) {
+            // Somebody was faster.
+            Err(Refusal::NoData) => Ok(None),
+            other => Ok(other?.seq),
+        }
     }
 
     /// Copies up to `len` bytes; returns how many there were, and the last event.

@@ -216,7 +216,7 @@ impl WriteTo {
 /// may execute. For `fallocate` and `copy_file_range` the protocol has no such flag and the kernel
 /// leaves the bits to us: there it is to be set unless the caller is root (`CAP_FSETID`).
 /// `security.capability` goes with every write, truncation and change of owner, whatever the kernel
-/// says; before `fallocate` and `copy_file_range` the kernel removes it itself (`file_modified`).
+/// says; before `fallocate` and `copy_file_range` the kernel removes it itself (`file_modified`), and who asks without one has to.
 ///
 /// No event is caused by: a write or copy of zero bytes, an empty [`Attributes`], a rename of a name
 /// onto another name of the same inode, a [`Operation::Make`] that finds the name and is not

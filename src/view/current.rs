@@ -411,7 +411,7 @@ impl View {
         if ino == Ino::ROOT {
             self.top_changed();
         }
-        Ok((attr(Tense::Now, &inode), self.attr_lifetime(Tense::Now, &inode)))
+        Ok((attr(Seq::NOW, &inode), self.attr_lifetime(Tense::Now, &inode)))
     }
 
     /// The directories beside and above the tree have owner, mode and access control list of its root.

@@ -24,7 +24,7 @@ use crate::tree::{Ino, Inode, LabelError, Seq, Timestamp};
 use super::listing::{AFTER_DOTS, Filling, Listed};
 use super::moment::{self, Moment};
 use super::nodes::{Entered, Tense};
-use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, version};
+use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, shown_ino};
 
 /// Setting this attribute of `history/` labels a moment; it is never there to be read.
 pub(super) const LABEL_XATTR: &[u8] = b"user.lighthouse.label";
@@ -168,7 +168,7 @@ impl View {
             let Some((stamp, time)) = moment::hour_stamp(now, hours_ago) else { break };
             let Ok(at) = self.sequence(Moment::At(time)) else { break };
             let top = self.top_at(at)?;
-            let ino = version(&top);
+            let ino = shown_ino(at, &top);
             let listed = Listed { name: &stamp, ino, mode: top.mode, next, entry: None };
             if !filling.push(next, &listed) {
                 return Ok(());
@@ -191,7 +191,7 @@ impl View {
             }
             // A tree that cannot be shown is no name here either.
             let Ok(top) = self.within_reach(at).and_then(|()| self.top_at(at)) else { continue };
-            let (ino, mode) = (version(&top), top.mode);
+            let (ino, mode) = (shown_ino(at, &top), top.mode);
             let listed = Listed { name: &name, ino, mode, next: hash + 1, entry: None };
             if !filling.push(hash, &listed) {
                 break;

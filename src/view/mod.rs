@@ -460,7 +460,7 @@ impl View {
         Ok(Entry {
             node: node(tense, inode.ino)?,
             generation: 0,
-            attr: attr(tense, inode),
+            attr: attr(self.at(tense)?, inode),
             entry_valid: self.caching(tense).names,
             attr_valid: self.attr_lifetime(tense, inode),
         })
@@ -480,11 +480,15 @@ fn node(tense: Tense, ino: Ino) -> Result<NodeId, Refusal> {
     })
 }
 
-fn attr(tense: Tense, inode: &Inode) -> Attr {
-    let directory = inode.mode & S_IFMT == S_IFDIR;
+/// Attributes of `inode` as it was after event `at`.
+fn attr(at: Seq, inode: &Inode) -> Attr {
     Attr {
-        ino: shown_ino(tense, inode),
-        size: if directory { inode.entries.saturating_mul(NAME_SIZE) } else { inode.size },
+        ino: shown_ino(at, inode),
+        size: if is_directory(inode) {
+            inode.entries.saturating_mul(NAME_SIZE)
+        } else {
+            inode.size
+        },
         blocks: inode.allocated.div_ceil(512),
         atime: time(inode.atime),
         mtime: time(inode.mtime),
@@ -500,18 +504,31 @@ fn attr(tense: Tense, inode: &Inode) -> Attr {
     }
 }
 
-/// What `stat` shows as the inode number: below `current/` the inode, in the past its version, equal
-/// under every name of the same version and never equal to one of the present.
-fn shown_ino(tense: Tense, inode: &Inode) -> u64 {
-    match tense {
-        Tense::Now => inode.ino.0,
-        Tense::Past(_) => version(inode),
+fn is_directory(inode: &Inode) -> bool {
+    inode.mode & S_IFMT == S_IFDIR
+}
+
+/// What `stat` shows as the inode number: below `current/` ([`Seq::NOW`]) the inode, and in the past never one of those.
+///
+/// A file has that of its version there, equal under every name and after every event that left it alone. A directory has
+/// another after each event: its version says nothing of what is below it, and programs such as `diff -r` and `cp -a`
+/// take two directories with one number for the same one and look no further.
+fn shown_ino(at: Seq, inode: &Inode) -> u64 {
+    match at {
+        Seq::NOW => inode.ino.0,
+        at if is_directory(inode) => past_directory(at, inode.ino),
+        _ => PAST | inode.changed.0 << 3 | u64::from(inode.role.min(6)),
     }
 }
 
-/// The number of a version of an inode.
-fn version(inode: &Inode) -> u64 {
-    PAST | inode.changed.0 << 3 | u64::from(inode.role & 0b111)
+/// No two directories have the same after one event, nor has one directory after two.
+fn past_directory(at: Seq, ino: Ino) -> u64 {
+    const BITS: u64 = (1 << 48) - 1;
+    /// Odd, so no two events have the same distance; and neighbours are far apart.
+    const STEP: u64 = 0x9e37_79b9_7f4b;
+    /// Beside the roles that an inode can have in an event.
+    const DIRECTORY: u64 = 0b111;
+    PAST | (ino.0.wrapping_add(at.0.wrapping_mul(STEP)) & BITS) << 3 | DIRECTORY
 }
 
 fn time(time: Timestamp) -> Time {

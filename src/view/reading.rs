@@ -130,8 +130,9 @@ impl View {
             Place::History => Ok((self.history_attr()?, self.options.caching.attributes)),
             Place::Made(made) => self.made_attr(made),
             Place::Tree(tense, ino) => {
-                let inode = self.tree.inode(ino, self.at(tense)?)?;
-                Ok((attr(tense, &inode), self.attr_lifetime(tense, &inode)))
+                let at = self.at(tense)?;
+                let inode = self.tree.inode(ino, at)?;
+                Ok((attr(at, &inode), self.attr_lifetime(tense, &inode)))
             }
         }
     }
@@ -417,12 +418,12 @@ impl View {
         let at = self.at(tense)?;
         if offset < AFTER_DOTS {
             let inode = self.tree.inode(dir, at)?;
-            let (own, above) = (shown_ino(tense, &inode), self.ino_above(tense, &inode, at)?);
+            let (own, above) = (shown_ino(at, &inode), self.ino_above(tense, &inode, at)?);
             if !filling.push_dots(offset, own, above, inode.mode) {
                 return Ok(());
             }
         }
-        // In the past, the number of an inode is that of its version, which is among its attributes.
+        // In the past, the number of a file is that of its version, which is among its attributes.
         if !plus && tense == Tense::Now {
             self.tree.list(dir, offset, at, &mut |hash, name, entry| {
                 let next = hash.saturating_add(1);
@@ -461,9 +462,9 @@ impl View {
             });
         }
         match self.tree.parent(dir.ino, at) {
-            Ok(parent) => Ok(shown_ino(tense, &self.tree.inode(parent, at)?)),
+            Ok(parent) => Ok(shown_ino(at, &self.tree.inode(parent, at)?)),
             // Removed, and open still.
-            Err(TreeRefusal::NotFound) => Ok(shown_ino(tense, dir)),
+            Err(TreeRefusal::NotFound) => Ok(shown_ino(at, dir)),
             Err(refusal) => Err(refusal.into()),
         }
     }

@@ -33,7 +33,7 @@ impl View {
     /// Attributes of the mount's root or of `history`, which look like `top` but are not it. Its times move with
     /// each name in `current/`, of which the kernel would have to be told each time.
     pub(super) fn synthetic(top: &Inode, ino: u64, nlink: u32) -> Attr {
-        let attr = attr(Tense::Now, top);
+        let attr = attr(Seq::NOW, top);
         let born = attr.btime;
         Attr { ino, size: 0, blocks: 0, nlink, atime: born, mtime: born, ctime: born, ..attr }
     }

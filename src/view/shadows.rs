@@ -36,7 +36,6 @@ use crate::tree::{Ino, Inode, Seq, Timestamp};
 
 use super::listing::{AFTER_DOTS, Filling, Listed};
 use super::made::{Made, node};
-use super::nodes::Tense;
 use super::{Found, ROOT_INO, Refusal, TreeRefusal, View, attr};
 
 /// Longest file whose content is shown, in bytes.
@@ -149,7 +148,7 @@ impl View {
     }
 
     fn shadow_attr_of(&self, inode: &Inode) -> Result<Attr, Refusal> {
-        let shown = Attr { ino: Made::Shadow(inode.ino).ino(), ..attr(Tense::Now, inode) };
+        let shown = Attr { ino: Made::Shadow(inode.ino).ino(), ..attr(Seq::NOW, inode) };
         if inode.mode & S_IFMT != S_IFREG {
             return Ok(shown);
         }

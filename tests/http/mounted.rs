@@ -100,6 +100,35 @@ fn a_change_over_http_shows_at_once_where_the_kernel_has_cached() {
 }
 
 #[test]
+fn content_that_is_replaced_over_http_loses_its_capabilities() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut server = Server::start(&mut place.command(true));
+    let current = place.path("at/current");
+    {
+        let agent = server.session("a");
+        let get = "python3 -c 'import os; print(os.listxattr(\"f\"))'";
+        // One page travels in an event, more than a MiB is staged and copied.
+        for len in [4096, 3 << 20] {
+            shell(&current, "rm -f f; head -c 3145728 /dev/zero > f");
+            let cap = "0100000200040000000000000000000000000000";
+            let set =
+                format!("os.setxattr(\"f\", \"security.capability\", bytes.fromhex(\"{cap}\"))");
+            shell(&current, &format!("python3 -c 'import os; {set}'"));
+            assert!(shell(&current, get).contains("security.capability"));
+            let tag = agent.get("/files/f").header("etag").to_owned();
+            let body = vec![b'x'; len];
+            assert_eq!(agent.ask("PUT", "/files/f", &[("if-match", &tag)], &body).status, 204);
+            assert!(!shell(&current, get).contains("security.capability"), "{len}");
+            assert_eq!(shell(&current, "stat -c %s f"), format!("{len}\n"));
+        }
+    }
+    server.stop();
+}
+
+#[test]
 fn who_appends_does_so_behind_what_http_wrote_meanwhile() {
     if !can_mount() {
         return;

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::Command;
 
 use rustix::io::Errno;
 
@@ -14,6 +15,7 @@ use crate::{Outcome, tests};
 tests![
     every_moment_shows_the_tree_as_it_was_then_also_after_a_crash,
     nothing_below_history_can_be_changed,
+    moments_are_compared_and_copied_by_ordinary_programs,
     one_directory_under_two_moments_keeps_both_working_directories,
     a_moment_that_is_not_there_yet_is_no_file_and_is_there_later,
     a_label_given_again_at_once_leads_somewhere_while_somebody_is_in_it,
@@ -83,6 +85,40 @@ fn every_moment_shows_the_tree_as_it_was_then_also_after_a_crash() -> Outcome {
     mount.crash();
     mount.start(&[]);
     check();
+    Ok(())
+}
+
+fn moments_are_compared_and_copied_by_ordinary_programs() -> Outcome {
+    let mount = Mount::fresh()?;
+    fs::create_dir_all(mount.path("a/b/c")).unwrap();
+    fs::write(mount.path("a/b/c/file"), "one").unwrap();
+    fs::write(mount.path("same"), "same").unwrap();
+    let before = mount.seq();
+    fs::write(mount.path("a/b/c/file"), "two").unwrap();
+    let after = mount.seq();
+    let (past, now) = (mount.past(before, ""), mount.past(after, ""));
+    // Of none of the directories on the way anything but what is below has changed.
+    let diff = Command::new("diff").arg("-r").args([&past, &now]).output().unwrap();
+    let said = String::from_utf8_lossy(&diff.stdout);
+    assert_eq!(diff.status.code(), Some(1), "{diff:?}");
+    assert!(said.contains("< one") && said.contains("> two"), "{said}");
+    assert!(!said.contains("same"), "{said}");
+    let copies = tempfile::tempdir().unwrap();
+    let copied =
+        Command::new("cp").arg("-a").args([&past, &now]).arg(copies.path()).output().unwrap();
+    assert!(copied.status.success(), "{copied:?}");
+    for (seq, content) in [(before, "one"), (after, "two")] {
+        let file = copies.path().join(format!("@{seq}/a/b/c/file"));
+        assert_eq!(fs::read_to_string(file).unwrap(), content);
+    }
+    // A file that was left alone is one and the same, and no directory is.
+    let number = |top: &Path, name: &str| fs::metadata(top.join(name)).unwrap().ino();
+    assert_eq!(number(&past, "same"), number(&now, "same"));
+    for name in ["", "a", "a/b", "a/b/c"] {
+        assert_ne!(number(&past, name), number(&now, name), "{name}");
+        assert_eq!(number(&past, name), number(&past, name));
+        assert!(number(&past, name) < 1 << 53);
+    }
     Ok(())
 }
 
