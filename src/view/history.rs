@@ -23,15 +23,16 @@ use crate::tree::{Ino, Inode, LabelError, Seq, Timestamp};
 
 use super::listing::{AFTER_DOTS, Filling, Listed};
 use super::moment::{self, Moment};
-use super::nodes::{Entered, Tense};
+use super::nodes::{Entered, Still, Tense};
 use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, version};
 
 /// Setting this attribute of `history/` labels a moment; it is never there to be read.
 pub(super) const LABEL_XATTR: &[u8] = b"user.lighthouse.label";
 
-/// How long after its last lookup a relative time still means what it meant then: a program that takes
-/// several steps, each by the whole path, meets one tree.
-const STANDS_STILL: Duration = Duration::from_secs(60);
+/// How long a relative time still means what it meant at its last lookup: a program that takes several steps, each by
+/// the whole path, meets one tree. Who looks at it for ever is to see it move on.
+const STANDS_STILL: Still =
+    Still { entered: Duration::from_secs(60), meant: Duration::from_secs(5 * 60) };
 
 /// Most hours that are listed, whatever the options say: ten years.
 const LISTED_HOURS_MAX: u32 = 10 * 366 * 24;
@@ -50,15 +51,15 @@ impl View {
                 let last = self.tree.last();
                 let at = self.sequence(moment)?;
                 match moment {
-                    Moment::After(_) => (at, Duration::MAX, FOREVER),
+                    Moment::After(_) => (at, Still::EVER, FOREVER),
                     // No event is older than the one before it: once there was a later one, nothing can come between.
-                    Moment::At(_) if at < last => (at, Duration::MAX, FOREVER),
+                    Moment::At(_) if at < last => (at, Still::EVER, FOREVER),
                     Moment::At(_) | Moment::Ago(_) => (at, STANDS_STILL, Duration::ZERO),
                 }
             }
             None => {
                 let at = self.tree.store().read().label(name).map_err(TreeRefusal::from)?;
-                (at.ok_or(TreeRefusal::NotFound)?, Duration::ZERO, Duration::ZERO)
+                (at.ok_or(TreeRefusal::NotFound)?, Still::NOT, Duration::ZERO)
             }
         };
         self.enter(name, at, still, valid).map(Found::Entry)
@@ -69,7 +70,7 @@ impl View {
         &self,
         name: &[u8],
         at: Seq,
-        still: Duration,
+        still: Still,
         valid: Duration,
     ) -> Result<Entry, Refusal> {
         let Entered { view, at, crowded_out } =
@@ -92,7 +93,7 @@ impl View {
         }
         self.mark_all(self.drafts.take_every());
         let at = self.tree.store().label(name, None).map_err(label_refusal)?;
-        self.enter(name, at, Duration::ZERO, Duration::ZERO)
+        self.enter(name, at, Still::NOT, Duration::ZERO)
     }
 
     /// Gives a label to a tree of the past: `value` is `MOMENT/NAME`.
