@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::proto::types::{Attr, Entry, FOREVER};
 use crate::tree::{Ino, Inode, LabelError, Seq, Timestamp};
 
-use super::listing::{AFTER_DOTS, Filling, Listed};
+use super::listing::{Filling, Listed};
 use super::moment::{self, Moment};
 use super::nodes::{Entered, Still, Tense};
 use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, version};
@@ -66,13 +66,7 @@ impl View {
     }
 
     /// Gives out the top of the tree after event `at` under `name`; `still` as of [`super::nodes::Nodes::enter`].
-    fn enter(
-        &self,
-        name: &[u8],
-        at: Seq,
-        still: Still,
-        valid: Duration,
-    ) -> Result<Entry, Refusal> {
+    fn enter(&self, name: &[u8], at: Seq, still: Still, valid: Duration) -> Result<Entry, Refusal> {
         let Entered { view, at, crowded_out } =
             self.nodes.enter(name, at, still).ok_or(Refusal::TooManyViews)?;
         self.ask_back(crowded_out);
@@ -160,13 +154,12 @@ impl View {
             return Ok(());
         }
         let now = Timestamp::now();
-        for (next, hours_ago) in
-            (AFTER_DOTS + 1..).zip(0..self.options.list_times.min(LISTED_HOURS_MAX))
-        {
+        for hours_ago in 0..self.options.list_times.min(LISTED_HOURS_MAX) {
+            let Some((stamp, time)) = moment::hour_stamp(now, hours_ago) else { break };
+            let next = hour_offset(time);
             if next <= offset {
                 continue;
             }
-            let Some((stamp, time)) = moment::hour_stamp(now, hours_ago) else { break };
             let Ok(at) = self.sequence(Moment::At(time)) else { break };
             let top = self.top_at(at)?;
             let ino = version(&top);
@@ -205,6 +198,13 @@ impl View {
 /// Offsets of labels in the listing, and those of hours below.
 const FIRST_LABEL: u64 = 1 << 62;
 
+/// Where a listing goes on after the hour of `time`, whatever hours pass meanwhile: the last hour comes first.
+const fn hour_offset(time: Timestamp) -> u64 {
+    // Far more hours than there are in 64 bits of nanoseconds.
+    const EPOCH: u64 = 1 << 24;
+    EPOCH.saturating_add_signed(-time.0.div_euclid(moment::HOUR_NS))
+}
+
 /// The mode of `history/`: what the tree's root lets others do to names, they may not do to labels.
 pub(super) const fn history_mode(top: u32) -> u32 {
     const SET_ID_AND_STICKY: u32 = 0o7000;
@@ -220,4 +220,26 @@ fn label_refusal(error: LabelError) -> Refusal {
         LabelError::Missing | LabelError::NoTree => TreeRefusal::NotFound,
         LabelError::Commit(error) => error.into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::listing::AFTER_DOTS;
+
+    #[test]
+    fn offsets_of_hours_stay_and_lie_between_dots_and_labels() {
+        let now = Timestamp::now();
+        let offsets = |now| -> Vec<u64> {
+            let hours = (0..30).map_while(|ago| moment::hour_stamp(now, ago));
+            hours.map(|(_, time)| hour_offset(time)).collect()
+        };
+        let later = Timestamp(now.0 + moment::HOUR_NS);
+        assert_eq!(offsets(now)[..29], offsets(later)[1..]);
+        assert!(offsets(now).is_sorted_by(|before, after| before < after));
+        for time in [i64::MIN, i64::MAX] {
+            let offset = hour_offset(Timestamp(time));
+            assert!(offset > AFTER_DOTS && offset < FIRST_LABEL, "{offset}");
+        }
+    }
 }
