@@ -9,7 +9,7 @@ mod stores;
 
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lighthouse_fuse::agents::Agents;
 use lighthouse_fuse::proto::op::Whence;
@@ -26,6 +26,7 @@ const O_CREAT: u32 = 0o100;
 const O_TRUNC: u32 = 0o1000;
 const O_DIRECTORY: u32 = 0o200_000;
 const O_TMPFILE: u32 = 0o20_200_000;
+const RENAME_EXCHANGE: u32 = 2;
 
 /// A kernel, and the thread that serves it from a store.
 struct Mounted {
@@ -310,6 +311,57 @@ fn what_is_changed_beside_the_kernel_shows_to_whoever_asks_from_then_on() {
         change(&Operation::Unlink { parent, name });
         assert_eq!(user.stat(&path), Err(Errno::ENOENT), "{n}");
     }
+    kernel.unmount();
+    server.join().unwrap();
+}
+
+#[test]
+fn a_listing_that_the_kernel_keeps_of_a_directory_that_moved_tells_what_is_above_it() {
+    let (store, _dir) = stores::fresh();
+    let tree = Tree::new(Arc::clone(&store));
+    let view = View::new(tree.clone(), Agents::new(store), view::Options::default());
+    let view = Arc::new(view);
+    let watcher: Weak<View> = Arc::downgrade(&view);
+    tree.watch(watcher);
+    let (kernel, device) = memory::pair(Options::default());
+    let server = thread::spawn(move || serve(&device, &view, Config::default()).unwrap());
+    kernel.mount().expect("INIT is answered");
+    let user = kernel.as_root();
+    for path in ["/current/a", "/current/b", "/current/a/d", "/current/b/e"] {
+        user.mkdir(path, 0o755).unwrap();
+    }
+    let inos = ["/current/a", "/current/b"].map(|path| user.stat(path).unwrap().ino);
+    let above = |path: &str| {
+        let dir = user.open(path, O_DIRECTORY, 0).unwrap();
+        let listed = user.getdents(dir).unwrap();
+        // To the end, so that it is kept.
+        assert!(user.getdents(dir).unwrap().is_empty());
+        user.close(dir).unwrap();
+        listed.iter().find(|entry| entry.name == b"..").unwrap().ino
+    };
+    let comes_to_be = |path: &str, ino: u64| {
+        let until = Instant::now() + Duration::from_secs(10);
+        while above(path) != ino {
+            assert!(Instant::now() < until, "{path}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    assert_eq!((above("/current/a/d"), above("/current/b/e")), (inos[0], inos[1]));
+    user.rename_with("/current/a/d", "/current/b/e", RENAME_EXCHANGE).unwrap();
+    comes_to_be("/current/a/d", inos[0]);
+    comes_to_be("/current/b/e", inos[1]);
+    user.rename("/current/b/e", "/current/a/f").unwrap();
+    comes_to_be("/current/a/f", inos[0]);
+    // Whoever changes it beside the kernel waits until that has heard of it.
+    let rename = Operation::Rename {
+        parent: Ino(inos[0]),
+        name: b"f",
+        new_parent: Ino(inos[1]),
+        new_name: b"g",
+        how: operation::RenameHow::Replace,
+    };
+    tree.perform_beside(&operation::Caller::default(), &rename, None).unwrap();
+    assert_eq!(above("/current/b/g"), inos[1]);
     kernel.unmount();
     server.join().unwrap();
 }

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 const O_RDONLY: u32 = 0;
 const O_RDWR: u32 = 0o2;
 const O_CREAT: u32 = 0o100;
+const O_DIRECTORY: u32 = 0o200_000;
 
 const STREAMS: [&str; 6] = [
     "validation_requests",
@@ -302,6 +303,39 @@ fn a_package_shows_its_files_as_of_its_creation_until_it_is_removed() {
     assert!(packages.remove(Origin::default(), "review 1", Timestamp(0)).unwrap());
     assert_eq!(user.stat("/context/review 1"), Err(Errno::ENOENT));
     assert_eq!(names(&user, "/context"), [""; 0]);
+    mounted.unmount();
+}
+
+#[test]
+fn a_package_that_goes_while_they_are_listed_hides_no_other() {
+    let mounted = mount(true);
+    let user = mounted.kernel.as_root();
+    let packages = Packages::new(&mounted.tree);
+    let ids: Vec<String> = (0..60).map(|number| format!("p{number:02}")).collect();
+    for package_id in ids.iter().cloned() {
+        let new = NewPackage {
+            package_id,
+            request_id: "r".to_owned(),
+            agent_capabilities: Vec::new(),
+            files_involved: Vec::new(),
+            context_data: serde_json::Map::new(),
+            expires_at: None,
+        };
+        packages.make(Origin::default(), &new, Timestamp(0)).unwrap();
+    }
+    let dir = user.open("/context", O_DIRECTORY, 0).unwrap();
+    let mut seen = Vec::new();
+    loop {
+        let some = user.getdents_in(dir, 1024).unwrap();
+        let Some(last) = some.last() else { break };
+        // What was listed just now, and so is behind the offset that the listing goes on at.
+        let last = String::from_utf8(last.name.clone()).unwrap();
+        let _ = packages.remove(Origin::default(), &last, Timestamp(0)).unwrap();
+        seen.extend(some.into_iter().map(|entry| String::from_utf8(entry.name).unwrap()));
+    }
+    user.close(dir).unwrap();
+    assert_eq!(seen.split_off(2), ids);
+    assert!(names(&user, "/context").len() < ids.len() - 1, "some went, and not only at the end");
     mounted.unmount();
 }
 

@@ -32,7 +32,7 @@ pub enum Moment {
 /// Longest name that is looked at; the longest RFC 3339 time with nanoseconds and offset has 35.
 const NAME_MAX: usize = 64;
 const SECOND_NS: i64 = 1_000_000_000;
-const HOUR_NS: i64 = 3600 * SECOND_NS;
+pub(crate) const HOUR_NS: i64 = 3600 * SECOND_NS;
 const DAY_NS: i64 = 24 * HOUR_NS;
 
 static PARSER: DateTimeParser = DateTimeParser::new();

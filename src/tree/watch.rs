@@ -21,7 +21,7 @@ use parking_lot::RwLock;
 use crate::store::Placed;
 use crate::store::index::Tables;
 
-use super::operation::{Caller, FALLOC_FL_PUNCH_HOLE, Operation, WriteTo};
+use super::operation::{Caller, FALLOC_FL_PUNCH_HOLE, Operation, S_IFDIR, S_IFMT, WriteTo};
 use super::{ActorId, Ino, Inode, Outcome, Refusal, Seq, Tree};
 
 /// What is different now in the present tree.
@@ -217,8 +217,14 @@ impl Tree {
             Operation::Rename { parent, name: old, new_parent, new_name, .. } => {
                 name(parent, old);
                 name(new_parent, new_name);
-                attributes(outcome.inode);
-                attributes(outcome.other);
+                for inode in outcome.inode.into_iter().chain(outcome.other) {
+                    // A listing of a directory tells which one is above it.
+                    if parent != new_parent && inode.nlink > 0 && inode.mode & S_IFMT == S_IFDIR {
+                        changed(Changed::Content(inode.ino));
+                    } else {
+                        attributes(Some(inode));
+                    }
+                }
             }
             Operation::SetAttributes { ino, set } if set.size.is_some() => {
                 changed(Changed::Content(ino));

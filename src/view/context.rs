@@ -71,9 +71,10 @@ impl View {
         self.give_out_made(Made::Package(package.seq))
     }
 
-    /// Name and event of each package.
+    /// Name and event of each package, in the order of these events.
     pub(super) fn context_names(&self) -> Result<Vec<(Vec<u8>, Made)>, Refusal> {
-        let packages = self.packages.list(Timestamp::now())?;
+        let mut packages = self.packages.list(Timestamp::now())?;
+        packages.sort_unstable_by_key(|package| package.seq);
         let name = |package: &Arc<Package>| package.is.package_id.clone().into_bytes();
         Ok(packages.iter().map(|package| (name(package), Made::Package(package.seq))).collect())
     }

@@ -381,7 +381,20 @@ impl View {
         self.before_rename((parent, name), (new_parent, new_name));
         let moved =
             self.change(asker, &Operation::Rename { parent, name, new_parent, new_name, how })?;
+        if parent != new_parent {
+            self.is_elsewhere(moved.inode.as_ref());
+            self.is_elsewhere(moved.other.as_ref().filter(|_| how == RenameHow::Exchange));
+        }
         moved.other.map_or(Ok(()), |replaced| self.may_be_nameless(&replaced))
+    }
+
+    /// A directory has another one above it: a listing of it that the kernel keeps says otherwise.
+    fn is_elsewhere(&self, moved: Option<&Inode>) {
+        let Some(inode) = moved.filter(|inode| inode.mode & S_IFMT == S_IFDIR) else { return };
+        let Ok(node) = node(Tense::Now, inode.ino) else { return };
+        // Without room it is told when it is told once more.
+        let _ = self.news.push(News::Content(node));
+        self.told.add(News::Content(node));
     }
 
     /// Sets attributes, through `handle` if there is one.

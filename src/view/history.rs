@@ -21,17 +21,18 @@ use std::time::Duration;
 use crate::proto::types::{Attr, Entry, FOREVER};
 use crate::tree::{Ino, Inode, LabelError, Seq, Timestamp};
 
-use super::listing::{AFTER_DOTS, Filling, Listed};
+use super::listing::{Filling, Listed};
 use super::moment::{self, Moment};
-use super::nodes::{Entered, Tense};
+use super::nodes::{Entered, Still, Tense};
 use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, shown_ino};
 
 /// Setting this attribute of `history/` labels a moment; it is never there to be read.
 pub(super) const LABEL_XATTR: &[u8] = b"user.lighthouse.label";
 
-/// How long after its last lookup a relative time still means what it meant then: a program that takes
-/// several steps, each by the whole path, meets one tree.
-const STANDS_STILL: Duration = Duration::from_secs(60);
+/// How long a relative time still means what it meant at its last lookup: a program that takes several steps, each by
+/// the whole path, meets one tree. Who looks at it for ever is to see it move on.
+const STANDS_STILL: Still =
+    Still { entered: Duration::from_secs(60), meant: Duration::from_secs(5 * 60) };
 
 /// Most hours that are listed, whatever the options say: ten years.
 const LISTED_HOURS_MAX: u32 = 10 * 366 * 24;
@@ -50,28 +51,22 @@ impl View {
                 let last = self.tree.last();
                 let at = self.sequence(moment)?;
                 match moment {
-                    Moment::After(_) => (at, Duration::MAX, FOREVER),
+                    Moment::After(_) => (at, Still::EVER, FOREVER),
                     // No event is older than the one before it: once there was a later one, nothing can come between.
-                    Moment::At(_) if at < last => (at, Duration::MAX, FOREVER),
+                    Moment::At(_) if at < last => (at, Still::EVER, FOREVER),
                     Moment::At(_) | Moment::Ago(_) => (at, STANDS_STILL, Duration::ZERO),
                 }
             }
             None => {
                 let at = self.tree.store().read().label(name).map_err(TreeRefusal::from)?;
-                (at.ok_or(TreeRefusal::NotFound)?, Duration::ZERO, Duration::ZERO)
+                (at.ok_or(TreeRefusal::NotFound)?, Still::NOT, Duration::ZERO)
             }
         };
         self.enter(name, at, still, valid).map(Found::Entry)
     }
 
     /// Gives out the top of the tree after event `at` under `name`; `still` as of [`super::nodes::Nodes::enter`].
-    fn enter(
-        &self,
-        name: &[u8],
-        at: Seq,
-        still: Duration,
-        valid: Duration,
-    ) -> Result<Entry, Refusal> {
+    fn enter(&self, name: &[u8], at: Seq, still: Still, valid: Duration) -> Result<Entry, Refusal> {
         let Entered { view, at, crowded_out } =
             self.nodes.enter(name, at, still).ok_or(Refusal::TooManyViews)?;
         self.ask_back(crowded_out);
@@ -92,7 +87,7 @@ impl View {
         }
         self.mark_all(self.drafts.take_every());
         let at = self.tree.store().label(name, None).map_err(label_refusal)?;
-        self.enter(name, at, Duration::ZERO, Duration::ZERO)
+        self.enter(name, at, Still::NOT, Duration::ZERO)
     }
 
     /// Gives a label to a tree of the past: `value` is `MOMENT/NAME`.
@@ -159,13 +154,12 @@ impl View {
             return Ok(());
         }
         let now = Timestamp::now();
-        for (next, hours_ago) in
-            (AFTER_DOTS + 1..).zip(0..self.options.list_times.min(LISTED_HOURS_MAX))
-        {
+        for hours_ago in 0..self.options.list_times.min(LISTED_HOURS_MAX) {
+            let Some((stamp, time)) = moment::hour_stamp(now, hours_ago) else { break };
+            let next = hour_offset(time);
             if next <= offset {
                 continue;
             }
-            let Some((stamp, time)) = moment::hour_stamp(now, hours_ago) else { break };
             let Ok(at) = self.sequence(Moment::At(time)) else { break };
             let top = self.top_at(at)?;
             let ino = shown_ino(at, &top);
@@ -204,6 +198,13 @@ impl View {
 /// Offsets of labels in the listing, and those of hours below.
 const FIRST_LABEL: u64 = 1 << 62;
 
+/// Where a listing goes on after the hour of `time`, whatever hours pass meanwhile: the last hour comes first.
+const fn hour_offset(time: Timestamp) -> u64 {
+    // Far more hours than there are in 64 bits of nanoseconds.
+    const EPOCH: u64 = 1 << 24;
+    EPOCH.saturating_add_signed(-time.0.div_euclid(moment::HOUR_NS))
+}
+
 /// The mode of `history/`: what the tree's root lets others do to names, they may not do to labels.
 pub(super) const fn history_mode(top: u32) -> u32 {
     const SET_ID_AND_STICKY: u32 = 0o7000;
@@ -219,4 +220,26 @@ fn label_refusal(error: LabelError) -> Refusal {
         LabelError::Missing | LabelError::NoTree => TreeRefusal::NotFound,
         LabelError::Commit(error) => error.into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::listing::AFTER_DOTS;
+
+    #[test]
+    fn offsets_of_hours_stay_and_lie_between_dots_and_labels() {
+        let now = Timestamp::now();
+        let offsets = |now| -> Vec<u64> {
+            let hours = (0..30).map_while(|ago| moment::hour_stamp(now, ago));
+            hours.map(|(_, time)| hour_offset(time)).collect()
+        };
+        let later = Timestamp(now.0 + moment::HOUR_NS);
+        assert_eq!(offsets(now)[..29], offsets(later)[1..]);
+        assert!(offsets(now).is_sorted_by(|before, after| before < after));
+        for time in [i64::MIN, i64::MAX] {
+            let offset = hour_offset(Timestamp(time));
+            assert!(offset > AFTER_DOTS && offset < FIRST_LABEL, "{offset}");
+        }
+    }
 }

@@ -475,7 +475,12 @@ impl View {
             | Made::Agent
             | Made::AgentLine(_) => return Err(TreeRefusal::NotADirectory.into()),
         };
-        for (next, (name, listed)) in (AFTER_DOTS + 1..).zip(names) {
+        for (number, (name, listed)) in (AFTER_DOTS + 1..).zip(names) {
+            // Packages come and go meanwhile; everything else stays where it is.
+            let next = match listed {
+                Made::Package(by) => AFTER_DOTS + 1 + by.0,
+                _ => number,
+            };
             if next <= offset {
                 continue;
             }

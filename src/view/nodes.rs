@@ -18,7 +18,7 @@
 //! Invariants: inode numbers stay below 2^48, so (view, inode) fits; a view is bound to one event from
 //! the first lookup of its name until the kernel has forgotten every node of it, so whoever is in it
 //! sees one tree. A name looked up again leads to the same view while that one is bound, unless the name
-//! has come to mean another event and nobody has looked it up for a while.
+//! has come to mean another event and nobody has looked it up for a while, or has done so for long.
 
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,6 +123,25 @@ struct Bound {
     held: u64,
     /// When the name was last looked up.
     entered: Instant,
+    /// When it was last found to mean `at`.
+    meant: Instant,
+}
+
+/// How long a name that has come to mean another event still leads to the one it is bound to: less than
+/// either of these.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Still {
+    /// Since it was last looked up.
+    pub(crate) entered: Duration,
+    /// Since it last meant that event, however often it is looked up.
+    pub(crate) meant: Duration,
+}
+
+impl Still {
+    /// It leads to what it means now.
+    pub(crate) const NOT: Self = Self { entered: Duration::ZERO, meant: Duration::ZERO };
+    /// It never means another event.
+    pub(crate) const EVER: Self = Self { entered: Duration::MAX, meant: Duration::MAX };
 }
 
 /// What entering a name came to.
@@ -226,20 +245,25 @@ impl Nodes {
     }
 
     /// The view of `name`, bound to `at` unless it is bound already. A name that was bound to another
-    /// event moves on to `at` if it was last looked up at least `still` ago; whoever is in the view it
-    /// had stays there.
+    /// event moves on to `at` as `still` says; whoever is in the view it had stays there.
     ///
     /// The view is held until [`Nodes::let_go`], so that a FORGET meanwhile does not free it. `None` if
     /// there are too many.
-    pub(crate) fn enter(&self, name: &[u8], at: Seq, still: Duration) -> Option<Entered> {
-        let now = Instant::now();
+    pub(crate) fn enter(&self, name: &[u8], at: Seq, still: Still) -> Option<Entered> {
+        self.enter_when(name, at, still, Instant::now())
+    }
+
+    fn enter_when(&self, name: &[u8], at: Seq, still: Still, now: Instant) -> Option<Entered> {
         let mut views = self.views.write();
         if let Some(&view) = views.names.get(name)
             && let Some(bound) = views.bound_mut(view)
-            && (bound.at == at || now.saturating_duration_since(bound.entered) < still)
+            && (bound.at == at || bound.stands(still, now))
         {
             bound.held += 1;
             bound.entered = now;
+            if bound.at == at {
+                bound.meant = now;
+            }
             return Some(Entered { view, at: bound.at, crowded_out: Vec::new() });
         }
         // Never a number used a moment ago while there are others: a late reader of it then meets a
@@ -250,7 +274,7 @@ impl Nodes {
         } else {
             views.free.pop_front()?
         };
-        let bound = Bound { at, name: name.into(), held: 1, entered: now };
+        let bound = Bound { at, name: name.into(), held: 1, entered: now, meant: now };
         *views.slots.get_mut(usize::from(view.get()) - 1)? = Some(bound);
         views.bound += 1;
         views.names.insert(name.into(), view);
@@ -309,6 +333,13 @@ impl Nodes {
     }
 }
 
+impl Bound {
+    fn stands(&self, still: Still, now: Instant) -> bool {
+        now.saturating_duration_since(self.entered) < still.entered
+            && now.saturating_duration_since(self.meant) < still.meant
+    }
+}
+
 impl Views {
     fn bound(&self, view: NonZeroU16) -> Option<&Bound> {
         self.slots.get(usize::from(view.get()) - 1)?.as_ref()
@@ -347,7 +378,8 @@ impl Views {
 mod tests {
     use super::*;
 
-    const STILL: Duration = Duration::from_secs(3600);
+    const STILL: Still =
+        Still { entered: Duration::from_secs(3600), meant: Duration::from_secs(2 * 3600) };
 
     fn past(view: NonZeroU16, ino: u64) -> NodeId {
         Place::Tree(Tense::Past(view), Ino(ino)).node().unwrap()
@@ -412,17 +444,40 @@ mod tests {
     #[test]
     fn a_name_that_means_another_event_moves_on_and_leaves_its_visitors_where_they_are() {
         let nodes = Nodes::new();
-        let entered = nodes.enter(b"10min-ago", Seq(5), Duration::ZERO).unwrap();
+        let entered = nodes.enter(b"10min-ago", Seq(5), Still::NOT).unwrap();
         let root = past(entered.view, 2);
         nodes.looked_up(root);
         nodes.let_go(entered.view);
-        let later = nodes.enter(b"10min-ago", Seq(9), Duration::ZERO).unwrap();
+        let later = nodes.enter(b"10min-ago", Seq(9), Still::NOT).unwrap();
         assert_ne!(later.view, entered.view);
         assert_eq!(nodes.at(entered.view), Some(Seq(5)));
         assert_eq!(nodes.at(later.view), Some(Seq(9)));
         nodes.forgotten(root, 1);
         assert_eq!(nodes.at(entered.view), None);
-        assert_eq!(nodes.enter(b"10min-ago", Seq(9), Duration::ZERO).unwrap().view, later.view);
+        assert_eq!(nodes.enter(b"10min-ago", Seq(9), Still::NOT).unwrap().view, later.view);
+    }
+
+    #[test]
+    fn a_name_looked_up_all_the_time_moves_on_too() {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let nodes = Nodes::new();
+        let start = Instant::now();
+        let enter =
+            |minutes, at| nodes.enter_when(b"1min-ago", Seq(at), STILL, start + MINUTE * minutes);
+        let first = enter(0, 5).unwrap();
+        nodes.looked_up(past(first.view, 2));
+        // As long as nothing happens there is nowhere to move on to.
+        for minutes in (0..=600).step_by(50) {
+            assert_eq!(enter(minutes, 5).unwrap().view, first.view);
+        }
+        for minutes in [630, 660, 690, 719] {
+            assert_eq!(enter(minutes, 6).unwrap().at, Seq(5), "{minutes}");
+        }
+        let moved = enter(720, 7).unwrap();
+        assert_eq!(moved.at, Seq(7));
+        assert_eq!(nodes.at(first.view), Some(Seq(5)), "whoever is there stays");
+        assert_eq!(enter(779, 8).unwrap().at, Seq(7));
+        assert_eq!(enter(839, 9).unwrap().at, Seq(9), "nobody asked for an hour");
     }
 
     #[test]
