@@ -108,16 +108,17 @@ impl GuardedFileSystem<Acting> for DavTree {
         let with = acting.clone();
         self.with_path(acting, path, told, move |acting, path| {
             let changes = options.write || options.append || options.truncate;
-            let there = acting.entry(&path, Seq::NOW, true)?.inode;
+            // What is read is of one moment: its size, its tag and its bytes.
+            let at = if changes { Seq::NOW } else { acting.tree.last() };
+            let there = acting.entry(&path, at, true)?.inode;
             if let Some(inode) = &there {
                 if inode.mode & S_IFMT != S_IFREG {
                     return Err(Problem::new(StatusCode::FORBIDDEN, "it is no file"));
                 }
-                acting.may(inode, if changes { WRITE } else { READ }, Seq::NOW)?;
+                acting.may(inode, if changes { WRITE } else { READ }, at)?;
             }
             if !changes {
                 let inode = there.ok_or_else(|| Problem::missing("there is no such file"))?;
-                let at = acting.tree.last();
                 let how = How::Read { at };
                 return Ok(Box::new(Open {
                     acting: with,
