@@ -496,7 +496,7 @@ impl Change {
                 acting.copy(&from, &to).map_err(contradicts)
             }
             Self::Directory { path } => {
-                let made = acting.make_directory(&path, true)?;
+                let made = acting.make_directory(&path, true, None)?;
                 let made =
                     made.ok_or_else(|| Problem::conflict(format!("{} is there", path.text())))?;
                 Ok(made.changed)

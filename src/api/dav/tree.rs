@@ -212,7 +212,7 @@ impl GuardedFileSystem<Acting> for DavTree {
 
     fn create_dir<'a>(&'a self, path: &'a DavPath, acting: &'a Acting) -> FsFuture<'a, ()> {
         self.with_path(acting, path, told, |acting, path| {
-            let made = acting.make_directory(&path, false)?;
+            let made = acting.make_directory(&path, false, None)?;
             made.map(drop).ok_or_else(|| Problem::conflict("it is there already"))
         })
     }
