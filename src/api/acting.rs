@@ -838,9 +838,24 @@ impl Acting {
         Ok(buffer.into())
     }
 
-    /// Refuses to show what is in a directory of the mount beside `current/` where the policy closes it to this agent.
-    pub(crate) fn may_read_section(&self, section: Section) -> Result<(), Problem> {
-        self.ask_guard(section, &[Path::new()], How { access: Access::Read, below: false })
+    /// Refuses to show what is at `path` in a directory of the mount beside `current/`, names from there on, where the
+    /// policy closes that to this agent; with `below` also where it closes some of what is below it.
+    pub(crate) fn may_read_section(
+        &self,
+        section: Section,
+        path: &[&[u8]],
+        below: bool,
+    ) -> Result<(), Problem> {
+        let path = path.iter().map(|name| name.to_vec()).collect();
+        self.ask_guard(section, &[path], How { access: Access::Read, below })
+    }
+
+    /// Whether [`Acting::may_read_section`] refuses nothing of `path`; nothing is said of it.
+    pub(crate) fn reads_section(&self, section: Section, path: &[&[u8]]) -> bool {
+        let Some((who, guard)) = &self.guard else { return true };
+        let path: Path = path.iter().map(|name| name.to_vec()).collect();
+        let attempt = Attempt { section, path: &path, access: Access::Read, below: false };
+        guard.refuses(who, &[attempt]).is_none()
     }
 }
 
