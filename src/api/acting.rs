@@ -195,6 +195,19 @@ impl Acting {
         self.perform_where(operation, None)
     }
 
+    /// Makes something; whose mode was asked for, `as_asked`, has that one, and no umask takes anything off it.
+    fn perform_making(
+        &self,
+        operation: &Operation<'_>,
+        as_asked: bool,
+    ) -> Result<Outcome, Refusal> {
+        let mut caller = self.caller();
+        if as_asked {
+            caller.umask = 0;
+        }
+        self.tree.perform_beside(&caller, operation, None)
+    }
+
     fn perform_where(
         &self,
         operation: &Operation<'_>,
@@ -393,11 +406,13 @@ impl Acting {
         Ok(())
     }
 
-    /// Makes the directory at the end of `path`, and with `parents` those above it. `None` if it is there.
+    /// Makes the directory at the end of `path`, with the permissions `mode` if there is one, and with `parents` those
+    /// above it. `None` if it is there.
     pub(crate) fn make_directory(
         &self,
         path: &TreePath,
         parents: bool,
+        mode: Option<u32>,
     ) -> Result<Option<Inode>, Problem> {
         if parents {
             self.make_parents(path)?;
@@ -405,7 +420,7 @@ impl Acting {
         look_again(false, || {
             let named = self.entry(path, Seq::NOW, true)?;
             match named.inode {
-                None => Ok(Some(self.make_directory_in(named.parent, &named.name)?)),
+                None => Ok(Some(self.make_directory_in(named.parent, &named.name, mode)?)),
                 Some(inode) if inode.mode & S_IFMT == S_IFDIR => Ok(None),
                 Some(_) => {
                     Err(Problem::conflict(format!("{} is no directory", path.text())).into())
@@ -414,16 +429,22 @@ impl Acting {
         })
     }
 
-    fn make_directory_in(&self, parent: Ino, name: &[u8]) -> Result<Inode, Stopped> {
+    fn make_directory_in(
+        &self,
+        parent: Ino,
+        name: &[u8],
+        mode: Option<u32>,
+    ) -> Result<Inode, Stopped> {
         self.may_change_names(parent, name, None, None)?;
-        let made = self.perform(&Operation::Make {
+        let operation = Operation::Make {
             parent,
             name,
-            mode: S_IFDIR | 0o777,
+            mode: S_IFDIR | mode.unwrap_or(0o777) & 0o7777,
             rdev: 0,
             exclusive: true,
             security: None,
-        })?;
+        };
+        let made = self.perform_making(&operation, mode.is_some())?;
         Ok(made.inode.ok_or(Refusal::Stale)?)
     }
 
@@ -442,11 +463,11 @@ impl Acting {
         // Where nothing is yet, so that it need not be looked for from the root on.
         let mut fresh: Option<Ino> = None;
         for (at, name) in path.names.iter().take(count).enumerate() {
-            let made = match fresh.take().map(|parent| self.make_directory_in(parent, name)) {
+            let made = match fresh.take().map(|parent| self.make_directory_in(parent, name, None)) {
                 Some(Ok(inode)) => Some(inode),
                 Some(Err(Stopped::Refused(problem))) => return Err(problem),
                 Some(Err(Stopped::Overtaken(_))) | None => {
-                    self.make_directory(&first(at + 1), false)?
+                    self.make_directory(&first(at + 1), false, None)?
                 }
             };
             fresh = made.map(|inode| inode.ino);
@@ -515,7 +536,7 @@ impl Acting {
                     return Err(changed_meanwhile().into());
                 }
                 self.may_change_names(named.parent, &named.name, None, None)?;
-                return Ok(self.make_file(&named, content, new)?);
+                return Ok(self.make_file(&named, content, new, set.is_some())?);
             };
             match must {
                 Must::BeNew => return Err(changed_meanwhile().into()),
@@ -548,14 +569,18 @@ impl Acting {
     }
 
     /// A name for new content: the file shows whole or not at all.
-    fn make_file(&self, named: &Named, content: &Content, mode: u32) -> Result<Replaced, Refusal> {
+    fn make_file(
+        &self,
+        named: &Named,
+        content: &Content,
+        mode: u32,
+        as_asked: bool,
+    ) -> Result<Replaced, Refusal> {
         let (parent, name) = (named.parent, named.name.as_slice());
         // The parent hands down its group and default ACL; only in it is known what they are.
-        let made = self.perform(&Operation::Tmpfile {
-            parent,
-            mode: S_IFREG | mode & 0o7777,
-            security: None,
-        })?;
+        let operation =
+            Operation::Tmpfile { parent, mode: S_IFREG | mode & 0o7777, security: None };
+        let made = self.perform_making(&operation, as_asked)?;
         let ino = made.inode.ok_or(Refusal::Stale)?.ino;
         let linked = self.fill_new(ino, content).and_then(|()| {
             // Before it has a name: that it gets one says all there is to say.
@@ -830,9 +855,24 @@ impl Acting {
         Ok(buffer.into())
     }
 
-    /// Refuses to show what is in a directory of the mount beside `current/` where the policy closes it to this agent.
-    pub(crate) fn may_read_section(&self, section: Section) -> Result<(), Problem> {
-        self.ask_guard(section, &[Path::new()], How { access: Access::Read, below: false })
+    /// Refuses to show what is at `path` in a directory of the mount beside `current/`, names from there on, where the
+    /// policy closes that to this agent; with `below` also where it closes some of what is below it.
+    pub(crate) fn may_read_section(
+        &self,
+        section: Section,
+        path: &[&[u8]],
+        below: bool,
+    ) -> Result<(), Problem> {
+        let path = path.iter().map(|name| name.to_vec()).collect();
+        self.ask_guard(section, &[path], How { access: Access::Read, below })
+    }
+
+    /// Whether [`Acting::may_read_section`] refuses nothing of `path`; nothing is said of it.
+    pub(crate) fn reads_section(&self, section: Section, path: &[&[u8]]) -> bool {
+        let Some((who, guard)) = &self.guard else { return true };
+        let path: Path = path.iter().map(|name| name.to_vec()).collect();
+        let attempt = Attempt { section, path: &path, access: Access::Read, below: false };
+        guard.refuses(who, &[attempt]).is_none()
     }
 }
 

@@ -84,13 +84,25 @@ pub(crate) async fn make(shared: Shared, asked: Asked) -> Answer {
 
 pub(crate) async fn list(shared: Shared, asked: Asked) -> Answer {
     let acting = shared.acting(&asked.session)?;
-    acting.may_read_section(Section::Context)?;
-    let packages = waiting(move || Ok(Packages::new(&acting.tree).list(Timestamp::now())?)).await?;
+    acting.may_read_section(Section::Context, &[], false)?;
+    let packages = waiting(move || {
+        let mut packages = Packages::new(&acting.tree).list(Timestamp::now())?;
+        packages.retain(|package| {
+            acting.reads_section(Section::Context, &manifest_of(&package.is.package_id))
+        });
+        Ok(packages)
+    })
+    .await?;
     let packages: Vec<Value> = packages.iter().map(|package| shown(package)).collect();
     let mut said = Map::new();
     said.insert("count".to_owned(), packages.len().into());
     said.insert("packages".to_owned(), packages.into());
     Ok(answer(StatusCode::OK, &Value::Object(said)))
+}
+
+/// The file in `context/` of a mount that shows what is shown here of a package.
+fn manifest_of(id: &str) -> [&[u8]; 2] {
+    [id.as_bytes(), b"manifest.json"]
 }
 
 /// The package a path names.
@@ -106,7 +118,7 @@ fn id_of(asked: &Asked) -> Result<String, Problem> {
 pub(crate) async fn get(shared: Shared, asked: Asked) -> Answer {
     let id = id_of(&asked)?;
     let acting = shared.acting(&asked.session)?;
-    acting.may_read_section(Section::Context)?;
+    acting.may_read_section(Section::Context, &manifest_of(&id), false)?;
     let found =
         waiting(move || Ok(Packages::new(&acting.tree).find(&id, Timestamp::now())?)).await?;
     let found = found.ok_or_else(|| Problem::missing("there is no such package"))?;
@@ -117,7 +129,7 @@ pub(crate) async fn remove(shared: Shared, asked: Asked) -> Answer {
     let id = id_of(&asked)?;
     let acting = shared.acting(&asked.session)?;
     // Who may not see what there is may not take it away either.
-    acting.may_read_section(Section::Context)?;
+    acting.may_read_section(Section::Context, &[id.as_bytes()], true)?;
     let removed = waiting(move || {
         Ok(Packages::new(&acting.tree).remove(acting.origin(), &id, Timestamp::now())?)
     });

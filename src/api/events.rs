@@ -78,10 +78,10 @@ fn cursor(text: &str) -> Result<Cursor, Problem> {
     text.parse().map_err(|_| Problem::bad(format!("{text:?} is no cursor: SEQUENCE or SEQUENCE.N")))
 }
 
-/// Who asks, and may be told what happened: what `streams/` of a mount tells.
+/// Who asks, and may be told what happened: what all of `streams/` in a mount tells, from any event on.
 fn listening(shared: &Shared, asked: &Asked) -> Result<Acting, Problem> {
     let acting = shared.acting(&asked.session)?;
-    acting.may_read_section(Section::Streams)?;
+    acting.may_read_section(Section::Streams, &[], true)?;
     Ok(acting)
 }
 
@@ -496,7 +496,7 @@ impl Change {
                 acting.copy(&from, &to).map_err(contradicts)
             }
             Self::Directory { path } => {
-                let made = acting.make_directory(&path, true)?;
+                let made = acting.make_directory(&path, true, None)?;
                 let made =
                     made.ok_or_else(|| Problem::conflict(format!("{} is there", path.text())))?;
                 Ok(made.changed)

@@ -14,7 +14,7 @@ use futures_util::stream;
 use hyper::body::Body as _;
 use serde_json::{Value, json};
 
-use crate::tree::operation::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use crate::tree::operation::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
 use super::acting::{Acting, Content, Must, READ, Replaced, changed_meanwhile};
@@ -226,7 +226,7 @@ pub(crate) async fn put(shared: Shared, asked: Asked) -> Answer {
                 "a directory has no content: send nothing, or leave the slash",
             ));
         }
-        return waiting(move || make_directory(&acting, &path, parents, &conditions)).await;
+        return waiting(move || make_directory(&acting, &path, parents, mode, &conditions)).await;
     }
     // Before the body is taken: what will be refused need not be sent.
     let early = {
@@ -364,15 +364,21 @@ fn make_directory(
     acting: &Acting,
     path: &TreePath,
     parents: bool,
+    mode: Option<u32>,
     conditions: &Conditions,
 ) -> Answer {
     conditions.must(acting, path, parents)?;
-    match acting.make_directory(path, parents)? {
+    match acting.make_directory(path, parents, mode)? {
         Some(inode) => changed(StatusCode::CREATED, &inode, inode.changed),
         None => {
             let last = acting.tree.last();
             let inode = acting.find(path, Seq::NOW)?;
-            changed(StatusCode::NO_CONTENT, &inode, last)
+            let Some(mode) = mode.filter(|mode| inode.mode & 0o7777 != *mode) else {
+                return changed(StatusCode::NO_CONTENT, &inode, last);
+            };
+            let set = Attributes { mode: Some(mode), ..Attributes::default() };
+            let seq = acting.set_attributes(&inode, set)?.seq.unwrap_or(last);
+            changed(StatusCode::NO_CONTENT, &acting.tree.inode(inode.ino, seq)?, seq)
         }
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::problem::answer;
 use super::routes::{Answer, Asked, ROUTES, Route, Who};
+use super::session::TEXT_MAX;
 use super::state::Shared;
 
 pub(crate) async fn document(_: Shared, _: Asked) -> Answer {
@@ -148,7 +149,7 @@ fn object(fields: &[(&str, Value)], required: &[&str]) -> Value {
 fn schemas() -> Value {
     let string = || json!({ "type": "string" });
     let integer = || json!({ "type": "integer", "minimum": 0 });
-    let text = || json!({ "type": "string", "maxLength": 64 });
+    let text = || json!({ "type": "string", "maxLength": TEXT_MAX });
     let any = || json!({ "type": "object" });
     let number = |max: u64| json!({ "type": "integer", "minimum": 0, "maximum": max });
     let process = object(
@@ -216,7 +217,7 @@ fn schemas() -> Value {
         ),
         "SessionCreate": object(
             &[
-                ("agent_id", json!({ "type": "string", "maxLength": 64, "pattern": "^[^:]*$" })),
+                ("agent_id", json!({ "type": "string", "maxLength": TEXT_MAX, "pattern": "^[^:]*$" })),
                 ("ip_address", text()),
                 ("user_agent", text()),
                 ("metadata", any()),

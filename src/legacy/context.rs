@@ -151,7 +151,7 @@ impl Packages {
     /// The store's.
     pub fn list(&self, now: Timestamp) -> Result<Vec<Arc<Package>>, Refusal> {
         let mut known = self.known.lock();
-        self.catch_up(&mut known)?;
+        self.catch_up(&mut known, now)?;
         Ok(known.live.values().filter(|package| package.is_there(now)).cloned().collect())
     }
 
@@ -162,7 +162,7 @@ impl Packages {
     /// The store's.
     pub fn find(&self, id: &str, now: Timestamp) -> Result<Option<Arc<Package>>, Refusal> {
         let mut known = self.known.lock();
-        self.catch_up(&mut known)?;
+        self.catch_up(&mut known, now)?;
         Ok(known.live.get(id).filter(|package| package.is_there(now)).cloned())
     }
 
@@ -198,7 +198,7 @@ impl Packages {
         }
         let _numbering = NUMBERING.lock();
         let mut known = self.known.lock();
-        self.catch_up(&mut known)?;
+        self.catch_up(&mut known, now)?;
         if known.live.get(&new.package_id).is_some_and(|package| package.is_there(now)) {
             return Err(PackageError::Taken);
         }
@@ -210,8 +210,10 @@ impl Packages {
         data.insert("context_data".to_owned(), new.context_data.clone().into());
         data.insert("expires_at".to_owned(), new.expires_at.clone().into());
         self.keep(&known, origin, CREATED, &new.package_id, data, now)?;
-        self.catch_up(&mut known)?;
+        // It is told of even where it has expired already.
+        self.read_on(&mut known)?;
         let made = known.live.get(&new.package_id).cloned();
+        known.forget(now);
         made.ok_or(PackageError::Tree(Refusal::Stale))
     }
 
@@ -223,14 +225,14 @@ impl Packages {
     pub fn remove(&self, origin: Origin, id: &str, now: Timestamp) -> Result<bool, Refusal> {
         let _numbering = NUMBERING.lock();
         let mut known = self.known.lock();
-        self.catch_up(&mut known)?;
+        self.catch_up(&mut known, now)?;
         if known.live.get(id).is_none_or(|package| !package.is_there(now)) {
             return Ok(false);
         }
         let mut data = Map::new();
         data.insert("package_id".to_owned(), id.into());
         self.keep(&known, origin, REMOVED, id, data, now)?;
-        self.catch_up(&mut known)?;
+        self.catch_up(&mut known, now)?;
         Ok(true)
     }
 
@@ -261,8 +263,17 @@ impl Packages {
         native::keep_as(&self.tree, origin, &new, Some(event_id(number))).map(drop)
     }
 
-    /// Reads what was said of packages since.
-    fn catch_up(&self, known: &mut Known) -> Result<(), Refusal> {
+    /// Reads what was said of packages since, and forgets those that are not there any more where something was.
+    fn catch_up(&self, known: &mut Known, now: Timestamp) -> Result<(), Refusal> {
+        let read = known.read;
+        self.read_on(known)?;
+        if known.read != read {
+            known.forget(now);
+        }
+        Ok(())
+    }
+
+    fn read_on(&self, known: &mut Known) -> Result<(), Refusal> {
         let mut last = known.read;
         // Twice as far each time, then back: nobody knows how many there are.
         let mut step = 1;
@@ -318,6 +329,11 @@ impl Packages {
 }
 
 impl Known {
+    /// Lets go of what has expired.
+    fn forget(&mut self, now: Timestamp) {
+        self.live.retain(|_, package| package.is_there(now));
+    }
+
     fn apply(&mut self, number: u64, seq: Seq, created: Timestamp, event: &super::event::Event) {
         let text = |key: &str| event.datum(key).map(str::to_owned);
         let texts = |key: &str| -> Vec<String> {
@@ -430,6 +446,25 @@ mod tests {
         assert_eq!(ids(&packages, later), [""; 0]);
         packages.make(Origin::default(), &new("short"), later).unwrap();
         assert_eq!(ids(&packages, later), ["short"]);
+    }
+
+    #[test]
+    fn what_expired_is_forgotten_and_the_last_day_there_is_never_comes() {
+        let tree = tree();
+        let (packages, other) = (Packages::new(&tree), Packages::new(&tree));
+        let made = |id, expires_at: &str, now| {
+            let expires_at = Some(expires_at.to_owned());
+            packages.make(Origin::default(), &NewPackage { expires_at, ..new(id) }, now).unwrap()
+        };
+        made("short", "2023-11-14T22:13:21Z", NOW);
+        assert_eq!(ids(&other, NOW), ["short"]);
+        let later = Timestamp(NOW.0 + 1_000_000_000);
+        made("past", "1970-01-01T00:00:00Z", later);
+        made("ever", "9999-12-31T23:59:59Z", later);
+        assert_eq!(ids(&other, later), ["ever"]);
+        for packages in [packages, other] {
+            assert_eq!(packages.known.lock().live.len(), 1);
+        }
     }
 
     #[test]

@@ -8,8 +8,7 @@
 //! what Python 3.11 reads beyond it, as far as it names a date by year, month and day: a blank for the `T`, no
 //! seconds or no time at all, `Z`, any number of digits in the fraction (six count).
 
-use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
+use jiff::civil::Date;
 
 use crate::store::event::Timestamp;
 
@@ -85,9 +84,10 @@ fn stamp(date: Date, micros: i64, offset: Option<i64>) -> Stamp {
         text.push(if offset < 0 { '-' } else { '+' });
         clock(&mut text, offset.abs(), false);
     }
-    let midnight = DateTime::from_parts(date, jiff::civil::Time::midnight());
-    let since = TimeZone::UTC.to_timestamp(midnight).map_or(0, |time| time.as_second());
-    let nanos = (i128::from(since) * 1_000_000 + i128::from(micros - offset.unwrap_or(0))) * 1000;
+    // Of every date: jiff's time stamps end a day before its dates do.
+    let days = date.duration_since(Date::constant(1970, 1, 1)).as_hours() / 24;
+    let since = i128::from(days) * i128::from(DAY_MICROS);
+    let nanos = (since + i128::from(micros - offset.unwrap_or(0))) * 1000;
     let time = nanos.clamp(i64::MIN.into(), i64::MAX.into());
     // It was just brought into range.
     Stamp { text, time: Timestamp(i64::try_from(time).unwrap_or(0)) }
@@ -193,7 +193,10 @@ mod tests {
         assert_eq!(nanos("1970-01-01T00:00:00"), 0);
         assert_eq!(nanos("1970-01-01T02:00:00+02:00"), 0);
         assert_eq!(nanos("1969-12-31T23:59:59.999999"), -1000);
-        assert_eq!(nanos("9999-01-01T00:00:00"), i64::MAX);
+        for late in ["9999-01-01T00:00:00", "9999-12-31", "9999-12-31T23:59:59Z"] {
+            assert_eq!(nanos(late), i64::MAX);
+        }
+        assert_eq!(nanos("0001-01-01"), i64::MIN);
         for nanos in [0, 1_764_000_000_123_456_000, -1000, i64::MIN / 1000 * 1000] {
             let stamp = of(Timestamp(nanos));
             assert_eq!(parse(&stamp.text), Some(stamp));

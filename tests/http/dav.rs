@@ -393,3 +393,43 @@ fn a_very_deep_directory_is_taken_away() {
     assert_eq!(dav(&agent, "DELETE", "/deep/", &[], b"").0, 204);
     assert_eq!(agent.get("/files/deep").status, 404);
 }
+
+#[test]
+fn a_range_beyond_every_file_is_the_rest_of_this_one() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    assert_eq!(dav(&agent, "PUT", "/f", &[], b"content").0, 201);
+    let got = |range: &str| dav(&agent, "GET", "/f", &[("range", range)], b"");
+    for (range, rest) in [
+        ("bytes=1-18446744073709551615", "ontent"),
+        ("bytes=0-18446744073709551615", "content"),
+        ("bytes=6-99999999999999999999", "t"),
+    ] {
+        assert_eq!(got(range), (206, rest.to_owned()), "{range}");
+    }
+    assert_eq!(got("bytes=7-18446744073709551615").0, 416);
+    let part = [("content-range", "bytes 0-18446744073709551615/*")];
+    assert_eq!(dav(&agent, "PUT", "/f", &part, b"x").0, 400);
+    assert_eq!(content(&agent, "/f").unwrap(), b"content");
+}
+
+#[test]
+fn an_upload_of_another_length_than_was_said_changes_nothing() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let sent = |path: &str, said: &str| {
+        let headers = [("transfer-encoding", "chunked"), ("x-expected-entity-length", said)];
+        dav(&agent, "PUT", path, &headers, b"3\r\nnew\r\n0\r\n\r\n").0
+    };
+    assert_eq!(dav(&agent, "PUT", "/f", &[], b"old").0, 201);
+    for said in ["2", "4", "0"] {
+        assert_eq!((sent("/f", said), sent("/g", said)), (400, 400), "{said}");
+        assert_eq!(content(&agent, "/f").unwrap(), b"old");
+        assert_eq!(content(&agent, "/g"), None);
+    }
+    assert_eq!((sent("/f", "3"), sent("/g", "3")), (204, 201));
+    assert_eq!(content(&agent, "/f").unwrap(), b"new");
+    assert_eq!(content(&agent, "/g").unwrap(), b"new");
+}

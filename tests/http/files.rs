@@ -311,3 +311,39 @@ fn the_user_that_http_acts_as_may_do_what_modes_say() {
         assert_eq!(made.status, status, "{file}: {made:?}");
     }
 }
+
+#[test]
+fn what_is_made_has_the_mode_that_was_asked_for() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    for (path, status) in [
+        ("/files/f?mode=666", 201),
+        ("/files/g?mode=664", 201),
+        ("/files/g?mode=622", 204),
+        ("/files/usual", 201),
+        ("/files/d/?mode=777", 201),
+        ("/files/e/?mode=700", 201),
+        ("/files/e/?mode=750", 204),
+        ("/files/deep/usual/?parents=true", 201),
+    ] {
+        assert_eq!(agent.put(path, b"").status, status, "{path}");
+    }
+    let listed = agent.get("/files/").json();
+    let mut modes: Vec<(&str, &str)> = listed["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| (entry["name"].as_str().unwrap(), entry["mode"].as_str().unwrap()))
+        .collect();
+    modes.sort_unstable();
+    let expected = [
+        ("d", "0777"),
+        ("deep", "0755"),
+        ("e", "0750"),
+        ("f", "0666"),
+        ("g", "0622"),
+        ("usual", "0644"),
+    ];
+    assert_eq!(modes, expected);
+}

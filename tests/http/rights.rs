@@ -165,3 +165,36 @@ fn a_policy_closes_every_way_in() {
         );
     }
 }
+
+#[test]
+fn one_package_or_stream_is_closed_as_it_is_in_the_mount() {
+    let place = Place::new();
+    let policy = place.path("policy");
+    let text = "agent /context/secret none\nagent /context/half/manifest.json none\n\
+        watcher /streams/file_changes none\nlate /streams/from none\n";
+    std::fs::write(&policy, text).unwrap();
+    let mut command = place.command(false);
+    let server = Server::start(command.env("LIGHTHOUSE_FUSE_POLICY", &policy));
+    let (builder, agent) = (server.session("builder"), server.session("agent"));
+    for id in ["half", "open", "secret"] {
+        let package = serde_json::json!({ "package_id": id }).to_string();
+        let made = builder.ask("POST", "/context/packages", &[], package.as_bytes());
+        assert_eq!(made.status, 201, "{made:?}");
+    }
+    let ask = |method, id| agent.ask(method, &format!("/context/packages/{id}"), &[], b"").status;
+    for id in ["half", "secret"] {
+        assert_eq!((ask("GET", id), ask("DELETE", id)), (403, 403), "{id}");
+    }
+    let listed = agent.get("/context/packages").json();
+    assert_eq!(listed["count"], 1);
+    assert_eq!(listed["packages"][0]["package_id"], "open");
+    assert_eq!(builder.get("/context/packages").json()["count"], 3);
+    assert_eq!((ask("GET", "open"), ask("DELETE", "open")), (200, 204));
+    for who in ["watcher", "late"] {
+        let closed = server.session(who);
+        for path in ["/events?type=file_modified", "/events/stream", "/event/query"] {
+            assert_eq!(closed.get(path).status, 403, "{who} {path}");
+        }
+    }
+    assert_eq!(agent.get("/events?type=file_modified").status, 200);
+}

@@ -102,6 +102,11 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         return Err(Problem::bad("a condition has an entity tag of a single quote"));
     }
     end_conditions(&mut parts.headers);
+    if has_endless_part(&parts.headers) {
+        return Err(Problem::bad("the part of the file that is sent ends nowhere"));
+    }
+    end_ranges(&mut parts.headers);
+    let expected_len = expected_len(&mut parts.headers);
     let method = parts.method.clone();
     if method == Method::DELETE && path.names.is_empty() {
         // Else all in it would go first.
@@ -130,6 +135,7 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
             .any(|name| parts.headers.contains_key(*name));
     let tree = DavTree {
         upload_max: shared.config.upload_max,
+        expected_len,
         transfer,
         seen: conditional.then(Seen::default),
         makes_files: method.as_str() == "LOCK",
@@ -162,9 +168,10 @@ async fn answered(response: Response, conditional: bool, head: bool) -> Response
             StatusCode::FORBIDDEN,
             "this cannot be asked here: a listing of all depths (ask for Depth 0 or 1), or a method that is unknown",
         ),
-        StatusCode::BAD_GATEWAY => {
-            (StatusCode::BAD_REQUEST, "Destination is outside this tree, or the body ended early")
-        }
+        StatusCode::BAD_GATEWAY => (
+            StatusCode::BAD_REQUEST,
+            "Destination is outside this tree, or the body has another length than was said",
+        ),
         StatusCode::LOCKED => (StatusCode::LOCKED, "somebody has locked it"),
         // Something else was there when all had come.
         StatusCode::METHOD_NOT_ALLOWED if conditional => (
@@ -257,6 +264,52 @@ fn end_conditions(headers: &mut HeaderMap) {
     {
         *value = ended;
     }
+}
+
+/// Whether a number says more than a file can be long.
+fn is_beyond_files(digits: &[u8]) -> bool {
+    let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<i64>().ok());
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_digit) && number.is_none()
+}
+
+/// Whether a part is sent that ends where no file does: `dav-server` (0.11) counts beyond its numbers there.
+fn has_endless_part(headers: &HeaderMap) -> bool {
+    ["content-range", "x-update-range"]
+        .iter()
+        .flat_map(|name| headers.get_all(*name))
+        .any(|value| value.as_bytes().split(|byte| !byte.is_ascii_digit()).any(is_beyond_files))
+}
+
+/// Lets a range that ends where no file does go to the end of the file, which is what it means: `dav-server` (0.11) counts
+/// beyond its numbers there.
+fn end_ranges(headers: &mut HeaderMap) {
+    let Some(value) = headers.get_mut(header::RANGE) else { return };
+    let Some((unit, ranges)) = value.to_str().ok().and_then(|text| text.split_once('=')) else {
+        return;
+    };
+    let ended = |range: &str| {
+        let range = range.trim();
+        match range.split_once('-') {
+            Some((first, last)) if !first.is_empty() && is_beyond_files(last.as_bytes()) => {
+                format!("{first}-")
+            }
+            _ => range.to_owned(),
+        }
+    };
+    let ranges: Vec<String> = ranges.split(',').map(ended).collect();
+    if let Ok(ended) = HeaderValue::from_str(&format!("{unit}={}", ranges.join(","))) {
+        *value = ended;
+    }
+}
+
+/// Takes out how long a client says a file is that it sends in chunks, as Finder does: `dav-server` (0.11) holds what came
+/// against it only when the file is replaced.
+fn expected_len(headers: &mut HeaderMap) -> Option<u64> {
+    let said = headers.remove("x-expected-entity-length")?;
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return None;
+    }
+    said.to_str().ok()?.parse().ok()
 }
 
 /// `body`, which ends with an error where the client does not go on with it.

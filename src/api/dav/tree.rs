@@ -36,6 +36,8 @@ pub(super) type Seen = Arc<OnceLock<Option<(Ino, Seq)>>>;
 #[derive(Clone, Debug)]
 pub(super) struct DavTree {
     pub(super) upload_max: u64,
+    /// So long a file is that is sent whole, where the client said that beside `Content-Length`.
+    pub(super) expected_len: Option<u64>,
     /// What a MOVE or COPY is about.
     pub(super) transfer: Option<Transfer>,
     /// Where an upload has conditions: the file must still be what they were held against once all has come.
@@ -103,21 +105,22 @@ impl GuardedFileSystem<Acting> for DavTree {
         options: OpenOptions,
         acting: &'a Acting,
     ) -> FsFuture<'a, Box<dyn DavFile>> {
-        let Self { upload_max, makes_files, .. } = *self;
+        let Self { upload_max, expected_len, makes_files, .. } = *self;
         let seen = self.seen.as_ref().and_then(|seen| seen.get().copied());
         let with = acting.clone();
         self.with_path(acting, path, told, move |acting, path| {
             let changes = options.write || options.append || options.truncate;
-            let there = acting.entry(&path, Seq::NOW, true)?.inode;
+            // What is read is of one moment: its size, its tag and its bytes.
+            let at = if changes { Seq::NOW } else { acting.tree.last() };
+            let there = acting.entry(&path, at, true)?.inode;
             if let Some(inode) = &there {
                 if inode.mode & S_IFMT != S_IFREG {
                     return Err(Problem::new(StatusCode::FORBIDDEN, "it is no file"));
                 }
-                acting.may(inode, if changes { WRITE } else { READ }, Seq::NOW)?;
+                acting.may(inode, if changes { WRITE } else { READ }, at)?;
             }
             if !changes {
                 let inode = there.ok_or_else(|| Problem::missing("there is no such file"))?;
-                let at = acting.tree.last();
                 let how = How::Read { at };
                 return Ok(Box::new(Open {
                     acting: with,
@@ -150,7 +153,7 @@ impl GuardedFileSystem<Acting> for DavTree {
                         Some(None) => Must::BeNew,
                         None => Must::Be,
                     };
-                    How::Whole { path, staged: None, pending: Vec::new(), must }
+                    How::Whole { path, staged: None, pending: Vec::new(), must, expected_len }
                 }
             };
             let offset = match &there {
@@ -209,7 +212,7 @@ impl GuardedFileSystem<Acting> for DavTree {
 
     fn create_dir<'a>(&'a self, path: &'a DavPath, acting: &'a Acting) -> FsFuture<'a, ()> {
         self.with_path(acting, path, told, |acting, path| {
-            let made = acting.make_directory(&path, false)?;
+            let made = acting.make_directory(&path, false, None)?;
             made.map(drop).ok_or_else(|| Problem::conflict("it is there already"))
         })
     }
@@ -373,7 +376,13 @@ enum How {
     /// Each write goes into it.
     InPlace { ino: Ino },
     /// What is written becomes all of it, at the flush.
-    Whole { path: TreePath, staged: Option<(Ino, u64)>, pending: Vec<u8>, must: Must },
+    Whole {
+        path: TreePath,
+        staged: Option<(Ino, u64)>,
+        pending: Vec<u8>,
+        must: Must,
+        expected_len: Option<u64>,
+    },
 }
 
 impl Drop for Open {
@@ -477,6 +486,10 @@ impl DavFile for Open {
         Box::pin(async move {
             match &self.how {
                 How::Read { .. } => return Ok(()),
+                // It is written from its beginning, so this is how much came.
+                How::Whole { expected_len: Some(len), .. } if *len != self.offset => {
+                    return Err(FsError::IsRemote);
+                }
                 How::Whole { staged: Some(_), .. } => self.spill().await?,
                 How::Whole { .. } | How::InPlace { .. } => (),
             }
@@ -489,7 +502,7 @@ impl DavFile for Open {
                     })
                     .await
                 }
-                How::Whole { path, staged, pending, must } => {
+                How::Whole { path, staged, pending, must, .. } => {
                     let content = match *staged {
                         Some((ino, len)) => Content::Staged { ino, len },
                         None => Content::Short(std::mem::take(pending)),
