@@ -10,6 +10,7 @@
 //! freed, and no segment of the log replaced, while a [`Pin`] is held.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,6 +29,11 @@ pub const PIECE: usize = 64 << 10;
 pub(super) const PAGE: u64 = 4096;
 const _: () =
     assert!(INLINE_MAX as u64 >= PAGE, "an extent shorter than a page wastes most of one");
+
+/// From this length on an append counts as bulk: what copies, unpacks and downloads in large pieces.
+const BULK: usize = 128 << 10;
+/// So much bulk between two syncs is a stream, which leaves the page cache again.
+const STREAM: u64 = 8 << 20;
 
 /// Files kept open for reading.
 const OPEN_MAX: usize = 256;
@@ -62,7 +68,7 @@ pub struct Content {
     shape: Shape,
     cursor: Mutex<Cursor>,
     /// Files with bytes that no `sync` has seen; a few at most, for each is a gigabyte.
-    dirty: Mutex<Vec<(u32, Arc<dyn File>)>>,
+    dirty: Mutex<Vec<Dirty>>,
     /// Bytes appended since a `sync` last began.
     unsynced: AtomicU64,
     open: Mutex<FxHashMap<FileId, Arc<dyn File>>>,
@@ -77,6 +83,16 @@ pub struct Content {
 /// While this is held, no content is given back that was there when it was taken.
 pub struct Pin<'c> {
     _guard: RwLockReadGuard<'c, ()>,
+}
+
+/// A file with bytes that no `sync` has seen.
+struct Dirty {
+    number: u32,
+    file: Arc<dyn File>,
+    /// Where its bulk lies, from the first byte to the last.
+    bulk: Range<u64>,
+    /// How much of it there is.
+    bulk_len: u64,
 }
 
 /// Where the next bytes go.
@@ -123,11 +139,25 @@ impl Content {
             return Err(err);
         }
         self.unsynced.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let mut dirty = self.dirty.lock();
-        if !dirty.iter().any(|(known, _)| *known == number) {
-            dirty.push((number, file));
-        }
+        self.wants_sync(number, file, offset, bytes.len());
         Ok(Location { file: FileId::Content(number), offset })
+    }
+
+    fn wants_sync(&self, number: u32, file: Arc<dyn File>, offset: u64, len: usize) {
+        let mut dirty = self.dirty.lock();
+        let known = dirty.iter().position(|dirty| dirty.number == number).unwrap_or_else(|| {
+            dirty.push(Dirty { number, file, bulk: 0..0, bulk_len: 0 });
+            dirty.len() - 1
+        });
+        let dirty = &mut dirty[known];
+        if len >= BULK {
+            let end = offset + len as u64;
+            dirty.bulk = match dirty.bulk_len {
+                0 => offset..end,
+                _ => dirty.bulk.start.min(offset)..dirty.bulk.end.max(end),
+            };
+            dirty.bulk_len += len as u64;
+        }
     }
 
     /// Whether an append of `len` bytes would find no space: tries to set it aside.
@@ -290,11 +320,18 @@ impl Content {
     }
 
     /// Makes all that was appended before the call durable.
+    ///
+    /// A stream's pages are dropped then: whoever wrote it has them in the mount's own page cache, and kept here as well
+    /// they take the memory twice, of the machine or of the server's cgroup, and push out what others need. What is
+    /// written in small pieces stays: a build that is mounted anew for each run finds its files in memory.
     pub fn sync(&self) -> io::Result<()> {
         self.unsynced.store(0, Ordering::Relaxed);
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        for (_, file) in dirty {
+        for Dirty { file, bulk, bulk_len, .. } in dirty {
             file.sync_data()?;
+            if bulk_len >= STREAM {
+                file.uncache(bulk.start, bulk.end - bulk.start);
+            }
         }
         Ok(())
     }
@@ -377,6 +414,32 @@ mod tests {
         let place = content.append(&[3; 5000]).unwrap();
         assert_eq!(place.offset, 16_384);
         assert_eq!(read(&content, Location { offset: 0, ..place }, 5000), [1; 5000]);
+    }
+
+    #[test]
+    fn a_stream_leaves_the_page_cache_once_it_is_on_the_disk() {
+        let disk = SimDisk::new(1 << 30);
+        disk.create_dir("content").unwrap();
+        let shape = Shape { segment_len: 8192, content_len: 1 << 29, content_step: 16 << 20 };
+        let content = Content::new(Arc::new(disk.clone()), shape, 1, 0);
+        let (page, piece) = (vec![1; 8192], vec![2; 1 << 20]);
+        // Much of it, and none in large pieces.
+        let append = |bytes: &[u8]| content.append(bytes).unwrap().offset;
+        for _ in 0..STREAM / 4096 {
+            append(&page);
+        }
+        content.sync().unwrap();
+        let start = append(&piece);
+        append(&page);
+        // Large pieces, and few of them.
+        content.sync().unwrap();
+        assert_eq!(disk.uncached(), []);
+        for _ in 0..STREAM >> 20 {
+            append(&piece);
+        }
+        assert_eq!(disk.uncached(), [], "what is not on the disk yet stays in memory");
+        content.sync().unwrap();
+        assert_eq!(disk.uncached(), [(start + (1 << 20) + 8192, STREAM)]);
     }
 
     #[test]

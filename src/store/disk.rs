@@ -5,13 +5,14 @@
 
 use std::any::Any;
 use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::sys::blocking;
@@ -76,6 +77,8 @@ pub trait File: Send + Sync {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// `fdatasync`: returns once everything written before is on the disk.
     fn sync_data(&self) -> io::Result<()>;
+    /// Takes what of a range is on the disk out of the page cache, where there is one: a hint, which fails silently.
+    fn uncache(&self, _offset: u64, _len: u64) {}
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether the length is 0.
@@ -331,6 +334,10 @@ impl File for RealFile {
     fn sync_data(&self) -> io::Result<()> {
         blocking::about_to_wait();
         Ok(retry(|| rustix::fs::fdatasync(&self.fd))?)
+    }
+
+    fn uncache(&self, offset: u64, len: u64) {
+        let _ = rustix::fs::fadvise(&self.fd, offset, NonZeroU64::new(len), Advice::DontNeed);
     }
 
     fn len(&self) -> io::Result<u64> {

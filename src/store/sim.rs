@@ -55,6 +55,8 @@ struct State {
     /// Changes of names that no `sync_dir` has made durable yet, oldest first.
     unsynced: Vec<NameChange>,
     locked: bool,
+    /// What was taken out of the page cache: offset and length, in order.
+    uncached: Vec<(u64, u64)>,
 }
 
 struct Fault {
@@ -118,6 +120,7 @@ impl SimDisk {
             names,
             unsynced: Vec::new(),
             locked: false,
+            uncached: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -131,6 +134,12 @@ impl SimDisk {
     /// Makes `times` steps of this kind fail with `error` (an errno) after `after` more of them.
     pub fn fail(&self, step: Step, after: u64, times: u64, error: i32) {
         self.state.lock().faults.push(Fault { step, after, times, error });
+    }
+
+    /// What was taken out of the page cache of any file: offset and length, in order.
+    #[must_use]
+    pub fn uncached(&self) -> Vec<(u64, u64)> {
+        self.state.lock().uncached.clone()
     }
 
     /// Forgets every fault that was asked for.
@@ -188,6 +197,7 @@ impl SimDisk {
             names,
             unsynced: Vec::new(),
             locked: false,
+            uncached: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -221,6 +231,7 @@ impl SimDisk {
             durable: state.durable.clone(),
             unsynced: state.unsynced.clone(),
             locked: false,
+            uncached: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -563,6 +574,10 @@ impl File for SimFile {
             return Err(err);
         }
         state.change(self.id, Pending::Write(offset, bytes.to_vec()))
+    }
+
+    fn uncache(&self, offset: u64, len: u64) {
+        self.disk.state.lock().uncached.push((offset, len));
     }
 
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
