@@ -42,6 +42,9 @@ use crate::sys::blocking;
 pub const LOG_PER_BATCH: u64 = 16 << 20;
 /// Log bytes that may not be committed yet; past that, writers wait.
 pub const LOG_BEHIND_MAX: u64 = 64 << 20;
+/// Memory that the young layer takes at most before it is frozen, whatever the budget. A start after a kill folds in
+/// again what two layers held, and is to take a second at most: new files are some 1,200 events for each MiB, and 10 us each.
+const YOUNG_MAX: usize = 40 << 20;
 /// Of the bytes that small writes have in the log, one in so many counts for both: a start reads them back, but they
 /// make no rows. If all counted, pages that are written again and again would have a batch every 4,000 events.
 const CONTENT_PART: u64 = 4;
@@ -182,7 +185,7 @@ impl Index {
                 engine: Mutex::new(Some(engine)),
                 file,
                 engine_cache,
-                young_max: memory / 8,
+                young_max: (memory / 8).min(YOUNG_MAX),
                 tap: options.tap,
                 identity,
                 state: Mutex::new(State { applied, inline, ..State::default() }),
@@ -388,7 +391,7 @@ impl Shared {
     fn is_behind(&self, state: &State) -> bool {
         let frozen = state.frozen.as_ref().map_or(0, |frozen| frozen.log);
         state.frozen.is_some()
-            && (state.young_log + frozen > LOG_BEHIND_MAX || state.young_bytes > 2 * self.young_max)
+            && (state.young_log + frozen > LOG_BEHIND_MAX || state.young_bytes > self.young_max)
     }
 
     /// Whether whoever reads the log back has to wait.

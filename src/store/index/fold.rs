@@ -232,8 +232,8 @@ impl<'t> Fold<'t> {
                     self.remove(&key::orphan(ino));
                 }
                 self.name_added(parent, false)?;
-                self.set_name(parent, name, ino, kind)?;
-                self.set_live(&key::name_of(ino, parent, name), &[])?;
+                self.set_name(parent, name, ino, kind, false)?;
+                self.begin_live(&key::name_of(ino, parent, name), &[])?;
             }
             // Roles: what was named, the directory.
             Change::Unlink { parent, name, ino } => {
@@ -402,6 +402,17 @@ impl<'t> Fold<'t> {
     /// Gives a key with two lives a new value from this event on.
     fn set_live(&mut self, key: &Key, value: &[u8]) -> Result<(), IndexError> {
         let existed = self.bury(key)?;
+        self.put_live(key, value, existed)
+    }
+
+    /// The same for a key that has no value now, as the event itself says: nothing is looked up. Reading the log back
+    /// would have to fetch a page of the index for each, which in service has just been asked for.
+    fn begin_live(&mut self, key: &Key, value: &[u8]) -> Result<(), IndexError> {
+        debug_assert!(self.tables.row(key)?.is_none(), "event {} adds what is there", self.seq);
+        self.put_live(key, value, false)
+    }
+
+    fn put_live(&mut self, key: &Key, value: &[u8], existed: bool) -> Result<(), IndexError> {
         let mut new = Writer::born(self.seq);
         new.0.extend_from_slice(value);
         self.batch.rows.push((Small::from(&**key), Some(Small::from(&new.0[..])), existed));
@@ -496,7 +507,7 @@ impl<'t> Fold<'t> {
             self.put_new(&key::target(ino), target);
         }
         self.name_added(parent, dir)?;
-        self.set_name(parent, name, ino, mode & S_IFMT)?;
+        self.set_name(parent, name, ino, mode & S_IFMT, false)?;
         // Not counted as a change, so that one who keeps its name has nothing to count.
         self.put_new(&key::name_of(ino, parent, name), &Writer::born(self.seq).0);
         // Before what it is made with. Should this event come to nothing, there will be no such inode.
@@ -535,20 +546,25 @@ impl<'t> Fold<'t> {
         Ok(dir)
     }
 
+    /// Lets a name stand for `ino`. `replaces`: it stands for something until this event.
     fn set_name(
         &mut self,
         parent: Ino,
         name: &[u8],
         ino: Ino,
         kind: u32,
+        replaces: bool,
     ) -> Result<(), IndexError> {
         key::check_name(name, self.seq)?;
         let entry = Entry { ino, kind, since: self.seq };
         let hash = self.tables.name_hash.of(name);
         let key = key::name(parent, hash, name);
-        // Whoever decided on a new name has just asked for it.
-        let is_free = self.tables.cache.name(parent.0, hash, name) == Some(None);
-        let existed = !is_free && self.bury(&key)?;
+        debug_assert!(
+            replaces || self.tables.row(&key)?.is_none(),
+            "event {} takes a name that is not free",
+            self.seq
+        );
+        let existed = replaces && self.bury(&key)?;
         let value = Small::from(&names::encode_entry(entry)[..]);
         self.batch.rows.push((Small::from(&*key), Some(value), existed));
         self.batch.names.push((parent, hash, Small::from(name), Some(entry)));
@@ -587,8 +603,8 @@ impl<'t> Fold<'t> {
             self.name_removed(new_parent, dir)?;
             self.end_live(&key::name_of(replaced, new_parent, new_name))?;
         }
-        self.set_name(new_parent, new_name, ino, kind)?;
-        self.set_live(&key::name_of(ino, new_parent, new_name), &[])
+        self.set_name(new_parent, new_name, ino, kind, replaced.is_some())?;
+        self.begin_live(&key::name_of(ino, new_parent, new_name), &[])
     }
 
     fn exchange(
@@ -612,8 +628,8 @@ impl<'t> Fold<'t> {
         self.name_added(new_parent, kind == S_IFDIR)?;
         self.drop_name(parent, name, ino)?;
         self.drop_name(new_parent, new_name, other)?;
-        self.set_name(parent, name, other, other_kind)?;
-        self.set_name(new_parent, new_name, ino, kind)?;
+        self.set_name(parent, name, other, other_kind, true)?;
+        self.set_name(new_parent, new_name, ino, kind, true)?;
         self.set_live(&key::name_of(other, parent, name), &[])?;
         self.set_live(&key::name_of(ino, new_parent, new_name), &[])
     }
