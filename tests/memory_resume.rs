@@ -91,6 +91,16 @@ fn across_a_crash_beside<T: Sync>(
     call: impl FnOnce(&User, &T) + Send,
     after: impl FnOnce(&User, &Tree, T),
 ) -> u64 {
+    across_crashes(1, before, call, after)
+}
+
+/// The same, but the next server is told of so many before it.
+fn across_crashes<T: Sync>(
+    restarts: u16,
+    before: impl FnOnce(&User) -> T,
+    call: impl FnOnce(&User, &T) + Send,
+    after: impl FnOnce(&User, &Tree, T),
+) -> u64 {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::create(dir.path(), &CreateOptions::default(), &options()).unwrap());
     let (kernel, device) = memory::pair(Options { stepped: false, ..Options::default() });
@@ -123,7 +133,7 @@ fn across_a_crash_beside<T: Sync>(
         let watcher: Weak<View> = Arc::downgrade(&view);
         tree.watch(watcher);
         let second = thread::spawn(move || {
-            let resumed = Resumed { limits, restarts: 1 };
+            let resumed = Resumed { limits, restarts };
             Server::resume(&device, &view, config(), resumed).run(|| ()).unwrap();
         });
         calls.join().expect("the call ends as if nothing had happened");
@@ -301,4 +311,34 @@ fn a_file_of_the_past_is_found_again_when_it_is_opened() {
             user.close(fd).unwrap();
         },
     );
+}
+
+#[test]
+fn what_the_kernel_still_holds_of_the_past_never_shows_another_tree() {
+    let seq = |user: &User| {
+        let seq = user.xattr("/current", "user.lighthouse.seq").unwrap();
+        String::from_utf8(seq).unwrap()
+    };
+    // As many as there are places to begin at, so that the next begins where the first did.
+    for restarts in [1, 16] {
+        let held = across_crashes(
+            restarts,
+            |user| {
+                user.write_file("/current/f", b"then", 0o644).unwrap();
+                let then = format!("/history/@{}", seq(user));
+                user.write_file("/current/f", b"another", 0o644).unwrap();
+                let another = format!("/history/@{}", seq(user));
+                (user.open(format!("{then}/f"), 0, 0).unwrap(), another)
+            },
+            |user, _| user.mkdir("/current/d", 0o755).unwrap(),
+            |user, _, (held, another)| {
+                assert_eq!(user.read_file(format!("{another}/f")).unwrap(), b"another");
+                let read = user.pread(held, 10, 0);
+                let was = read == Ok(b"then".to_vec()) || read == Err(Errno::ESTALE);
+                assert!(was, "after {restarts}: {read:?}");
+                user.close(held).unwrap();
+            },
+        );
+        assert_eq!(held, 1);
+    }
 }

@@ -31,6 +31,8 @@ use super::session::Session;
 const LINKS_MAX: usize = 40;
 /// Directories below each other that are taken away with their directory.
 const DEPTH_MAX: usize = 2048;
+/// Names that are read at a time, with their attributes: every change waits meanwhile.
+pub(crate) const NAMES_AT_ONCE: usize = 1000;
 /// Names of a directory that are listed at a time, to be taken away.
 const PAGE: usize = 256;
 /// Directories that keep what was listed of them while one below is emptied; others are listed again.
@@ -358,8 +360,8 @@ impl Acting {
         Ok(Named { parent: dir.ino, name: Vec::new(), inode: Some(dir) })
     }
 
-    /// Names in `dir` from the hash `from` on, at least `limit` if there are as many, and the hash that the
-    /// next begin at.
+    /// Names in `dir` from the hash `from` on, `limit` or [`NAMES_AT_ONCE`] if there are as many (and those of the same hash
+    /// as the last), and the hash that the next begin at. Asked for one after the other at one `at`, they are those of one moment.
     pub(crate) fn list(
         &self,
         dir: Ino,
@@ -367,6 +369,7 @@ impl Acting {
         from: u64,
         limit: usize,
     ) -> Result<Listed, Problem> {
+        let limit = limit.min(NAMES_AT_ONCE);
         let mut names = Vec::new();
         let (mut last, mut next) = (0, None);
         self.tree.list_with_attributes(dir, from, at, &mut |hash, name, inode| {
@@ -1102,6 +1105,32 @@ mod tests {
         let _faster = overtaken(&tree, 1);
         root.rename(&path("file"), &path("moved")).unwrap();
         assert_eq!(content(&root, "moved"), b"", "it is the other one");
+    }
+
+    #[test]
+    fn a_change_gets_through_between_the_names_of_a_long_listing() {
+        let tree = Tree::in_memory();
+        let root = acting(&tree, None);
+        for n in 0..2 * NAMES_AT_ONCE {
+            make(&tree, Ino::ROOT, format!("f{n}").as_bytes(), S_IFREG | 0o644);
+        }
+        let at = tree.last();
+        let (mut listed, mut from) = (Vec::new(), Some(0));
+        while let Some(next) = from {
+            let names;
+            (names, from) = root.list(Ino::ROOT, at, next, usize::MAX).unwrap();
+            assert!(names.len() <= NAMES_AT_ONCE, "under one lock, unless hashes are equal");
+            // Nobody has the tables: a name that comes later goes, and another comes.
+            let gone = format!("f{}", listed.len());
+            make(&tree, Ino::ROOT, format!("new{}", listed.len()).as_bytes(), S_IFREG | 0o644);
+            root.remove(&path(&gone), false, None).unwrap();
+            listed.extend(names.into_iter().map(|(name, _)| name));
+        }
+        listed.sort();
+        let mut all: Vec<_> =
+            (0..2 * NAMES_AT_ONCE).map(|n| format!("f{n}").into_bytes()).collect();
+        all.sort();
+        assert!(listed == all, "those of one moment: {} names", listed.len());
     }
 
     #[test]

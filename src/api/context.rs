@@ -5,7 +5,7 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use crate::agents::policy::Section;
-use crate::legacy::context::{NewPackage, Package, PackageError, Packages};
+use crate::legacy::context::{NewPackage, Package, PackageError};
 use crate::tree::{Seq, Timestamp};
 
 use super::acting::READ;
@@ -29,6 +29,9 @@ impl From<PackageError> for Problem {
         match error {
             PackageError::Id | PackageError::Expiry => Self::bad(error.to_string()),
             PackageError::Taken => Self::conflict(error.to_string()),
+            PackageError::TooMany | PackageError::TooLarge => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
+            }
             PackageError::Tree(refusal) => refusal.into(),
         }
     }
@@ -70,12 +73,12 @@ pub(crate) async fn make(shared: Shared, asked: Asked) -> Answer {
                 Err(refused) => return Err(refused),
             }
         }
-        Ok(Packages::new(&acting.tree).make(acting.origin(), &new, Timestamp::now())?)
+        Ok(shared.packages(&acting.tree).make(acting.origin(), &new, Timestamp::now())?)
     })
     .await?;
     let mut response = answer(StatusCode::CREATED, &shown(&made));
     if let Ok(location) =
-        HeaderValue::from_str(&format!("{PLACE}/{}", encode(made.is.package_id.as_bytes())))
+        HeaderValue::from_str(&format!("{PLACE}/{}", encode(made.package_id.as_bytes())))
     {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -86,9 +89,9 @@ pub(crate) async fn list(shared: Shared, asked: Asked) -> Answer {
     let acting = shared.acting(&asked.session)?;
     acting.may_read_section(Section::Context, &[], false)?;
     let packages = waiting(move || {
-        let mut packages = Packages::new(&acting.tree).list(Timestamp::now())?;
+        let mut packages = shared.packages(&acting.tree).list(Timestamp::now())?;
         packages.retain(|package| {
-            acting.reads_section(Section::Context, &manifest_of(&package.is.package_id))
+            acting.reads_section(Section::Context, &manifest_of(&package.package_id))
         });
         Ok(packages)
     })
@@ -120,7 +123,7 @@ pub(crate) async fn get(shared: Shared, asked: Asked) -> Answer {
     let acting = shared.acting(&asked.session)?;
     acting.may_read_section(Section::Context, &manifest_of(&id), false)?;
     let found =
-        waiting(move || Ok(Packages::new(&acting.tree).find(&id, Timestamp::now())?)).await?;
+        waiting(move || Ok(shared.packages(&acting.tree).find(&id, Timestamp::now())?)).await?;
     let found = found.ok_or_else(|| Problem::missing("there is no such package"))?;
     Ok(answer(StatusCode::OK, &shown(&found)))
 }
@@ -131,7 +134,7 @@ pub(crate) async fn remove(shared: Shared, asked: Asked) -> Answer {
     // Who may not see what there is may not take it away either.
     acting.may_read_section(Section::Context, &[id.as_bytes()], true)?;
     let removed = waiting(move || {
-        Ok(Packages::new(&acting.tree).remove(acting.origin(), &id, Timestamp::now())?)
+        Ok(shared.packages(&acting.tree).remove(acting.origin(), &id, Timestamp::now())?)
     });
     if !removed.await? {
         return Err(Problem::missing("there is no such package"));

@@ -166,7 +166,14 @@ fn listing(
     at: Seq,
     (after, limit): (u64, usize),
 ) -> Answer {
-    let (names, next) = acting.list(dir.ino, at, after, limit)?;
+    let (mut names, mut next) = acting.list(dir.ino, at, after, limit)?;
+    while let Some(from) = next
+        && names.len() < limit
+    {
+        let more;
+        (more, next) = acting.list(dir.ino, at, from, limit - names.len())?;
+        names.extend(more);
+    }
     let mut above = path.url();
     if !above.is_empty() {
         above.push('/');

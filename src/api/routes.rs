@@ -307,7 +307,11 @@ pub(crate) const ROUTES: &[Route] = &[
         summary: "Make a context package: a directory below context/ of the mount, with its files as they are now",
         query: &[],
         body: Some("ContextPackage"),
-        answers: &[(201, "It is made"), (409, "One of this id is there")],
+        answers: &[
+            (201, "It is made"),
+            (409, "One of this id is there"),
+            (507, "There are 10,000, or their manifests would take more than 32 MiB"),
+        ],
         run: run!(context::make),
     },
     Route {

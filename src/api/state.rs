@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::agents::guard::Guard;
 use crate::agents::register::Register;
+use crate::legacy::context::Packages;
 use crate::tree::Tree;
 
 use super::Config;
@@ -115,6 +116,8 @@ pub(crate) struct Inner {
     pub(crate) stage: RwLock<Stage>,
     pub(crate) mount: RwLock<Mount>,
     pub(crate) tree: OnceLock<Tree>,
+    /// Kept, so that a request reads only what came since the one before it.
+    packages: OnceLock<Packages>,
     pub(crate) ask_counts: OnceLock<AskCounts>,
     pub(crate) guard: OnceLock<Arc<Guard>>,
     pub(crate) register: OnceLock<Arc<Register>>,
@@ -154,6 +157,7 @@ impl Shared {
             stage: RwLock::new(Stage::Opening),
             mount: RwLock::new(Mount::Pending),
             tree: OnceLock::new(),
+            packages: OnceLock::new(),
             ask_counts: OnceLock::new(),
             guard: OnceLock::new(),
             register: OnceLock::new(),
@@ -180,6 +184,11 @@ impl Shared {
             (Stage::Serving, Some(tree)) => Ok(tree),
             (stage, _) => Err(Problem::unavailable(words(stage))),
         }
+    }
+
+    /// The context packages of `tree`, which is the one there is.
+    pub(crate) fn packages(&self, tree: &Tree) -> &Packages {
+        self.packages.get_or_init(|| Packages::new(tree))
     }
 
     pub(crate) fn acting(&self, session: &Session) -> Result<Acting, Problem> {

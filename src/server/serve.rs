@@ -30,7 +30,7 @@ use crate::proto::abi::{FUSE_HAS_EXPIRE_ONLY, FUSE_OVER_IO_URING};
 use crate::proto::connection::{self, Action, Connection, Limits};
 use crate::proto::message;
 use crate::proto::notify::Notice;
-use crate::proto::types::{Errno, Name};
+use crate::proto::types::{Errno, Name, NodeId};
 use crate::transport::turns::Turn;
 use crate::transport::{Delivery, DeviceLane, Frame, Lane, Received, SpliceError, Transport};
 use crate::view::news::{News, Next};
@@ -231,13 +231,20 @@ impl<'s> Server<'s> {
                 tracing::info!(ended, "ended unlinked files that an earlier mount had open");
             }
         } else {
-            self.view.adopt(self.restarts);
+            self.view.adopt(self.restarts, |node| self.is_held(node))?;
             if self.connection.limits().is_some_and(|limits| limits.takes(&Notice::Resend)) {
                 // Whether anything waits or not, the kernel takes it.
                 let _ = self.transport.send_notification(&Notice::Resend.message().io_slices())?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the kernel holds `node`, of which it is told that its attributes are old.
+    fn is_held(&self, node: NodeId) -> io::Result<bool> {
+        let told = Notice::InvalInode { node, offset: -1, len: 0 };
+        let taken = self.transport.send_notification(&told.message().io_slices())?;
+        Ok(taken == Delivery::Taken)
     }
 
     /// Reader 0: answers INIT, starts the other threads, and reads on.

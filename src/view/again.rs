@@ -6,7 +6,7 @@
 //! What the process before had in memory is gone: which nodes the kernel knows and how often it has looked
 //! them up, and what its handles are. So handles that this process has not given out are believed, nothing
 //! that lost its last name is ended before the next mount, and nodes of the past are stale: the kernel looks
-//! their names up again.
+//! their names up again, and finds them under numbers of which it holds nothing.
 //!
 //! Invariants: nothing here changes a tree.
 
@@ -22,18 +22,24 @@ use super::nodes::{Place, Tense};
 use super::{Range, Refusal, TreeRefusal, View};
 
 impl View {
-    /// Takes over a kernel that knows what `restarts` processes before this one have told it.
-    pub fn adopt(&self, restarts: u16) {
+    /// Takes over a kernel that knows what `restarts` processes before this one have told it; `is_held` tells of a node
+    /// whether it still does.
+    pub fn adopt<E>(
+        &self,
+        restarts: u16,
+        is_held: impl FnMut(NodeId) -> Result<bool, E>,
+    ) -> Result<(), E> {
         self.adopted.store(true, Ordering::Relaxed);
         self.nodes.clear();
         // What it let go of before, nobody knows any more.
         self.nodes.see_let_go();
-        self.nodes.after_restarts(restarts);
+        self.nodes.after_restarts(restarts, is_held)?;
         self.handles.clear();
         self.computed.clear();
         self.streams.clear();
         self.handles.after_restarts(restarts);
         self.news.open();
+        Ok(())
     }
 
     pub(super) fn is_adopted(&self) -> bool {

@@ -75,7 +75,7 @@ impl View {
     pub(super) fn context_names(&self) -> Result<Vec<(Vec<u8>, Made)>, Refusal> {
         let mut packages = self.packages.list(Timestamp::now())?;
         packages.sort_unstable_by_key(|package| package.seq);
-        let name = |package: &Arc<Package>| package.is.package_id.clone().into_bytes();
+        let name = |package: &Arc<Package>| package.package_id.clone().into_bytes();
         Ok(packages.iter().map(|package| (name(package), Made::Package(package.seq))).collect())
     }
 
@@ -88,7 +88,7 @@ impl View {
         let json = match file {
             PackageFile::Manifest => package.manifest(),
             PackageFile::Files => self.package_files(package)?.into(),
-            PackageFile::Context => package.is.context_data.clone().into(),
+            PackageFile::Context => self.packages.context_data(package)?.into(),
         };
         let mut text = format!("{json:#}");
         text.push('\n');
@@ -108,7 +108,7 @@ impl View {
             Err(TreeRefusal::NotFound | TreeRefusal::NotADirectory) => 0o077,
             Err(_) => 0,
         };
-        package.is.files_involved.iter().fold(0o777, |mode, path| mode & (OWNER | of(path)))
+        package.files_involved.iter().fold(0o777, |mode, path| mode & (OWNER | of(path)))
     }
 
     /// Bits of those classes, of something that has the owner and group of `top`, all of whose members may go all of
@@ -146,7 +146,7 @@ impl View {
         }
         let mut files = Map::new();
         let mut room = FILES_MAX;
-        for path in &package.is.files_involved {
+        for path in &package.files_involved {
             let inode = match self.involved(path, package.seq) {
                 Ok(inode) if inode.mode & S_IFMT == S_IFREG && inode.size > 0 => inode,
                 Ok(_) | Err(TreeRefusal::NotFound | TreeRefusal::NotADirectory) => continue,

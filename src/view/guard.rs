@@ -64,7 +64,7 @@ impl View {
     fn shown_in(&self, by: Seq) -> Result<Vec<(Section, Path)>, Refusal> {
         let package = self.package(by)?;
         let mut paths = Vec::new();
-        for text in &package.is.files_involved {
+        for text in &package.files_involved {
             match self.involved(text, package.seq) {
                 Ok(inode) => paths.extend(self.tree.paths(inode.ino, package.seq)?),
                 Err(TreeRefusal::NotFound | TreeRefusal::NotADirectory) => (),
@@ -77,7 +77,7 @@ impl View {
 
     /// What `made` is called, names from the directory of its section on: by whichever of them rules name it.
     fn made_paths(&self, made: Made) -> Result<Vec<Path>, Refusal> {
-        let id = |by| Ok::<_, Refusal>(self.package(by)?.is.package_id.clone().into_bytes());
+        let id = |by| Ok::<_, Refusal>(self.package(by)?.package_id.clone().into_bytes());
         let from = || b"from".to_vec();
         Ok(match made {
             Made::Stream(None, name) => vec![vec![name.text().to_vec()]],

@@ -459,7 +459,7 @@ impl View {
     fn entry(&self, tense: Tense, inode: &Inode) -> Result<Entry, Refusal> {
         Ok(Entry {
             node: node(tense, inode.ino)?,
-            generation: 0,
+            generation: self.nodes.generation(tense),
             attr: attr(self.at(tense)?, inode),
             entry_valid: self.caching(tense).names,
             attr_valid: self.attr_lifetime(tense, inode),

@@ -18,10 +18,11 @@
 //! Invariants: inode numbers stay below 2^48, so (view, inode) fits; a view is bound to one event from
 //! the first lookup of its name until the kernel has forgotten every node of it, so whoever is in it
 //! sees one tree. A name looked up again leads to the same view while that one is bound, unless the name
-//! has come to mean another event and nobody has looked it up for a while, or has done so for long.
+//! has come to mean another event and nobody has looked it up for a while, or has done so for long. After a restart no view
+//! has the number of one that the kernel still holds: see [`Nodes::after_restarts`].
 
 use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -99,6 +100,8 @@ pub(crate) struct Nodes {
     counts: [Mutex<FxHashMap<u64, u64>>; SHARDS],
     /// Whether it ever let go of a node.
     lets_go: AtomicBool,
+    /// Of nodes of the past.
+    generation: AtomicU64,
     views: RwLock<Views>,
 }
 
@@ -110,7 +113,7 @@ struct Views {
     names: FxHashMap<Box<[u8]>, NonZeroU16>,
     /// How many slots are in use: more than there are names where a name has moved on.
     bound: usize,
-    /// How many the predecessors of this process have taken.
+    /// How many the kernel holds since a predecessor of this process gave them out.
     taken: usize,
     asked_back: bool,
 }
@@ -158,6 +161,7 @@ impl Nodes {
         Self {
             counts: std::array::from_fn(|_| Mutex::default()),
             lets_go: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
             views: RwLock::default(),
         }
     }
@@ -314,13 +318,38 @@ impl Nodes {
         }
     }
 
-    /// Views are numbered from where predecessors of this process, of which there were so many, have hardly
-    /// come to: the kernel still knows nodes of theirs, and must not find another tree behind them.
-    pub(crate) fn after_restarts(&self, restarts: u16) {
+    /// The kernel still knows nodes of predecessors of this process, of which there were so many, and must not find another
+    /// tree behind them. So views of which it holds the directory at their top, which it does as long as it holds anything
+    /// below that somebody uses, get no number again: `is_held` asks it. The numbers begin where predecessors have hardly come
+    /// to, for what is answered, or let go of, right when one dies; and another generation keeps what nobody uses, but the kernel has not
+    /// dropped yet, from being taken for what is shown now.
+    pub(crate) fn after_restarts<E>(
+        &self,
+        restarts: u16,
+        mut is_held: impl FnMut(NodeId) -> Result<bool, E>,
+    ) -> Result<(), E> {
         let first = usize::from(restarts % 16) * (VIEWS_MAX / 16);
-        let mut views = self.views.write();
-        *views = Views { taken: first, ..Views::default() };
-        views.slots.resize_with(first, || None);
+        let mut views = Views::default();
+        views.slots.resize_with(VIEWS_MAX, || None);
+        for slot in (first..VIEWS_MAX).chain(0..first) {
+            let number = u16::try_from(slot + 1).ok().and_then(NonZeroU16::new);
+            let Some(view) = number else { continue };
+            match Place::Tree(Tense::Past(view), Ino::ROOT).node() {
+                Some(top) if !is_held(top)? => views.free.push_back(view),
+                _ => views.taken += 1,
+            }
+        }
+        self.generation.store(u64::from(restarts), Ordering::Relaxed);
+        *self.views.write() = views;
+        Ok(())
+    }
+
+    /// The generation of a node.
+    pub(crate) fn generation(&self, tense: Tense) -> u64 {
+        match tense {
+            Tense::Now => 0,
+            Tense::Past(_) => self.generation.load(Ordering::Relaxed),
+        }
     }
 
     /// The kernel is gone: it knows nothing any more.
@@ -329,6 +358,7 @@ impl Nodes {
             *counts.lock() = FxHashMap::default();
         }
         self.lets_go.store(false, Ordering::Relaxed);
+        self.generation.store(0, Ordering::Relaxed);
         *self.views.write() = Views::default();
     }
 }
@@ -490,9 +520,17 @@ mod tests {
 
     #[test]
     fn many_views_are_asked_back_oldest_first_and_too_many_refused() {
-        for restarts in [0, 1, 5, 15, 16] {
+        let part = VIEWS_MAX / 16;
+        for held in [0, 1, part, 8 * part, 15 * part] {
             let nodes = Nodes::new();
-            nodes.after_restarts(restarts);
+            if held > 0 {
+                let mut asked = 0;
+                let is_held = |_| {
+                    asked += 1;
+                    Ok::<_, ()>(asked <= held)
+                };
+                nodes.after_restarts(1, is_held).unwrap();
+            }
             let mut asked = Vec::new();
             let mut first = None;
             let mut entered = 0;
@@ -501,12 +539,32 @@ mod tests {
                 asked.extend(new.crowded_out);
                 entered += 1;
             }
-            let left = VIEWS_MAX - usize::from(restarts % 16) * (VIEWS_MAX / 16);
-            assert_eq!(entered, left, "after {restarts} restarts");
-            assert_eq!(asked.first().map(|name| &**name), Some(&b"@0"[..]), "{restarts}");
-            assert!(asked.len() >= left / 8, "{restarts}");
+            let left = VIEWS_MAX - held;
+            assert_eq!(entered, left, "beside {held} that are held");
+            assert_eq!(asked.first().map(|name| &**name), Some(&b"@0"[..]), "{held}");
+            assert!(asked.len() >= left / 8, "{held}");
             nodes.let_go(first.unwrap());
             assert!(nodes.enter(b"one more", Seq(5), STILL).is_some());
+        }
+    }
+
+    #[test]
+    fn no_view_has_a_number_that_the_kernel_holds() {
+        let held = |top: NodeId| match Place::of(top) {
+            Some(Place::Tree(Tense::Past(view), Ino::ROOT)) => view.get() % 3 == 0,
+            other => panic!("{other:?} is the top of no view"),
+        };
+        for restarts in [1, 15, 16, 17, u16::MAX] {
+            let nodes = Nodes::new();
+            nodes.after_restarts(restarts, |top| Ok::<_, ()>(held(top))).unwrap();
+            assert_eq!(nodes.generation(Tense::Now), 0, "the kernel knows them from before");
+            let mut last = 0;
+            while let Some(new) = nodes.enter(format!("@{last}").as_bytes(), Seq(5), STILL) {
+                assert!(!held(past(new.view, Ino::ROOT.0)), "{} after {restarts}", new.view);
+                assert_eq!(nodes.generation(Tense::Past(new.view)), u64::from(restarts));
+                last += 1;
+            }
+            assert_eq!(last, VIEWS_MAX - VIEWS_MAX / 3);
         }
     }
 

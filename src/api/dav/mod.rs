@@ -19,6 +19,8 @@ mod locks;
 mod transfer;
 mod tree;
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -26,12 +28,12 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use dav_server::DavHandler;
 use dav_server::ls::DavLockSystem;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use http_body_util::BodyExt;
 
 use locks::Locks;
 use transfer::{How, Transfer};
-use tree::{DavTree, Seen};
+use tree::{CutShort, DavTree, Seen};
 
 use super::ask::{TreePath, from_base64};
 use super::problem::Problem;
@@ -133,11 +135,13 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         && ["if", "if-match", "if-none-match", "if-unmodified-since"]
             .iter()
             .any(|name| parts.headers.contains_key(*name));
+    let cut_short = CutShort::default();
     let tree = DavTree {
         upload_max: shared.config.upload_max,
         expected_len,
         transfer,
         seen: conditional.then(Seen::default),
+        cut_short: Arc::clone(&cut_short),
         makes_files: method.as_str() == "LOCK",
     };
     let body = match method.as_str() {
@@ -152,8 +156,21 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
     let request = Request::from_parts(parts, body);
     let response = handler.handle_guarded(request, session.agent, acting).await;
     let (parts, body) = response.into_parts();
-    let response = Response::from_parts(parts, Body::new(body));
+    let mut body = Body::new(body);
+    if method.as_str() == "PROPFIND" {
+        body = whole_or_broken(body, cut_short);
+    }
+    let response = Response::from_parts(parts, body);
     Ok(answered(response, conditional, method == Method::HEAD).await)
+}
+
+/// `body`, which breaks off at its end where what it tells of does: that must not look whole.
+fn whole_or_broken(body: Body, cut_short: CutShort) -> Body {
+    let broken = stream::unfold(Some(cut_short), |cut_short| async move {
+        let why = cut_short?.get()?.clone();
+        Some((Err(axum::Error::new(std::io::Error::other(why))), None))
+    });
+    Body::from_stream(body.into_data_stream().chain(broken))
 }
 
 /// The answer as we say it: with a status of ours, and a reason.
@@ -337,4 +354,21 @@ async fn xml(shared: &Shared, body: Body) -> Result<Body, Problem> {
         return Err(Problem::bad("the body must be XML in UTF-8, without a document type"));
     }
     Ok(Body::from(xml))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_cut_short_does_not_look_whole() {
+        for (why, whole) in [(None, true), (Some("the disk failed"), false)] {
+            let cut_short = CutShort::default();
+            if let Some(why) = why {
+                cut_short.set(why.to_owned()).unwrap();
+            }
+            let body = whole_or_broken(Body::from("names"), cut_short);
+            assert_eq!(body.collect().await.is_ok(), whole);
+        }
+    }
 }

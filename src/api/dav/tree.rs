@@ -15,7 +15,7 @@ use dav_server::fs::{
 };
 use futures_util::stream;
 
-use crate::api::acting::{Acting, Content, Must, Named, READ, WRITE};
+use crate::api::acting::{Acting, Content, Must, NAMES_AT_ONCE, Named, READ, WRITE};
 use crate::api::ask::TreePath;
 use crate::api::problem::Problem;
 use crate::api::routes::waiting;
@@ -32,6 +32,9 @@ const SHORT_MAX: usize = 1 << 20;
 /// What the conditions of a request were held against: the version of a file, or that there is none.
 pub(super) type Seen = Arc<OnceLock<Option<(Ino, Seq)>>>;
 
+/// Why a listing ended before its end. `dav-server` (0.11) passes over it, and would answer as if that had been all.
+pub(super) type CutShort = Arc<OnceLock<String>>;
+
 /// The tree, for one request.
 #[derive(Clone, Debug)]
 pub(super) struct DavTree {
@@ -42,6 +45,8 @@ pub(super) struct DavTree {
     pub(super) transfer: Option<Transfer>,
     /// Where an upload has conditions: the file must still be what they were held against once all has come.
     pub(super) seen: Option<Seen>,
+    /// Why a listing is not whole, where one is not.
+    pub(super) cut_short: CutShort,
     /// Opening a name that leads nowhere makes an empty file, whether or not anything is written: a LOCK.
     pub(super) makes_files: bool,
 }
@@ -171,14 +176,25 @@ impl GuardedFileSystem<Acting> for DavTree {
         _: ReadDirMeta,
         acting: &'a Acting,
     ) -> FsFuture<'a, FsStream<Box<dyn DavDirEntry>>> {
-        self.with_path(acting, path, told_looking, |acting, path| {
-            let dir = acting.find(&path, Seq::NOW)?;
-            acting.may(&dir, READ, Seq::NOW)?;
-            let (names, _) = acting.list(dir.ino, Seq::NOW, 0, usize::MAX)?;
-            let names = names
-                .into_iter()
-                .map(|(name, inode)| Ok(Box::new(Child { name, inode }) as Box<dyn DavDirEntry>));
-            Ok(Box::pin(stream::iter(names.collect::<Vec<_>>())) as FsStream<Box<dyn DavDirEntry>>)
+        let cut_short = Arc::clone(&self.cut_short);
+        let with = acting.clone();
+        self.with_path(acting, path, told_looking, move |acting, path| {
+            let at = acting.tree.last();
+            let dir = acting.find(&path, at)?;
+            acting.may(&dir, READ, at)?;
+            let listing = Listing {
+                acting: with,
+                dir: dir.ino,
+                at,
+                names: Vec::new().into_iter(),
+                next: Some(0),
+                cut_short,
+            };
+            let names = stream::unfold(listing, |mut listing| async move {
+                let name = listing.next().await?;
+                Some((name, listing))
+            });
+            Ok(Box::pin(names) as FsStream<Box<dyn DavDirEntry>>)
         })
     }
 
@@ -339,6 +355,39 @@ impl DavMetaData for Meta {
 
     fn etag(&self) -> Option<String> {
         Some(format!("{}-{}", self.0.ino, self.0.changed))
+    }
+}
+
+/// A directory as it was after one event, read while it is told of: however many names it has, few are in memory, and changes
+/// get through in between.
+struct Listing {
+    acting: Acting,
+    dir: Ino,
+    at: Seq,
+    /// Names that were read, and not yet told of.
+    names: std::vec::IntoIter<(Vec<u8>, Inode)>,
+    /// Where the next begin, if there are others.
+    next: Option<u64>,
+    cut_short: CutShort,
+}
+
+impl Listing {
+    async fn next(&mut self) -> Option<FsResult<Box<dyn DavDirEntry>>> {
+        loop {
+            if let Some((name, inode)) = self.names.next() {
+                return Some(Ok(Box::new(Child { name, inode })));
+            }
+            let (acting, dir, at, from) =
+                (self.acting.clone(), self.dir, self.at, self.next.take()?);
+            match waiting(move || acting.list(dir, at, from, NAMES_AT_ONCE)).await {
+                Ok((names, next)) => (self.names, self.next) = (names.into_iter(), next),
+                Err(problem) => {
+                    // The first is as good as any.
+                    let _ = self.cut_short.set(problem.words());
+                    return Some(Err(told(&problem)));
+                }
+            }
+        }
     }
 }
 
@@ -515,5 +564,76 @@ impl DavFile for Open {
             self.inode = Some(inode.map_err(|problem| told(&problem))?);
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::mpsc::{Sender, channel};
+
+    use futures_util::StreamExt;
+
+    use crate::api::session::Session;
+    use crate::tree::Tree;
+    use crate::tree::operation::{Caller, Operation};
+
+    use super::*;
+
+    fn make(tree: &Tree, name: &str) {
+        let (parent, mode, rdev, exclusive, security) = (Ino::ROOT, S_IFREG | 0o644, 0, true, None);
+        let name = name.as_bytes();
+        let operation = Operation::Make { parent, name, mode, rdev, exclusive, security };
+        tree.perform(&Caller::default(), &operation).unwrap();
+    }
+
+    /// Keeps the only thread that may wait busy until it is dropped.
+    fn plug() -> Sender<()> {
+        let (plug, plugged) = channel();
+        drop(tokio::task::spawn_blocking(move || plugged.recv()));
+        plug
+    }
+
+    #[test]
+    fn a_directory_is_read_page_by_page_while_it_is_told_of() {
+        let tree = Tree::in_memory();
+        for n in 0..2 * NAMES_AT_ONCE + 1 {
+            make(&tree, &format!("f{n}"));
+        }
+        let session = Session { id: "session".to_owned(), agent: "agent".to_owned() };
+        let acting = Acting::new(&tree, &session, None, &Arc::default(), None).unwrap();
+        let dav = DavTree {
+            upload_max: 0,
+            expected_len: None,
+            transfer: None,
+            seen: None,
+            cut_short: CutShort::default(),
+            makes_files: false,
+        };
+        let root = DavPath::new("/").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
+        let (told, pauses) = runtime.unwrap().block_on(async {
+            let mut names = dav.read_dir(&root, ReadDirMeta::Data, &acting).await.unwrap();
+            let (mut told, mut pauses) = (0, Vec::new());
+            let mut plugged = Some(plug());
+            loop {
+                let name = poll_fn(|context| {
+                    let polled = names.poll_next_unpin(context);
+                    if polled.is_pending() && plugged.take().is_some() {
+                        pauses.push(told);
+                        // It is of one moment, whatever comes meanwhile.
+                        make(&tree, &format!("new{told}"));
+                    }
+                    polled
+                });
+                let Some(name) = name.await else { return (told, pauses) };
+                name.unwrap();
+                told += 1;
+                plugged.get_or_insert_with(plug);
+            }
+        });
+        assert_eq!(told, 2 * NAMES_AT_ONCE + 1);
+        assert_eq!(pauses, [0, NAMES_AT_ONCE, 2 * NAMES_AT_ONCE]);
+        assert!(dav.cut_short.get().is_none());
     }
 }
