@@ -4,8 +4,8 @@
 //! a path needs the right to search, each change the right to write, as for a process of the user that HTTP
 //! acts as. Where a policy says what agents may, it is asked as it is for those who come through a mount.
 //!
-//! Invariants: symbolic links are followed within the tree alone; a file is replaced under one lock, so that
-//! two uploads never mix; every change says which agent made it, in which session.
+//! Invariants: symbolic links are followed within the tree alone; a file is replaced under one lock, and its content by one
+//! event, so that neither two uploads nor old and new ever mix; every change says which agent made it, in which session.
 
 mod replacing;
 
@@ -757,6 +757,7 @@ mod tests {
 
     use axum::http::StatusCode;
 
+    use crate::tree::operation::COPY_MAX;
     use crate::tree::watch::{Changed, Watcher};
 
     use super::*;
@@ -799,6 +800,53 @@ mod tests {
         assert_eq!(refused.status, StatusCode::INSUFFICIENT_STORAGE);
         assert_eq!(root.find(&path("file"), Seq::NOW).unwrap(), before);
         assert!(content(&root, "file") == old);
+    }
+
+    /// A staged file of `len` bytes, all but the first and the last a hole.
+    fn staged(acting: &Acting, len: u64, byte: u8) -> Content {
+        let ino = acting.stage().unwrap();
+        for offset in [0, len - 1] {
+            acting.write(ino, offset, &[byte]).unwrap();
+        }
+        Content::Staged { ino, len }
+    }
+
+    /// What the name `file` leads to after event `at`: how long it is, its first byte and its last.
+    fn ends(acting: &Acting, at: Seq) -> (u64, u8, u8) {
+        let inode = acting.find(&path("file"), at).unwrap();
+        let byte = |offset| acting.read(inode.ino, offset, 1, at).unwrap()[0];
+        (inode.size, byte(0), byte(inode.size - 1))
+    }
+
+    #[test]
+    fn content_is_replaced_by_one_event_however_long_it_is() {
+        const LONG: u64 = 3 * COPY_MAX;
+        let tree = Tree::in_memory();
+        let root = acting(&tree, None);
+        root.replace(&path("file"), &short(b"o+o"), None, Must::Be).unwrap();
+        for (len, byte) in
+            [(LONG, b'a'), (LONG - 1, b'b'), (9, b'c'), (2 << 20, b'd'), (LONG, b'e'), (3, b'f')]
+        {
+            let old = tree.last();
+            let before = root.find(&path("file"), Seq::NOW).unwrap();
+            let content = if len > 1 << 20 {
+                staged(&root, len, byte)
+            } else {
+                short(&vec![byte; usize::try_from(len).unwrap()])
+            };
+            let was = ends(&root, Seq::NOW);
+            assert_eq!(was, ends(&root, old));
+            let must = Must::BeAsSeen(before.ino, before.changed);
+            let last = tree.last();
+            let replaced = root.replace(&path("file"), &content, None, must).unwrap();
+            assert_eq!((replaced.seq, tree.last()), (last.next(), last.next()), "one event");
+            assert_eq!((replaced.inode.ino, replaced.inode.changed), (before.ino, replaced.seq));
+            assert_eq!(ends(&root, last), was);
+            assert_eq!(ends(&root, replaced.seq), (len, byte, byte));
+            root.discard(&content);
+            assert_eq!(ends(&root, Seq::NOW), (len, byte, byte));
+        }
+        assert_eq!(content(&root, "file"), b"fff");
     }
 
     #[test]

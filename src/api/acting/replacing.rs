@@ -2,7 +2,7 @@
 
 use crate::api::ask::TreePath;
 use crate::api::problem::Problem;
-use crate::tree::operation::{Attributes, COPY_MAX, Operation, S_IFDIR, S_IFMT, S_IFREG};
+use crate::tree::operation::{Attributes, COPY_MAX, Operation, S_IFDIR, S_IFMT, S_IFREG, WriteTo};
 use crate::tree::watch::Expected;
 use crate::tree::{Ino, Inode, Outcome, Refusal, Seq};
 
@@ -20,18 +20,18 @@ impl Acting {
     }
 
     pub(crate) fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<Outcome, Problem> {
-        Ok(self.write_where(ino, offset, bytes, None)?)
+        Ok(self.write_where(ino, WriteTo::Offset(offset), bytes, None)?)
     }
 
     fn write_where(
         &self,
         ino: Ino,
-        offset: u64,
+        to: WriteTo,
         bytes: &[u8],
         expected: Option<&Expected<'_>>,
     ) -> Result<Outcome, Refusal> {
         let (caller, kill_set_id) = (self.caller(), self.uid != 0);
-        self.tree.write_beside(&caller, ino, offset, bytes, kill_set_id, expected)
+        self.tree.write_beside(&caller, ino, to, bytes, kill_set_id, expected)
     }
 
     /// Lets go of staged content that nobody needs.
@@ -132,13 +132,13 @@ impl Acting {
     fn fill_new(&self, ino: Ino, content: &Content) -> Result<(), Refusal> {
         match content {
             Content::Short(bytes) if bytes.is_empty() => Ok(()),
-            Content::Short(bytes) => self.write_where(ino, 0, bytes, None).map(drop),
-            &Content::Staged { ino: src, len } => self.copy_range(src, ino, len, None).map(drop),
+            Content::Short(bytes) => self.write_where(ino, WriteTo::Whole, bytes, None).map(drop),
+            &Content::Staged { ino: src, len } => self.copy_pieces(src, ino, len),
         }
     }
 
-    /// Cuts the file last where the new content is shorter, so that it is as it was where the disk does not take that;
-    /// until then, readers see the end of the old behind it. Returns the last event.
+    /// Gives the file all of `content` in one event, so that nobody meets a mixture of it and of what was there before. Returns
+    /// the event.
     fn fill(
         &self,
         named: &Named,
@@ -147,29 +147,36 @@ impl Acting {
         version: Option<Seq>,
     ) -> Result<Seq, Refusal> {
         let entry = (!named.name.is_empty()).then_some((named.parent, named.name.as_slice()));
-        let expected = Expected { entry, ino: inode.ino, version };
-        let (len, filled) = match content {
-            Content::Short(bytes) if bytes.is_empty() => (0, None),
+        let mut expected = Expected { entry, ino: inode.ino, version };
+        let filled = match content {
+            Content::Short(bytes) if bytes.is_empty() => None,
             Content::Short(bytes) => {
-                let written = self.write_where(inode.ino, 0, bytes, Some(&expected))?;
-                (written.len, written.seq)
+                self.write_where(inode.ino, WriteTo::Whole, bytes, Some(&expected))?.seq
             }
             &Content::Staged { ino, len } => {
-                let dropped = self.drop_capability(&expected)?;
-                let version = version.map(|version| dropped.unwrap_or(version));
-                self.copy_range(ino, inode.ino, len, Some(&Expected { version, ..expected }))?
+                if let Some(dropped) = self.drop_capability(&expected)? {
+                    expected.version = version.map(|_| dropped);
+                }
+                self.perform_where(&self.copies(ino, inode.ino, (0, len), true), Some(&expected))?
+                    .seq
             }
         };
-        let mut last = filled;
-        if filled.is_none() || self.tree.inode(inode.ino, Seq::NOW)?.size > len {
-            let set =
-                Attributes { size: Some(len), kill_set_id: self.uid != 0, ..Attributes::default() };
-            let operation = Operation::SetAttributes { ino: inode.ino, set };
-            let expected = filled.is_none().then_some(&expected);
-            last = self.perform_where(&operation, expected)?.seq.or(filled);
-        }
+        let last = match filled {
+            Some(filled) => filled,
+            // There is nothing to put there.
+            None => {
+                let set = Attributes {
+                    size: Some(0),
+                    kill_set_id: self.uid != 0,
+                    ..Attributes::default()
+                };
+                let operation = Operation::SetAttributes { ino: inode.ino, set };
+                let cut = self.perform_where(&operation, Some(&expected))?;
+                cut.seq.unwrap_or(inode.changed)
+            }
+        };
         self.version_ends(inode.ino);
-        Ok(last.unwrap_or(inode.changed))
+        Ok(last)
     }
 
     /// A file whose content is replaced by others loses its capabilities. Before a copy a kernel would see to that itself; here is
@@ -187,32 +194,36 @@ impl Acting {
         }
     }
 
-    /// Copies up to `len` bytes; returns how many there were, and the last event.
-    fn copy_range(
+    /// Copies up to `len` bytes to a file that nobody sees yet.
+    fn copy_pieces(&self, src: Ino, dst: Ino, len: u64) -> Result<(), Refusal> {
+        let mut offset = 0;
+        while offset < len {
+            let copies = self.copies(src, dst, (offset, (len - offset).min(COPY_MAX)), false);
+            match self.perform_where(&copies, None)?.len {
+                0 => break,
+                copied => offset += copied,
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies `len` bytes from `offset` on to where they were; the destination `ends` there or may go on.
+    const fn copies(
         &self,
         src: Ino,
         dst: Ino,
-        len: u64,
-        mut expected: Option<&Expected<'_>>,
-    ) -> Result<(u64, Option<Seq>), Refusal> {
-        let (mut offset, mut last) = (0, None);
-        while offset < len {
-            let operation = Operation::Copy {
-                src,
-                src_offset: offset,
-                dst,
-                dst_offset: offset,
-                len: (len - offset).min(COPY_MAX),
-                kill_set_id: self.uid != 0,
-            };
-            let copied = self.perform_where(&operation, expected.take())?;
-            if copied.len == 0 {
-                break;
-            }
-            offset += copied.len;
-            last = copied.seq.or(last);
+        (offset, len): (u64, u64),
+        ends: bool,
+    ) -> Operation<'static> {
+        Operation::Copy {
+            src,
+            src_offset: offset,
+            dst,
+            dst_offset: offset,
+            len,
+            ends,
+            kill_set_id: self.uid != 0,
         }
-        Ok((offset, last))
     }
 
     /// Notes that what was written so far is a version.
