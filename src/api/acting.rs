@@ -79,6 +79,13 @@ pub(crate) struct Named {
     pub(crate) inode: Option<Inode>,
 }
 
+impl Named {
+    /// What must still lead to the inode when that is changed.
+    fn as_entry(&self) -> Option<(Ino, &[u8])> {
+        (!self.name.is_empty()).then_some((self.parent, self.name.as_slice()))
+    }
+}
+
 /// What became of a file that got new content.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Replaced {

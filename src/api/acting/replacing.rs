@@ -72,22 +72,7 @@ impl Acting {
                 self.may_change_names(named.parent, &named.name, None, None)?;
                 return Ok(self.make_file(&named, content, new, set.is_some())?);
             };
-            match must {
-                Must::BeNew => return Err(changed_meanwhile().into()),
-                Must::BeAsSeen(ino, version) if (ino, version) != (inode.ino, inode.changed) => {
-                    return Err(changed_meanwhile().into());
-                }
-                Must::Be | Must::BeAsSeen(..) => (),
-            }
-            let kind = match inode.mode & S_IFMT {
-                S_IFREG => None,
-                S_IFDIR => Some("a directory"),
-                _ => Some("no file"),
-            };
-            if let Some(kind) = kind {
-                return Err(Problem::conflict(format!("{} is {kind}", path.text())).into());
-            }
-            self.may(&inode, WRITE, Seq::NOW)?;
+            self.may_fill(path, &inode, must)?;
             if set.is_some() {
                 self.may_set_attributes(&inode)?;
             }
@@ -100,6 +85,96 @@ impl Acting {
             // What others change from then on is not ours to tell of.
             Ok(Replaced { inode: self.tree.inode(inode.ino, seq)?, new: false, seq })
         })
+    }
+
+    /// Refuses to give `inode` at the end of `path` other content.
+    fn may_fill(&self, path: &TreePath, inode: &Inode, must: Must) -> Result<(), Problem> {
+        match must {
+            Must::BeNew => return Err(changed_meanwhile()),
+            Must::BeAsSeen(ino, version) if (ino, version) != (inode.ino, inode.changed) => {
+                return Err(changed_meanwhile());
+            }
+            Must::Be | Must::BeAsSeen(..) => (),
+        }
+        let kind = match inode.mode & S_IFMT {
+            S_IFREG => None,
+            S_IFDIR => Some("a directory"),
+            _ => Some("no file"),
+        };
+        if let Some(kind) = kind {
+            return Err(Problem::conflict(format!("{} is {kind}", path.text())));
+        }
+        self.may(inode, WRITE, Seq::NOW)
+    }
+
+    /// Makes `content` a part of the file at the end of `path`: from the offset `from` on, or behind its end. By one event, where it
+    /// is no longer than [`COPY_MAX`]; if `must` says what is there, nobody else's comes between those of a longer one.
+    pub(crate) fn replace_part(
+        &self,
+        path: &TreePath,
+        from: Option<u64>,
+        content: &Content,
+        must: Must,
+    ) -> Result<Inode, Problem> {
+        let _one_at_a_time = self.replacing.lock();
+        look_again(!matches!(must, Must::Be), || {
+            let named = self.entry(path, Seq::NOW, true)?;
+            let Some(inode) = named.inode else {
+                if let Must::BeAsSeen(..) = must {
+                    return Err(changed_meanwhile().into());
+                }
+                return Err(Problem::missing(format!("{} does not exist", path.text())).into());
+            };
+            self.may_fill(path, &inode, must)?;
+            let version = matches!(must, Must::BeAsSeen(..)).then_some(inode.changed);
+            let last = self.fill_part(&named, &inode, from, content, version)?;
+            self.version_ends(inode.ino);
+            Ok(self.tree.inode(inode.ino, last.unwrap_or(inode.changed))?)
+        })
+    }
+
+    /// Returns the last event, if there was one.
+    fn fill_part(
+        &self,
+        named: &Named,
+        inode: &Inode,
+        from: Option<u64>,
+        content: &Content,
+        version: Option<Seq>,
+    ) -> Result<Option<Seq>, Refusal> {
+        let mut expected = Expected { entry: named.as_entry(), ino: inode.ino, version };
+        let (src, len) = match content {
+            Content::Short(bytes) => {
+                let to = from.map_or(WriteTo::End, WriteTo::Offset);
+                return Ok(self.write_where(inode.ino, to, bytes, Some(&expected))?.seq);
+            }
+            &Content::Staged { ino, len } => (ino, len),
+        };
+        if from.is_none() {
+            // It ends there for as long as nobody changes it.
+            expected.version = Some(inode.changed);
+        }
+        let (mut done, mut last) = (0, None);
+        if let Some(dropped) = self.drop_capability(&expected)? {
+            expected.version = expected.version.map(|_| dropped);
+            last = Some(dropped);
+        }
+        while done < len {
+            let operation = Operation::Copy {
+                src,
+                src_offset: done,
+                dst: inode.ino,
+                dst_offset: from.unwrap_or(inode.size).saturating_add(done),
+                len: (len - done).min(COPY_MAX),
+                ends: false,
+                kill_set_id: self.uid != 0,
+            };
+            let copied = self.perform_where(&operation, Some(&expected))?;
+            let Some(seq) = copied.seq else { break };
+            expected.version = expected.version.map(|_| seq);
+            (done, last) = (done + copied.len, Some(seq));
+        }
+        Ok(last)
     }
 
     /// A name for new content: the file shows whole or not at all.
@@ -146,8 +221,7 @@ impl Acting {
         content: &Content,
         version: Option<Seq>,
     ) -> Result<Seq, Refusal> {
-        let entry = (!named.name.is_empty()).then_some((named.parent, named.name.as_slice()));
-        let mut expected = Expected { entry, ino: inode.ino, version };
+        let mut expected = Expected { entry: named.as_entry(), ino: inode.ino, version };
         let filled = match content {
             Content::Short(bytes) if bytes.is_empty() => None,
             Content::Short(bytes) => {
@@ -227,7 +301,7 @@ impl Acting {
     }
 
     /// Notes that what was written so far is a version.
-    pub(crate) fn version_ends(&self, ino: Ino) {
+    fn version_ends(&self, ino: Ino) {
         if let Err(refusal) = self.tree.version_ends(ino, self.actor) {
             tracing::warn!(%ino, %refusal, "the end of a version was not noted down");
         }
