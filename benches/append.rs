@@ -55,7 +55,8 @@ fn touch(store: &Store, nanos: i64) -> Seq {
 fn write(store: &Store, ino: Ino, bytes: &[u8]) -> Seq {
     let mut placed = Placed::default();
     let data = store.place(bytes, &mut placed).unwrap();
-    let change = Change::Write { ino, offset: 0, data, mode: None, drop_capability: false };
+    let change =
+        Change::Write { ino, offset: 0, data, ends: false, mode: None, drop_capability: false };
     store.begin().unwrap().commit(Origin::default(), change).unwrap()
 }
 

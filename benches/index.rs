@@ -74,7 +74,14 @@ impl Tree {
     fn write(&mut self, ino: Ino, offset: u64) {
         let place = Place::Inline(&[7; 200]);
         let data = Data { hash: [0; 32], salt: [0; 16], place };
-        self.push(Change::Write { ino, offset, data, mode: None, drop_capability: false });
+        self.push(Change::Write {
+            ino,
+            offset,
+            data,
+            ends: false,
+            mode: None,
+            drop_capability: false,
+        });
     }
 
     fn chmod(&mut self, ino: Ino, mode: u32) {

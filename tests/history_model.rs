@@ -406,6 +406,7 @@ impl Pair {
         let keep_size = self.random.chance(2);
         let mode = self.random.chance(9).then_some(S_IFREG | 0o600);
         let large = self.random.chance(4);
+        let ends = self.random.chance(4);
         let len = if large { self.random.below(6 * MIB) } else { self.random.below(90 * KIB) } + 1;
         match self.random.below(20) {
             0..=8 => {
@@ -450,7 +451,7 @@ impl Pair {
                 let apart = src != ino || src_offset + len <= offset || offset + len <= src_offset;
                 if len > 0 && apart {
                     let (dst, dst_offset) = (ino, offset);
-                    self.push(Change::Clone { src, src_offset, dst, dst_offset, len, mode });
+                    self.push(Change::Clone { src, src_offset, dst, dst_offset, len, ends, mode });
                 }
             }
         }
@@ -505,7 +506,8 @@ impl Pair {
                 let len = len.min(size.saturating_sub(src_offset));
                 if len > 0 {
                     let (dst, dst_offset, mode) = (ino, offset, None);
-                    self.push(Change::Clone { src, src_offset, dst, dst_offset, len, mode });
+                    let ends = self.random.chance(3);
+                    self.push(Change::Clone { src, src_offset, dst, dst_offset, len, ends, mode });
                 }
             }
             _ => self.relocate(),
@@ -514,8 +516,10 @@ impl Pair {
 
     fn write(&mut self, ino: Ino, offset: u64, place: Place<'static>, mode: Option<u32>) {
         let data = Data { hash: [0; 32], salt: [0; 16], place };
-        let drop_capability = self.random.chance(5);
-        self.push(Change::Write { ino, offset, data, mode, drop_capability });
+        let (drop_capability, ends) = (self.random.chance(5), self.random.chance(6));
+        // Many begin where the file does: then they are all of it.
+        let offset = if ends && self.random.chance(2) { 0 } else { offset };
+        self.push(Change::Write { ino, offset, data, ends, mode, drop_capability });
     }
 
     /// Compares every question about the tree after event `at`, asked as `asked`.

@@ -113,6 +113,7 @@ fn perform(tree: &Tree, step: &Step) -> Result<Outcome, Refusal> {
             dst: Ino(*dst),
             dst_offset: *dst_offset,
             len: *len,
+            ends: false,
             kill_set_id: *kill,
         },
         Step::SetXattr { ino, name, value, flags, kill_sgid } => Operation::SetXattr {

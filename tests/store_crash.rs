@@ -76,7 +76,14 @@ fn append(
         if fill.is_multiple_of(3) {
             Change::Foreign(foreign(data))
         } else {
-            Change::Write { ino: Ino(3), offset: 5, data, mode: None, drop_capability: false }
+            Change::Write {
+                ino: Ino(3),
+                offset: 5,
+                data,
+                ends: false,
+                mode: None,
+                drop_capability: false,
+            }
         }
     };
     let seq = journal.next_seq();
@@ -547,7 +554,14 @@ fn what_looks_like_a_seal_in_content_vouches_for_nothing() {
     encode_note(&mut bytes, 5, stamp, &seal).unwrap();
     let mut placed = Placed::default();
     let data = journal.place(&bytes, &mut placed).unwrap();
-    let change = Change::Write { ino: Ino(3), offset: 0, data, mode: None, drop_capability: false };
+    let change = Change::Write {
+        ino: Ino(3),
+        offset: 0,
+        data,
+        ends: false,
+        mode: None,
+        drop_capability: false,
+    };
     let event = Event { seq: journal.next_seq(), time, actor, unique, change };
     journal.append(&event).unwrap();
     let end = journal.mark().position;

@@ -541,8 +541,15 @@ fn what_clones_share_is_live_once_and_is_no_room_for_history() {
     let src = user.files[0].1;
     for file in 1..5 {
         let dst = user.files[file].1;
-        let clone =
-            Change::Clone { src, src_offset: 0, dst, dst_offset: 0, len: CLONED, mode: None };
+        let clone = Change::Clone {
+            src,
+            src_offset: 0,
+            dst,
+            dst_offset: 0,
+            len: CLONED,
+            ends: false,
+            mode: None,
+        };
         user.change(&store, clone).unwrap();
     }
     assert_eq!(store.read().totals().allocated, 5 * CLONED);
@@ -1177,7 +1184,8 @@ fn what_was_placed_and_not_committed_gives_its_space_back() {
     for _ in 0..50 {
         let data = store.place(&[7; 50_000], &mut placed).unwrap();
         disk.fail(Step::Write, 0, 1, 5);
-        let change = Change::Write { ino, offset: 0, data, mode: None, drop_capability: false };
+        let change =
+            Change::Write { ino, offset: 0, data, ends: false, mode: None, drop_capability: false };
         changes::commit(&store, change).unwrap_err();
         disk.mend();
     }
@@ -1266,6 +1274,98 @@ fn a_page_travels_in_its_event_unless_it_goes_on_and_older_programs_are_told_so_
     store.read().stretches(user.files[0].1, 20_480, 4096, Seq::NOW, &mut found).unwrap();
     store.read_content(&found, &mut bytes).unwrap();
     assert_eq!(bytes, [3; 4096]);
+    store.close().unwrap();
+    assert_eq!(check_all(&disk).findings, []);
+}
+
+#[test]
+fn older_programs_are_told_before_content_ends_a_file() {
+    let disk = SimDisk::new(1 << 30);
+    let store = create(&disk, &options()).unwrap();
+    let (file, other) =
+        (changes::make(&store, b"file").unwrap(), changes::make(&store, b"other").unwrap());
+    let replace = |store: &Store, bytes: &[u8]| {
+        let mut placed = Placed::default();
+        let data = store.place(bytes, &mut placed)?;
+        let (ino, mode, drop_capability) = (file, None, false);
+        let change = Change::Write { ino, offset: 0, data, ends: true, mode, drop_capability };
+        changes::commit(store, change)
+    };
+    changes::write(&store, file, 0, &[1; 100_000]).unwrap();
+    changes::write(&store, other, 0, &[2; 70_000]).unwrap();
+    assert_eq!(Super::read(&disk).unwrap().version, 1, "as long as there is nothing to know");
+    // Who cannot tell them, does not do it.
+    disk.fail(Step::Sync, 1, 1, 5);
+    let failed = replace(&store, b"short").unwrap_err();
+    assert!(matches!(failed, CommitError::Io(_)), "{failed}");
+    disk.mend();
+    let before = store.read().last();
+    let written = replace(&store, b"short").unwrap();
+    assert_eq!(written, before.next());
+    let bytes = disk.bytes("super").unwrap();
+    for copy in [0, 4096] {
+        assert_eq!(bytes[copy + 8..copy + 12], 4_u32.to_le_bytes(), "the copy at {copy}");
+    }
+    let clone = Change::Clone {
+        src: other,
+        src_offset: 0,
+        dst: file,
+        dst_offset: 0,
+        len: 65_537,
+        ends: true,
+        mode: None,
+    };
+    changes::write(&store, file, 0, &[3; 90_000]).unwrap();
+    let cloned = changes::commit(&store, clone).unwrap();
+    store.sync().unwrap();
+    let check = |store: &Store| {
+        let tables = store.read();
+        let content = |at| changes::content(store, &tables, file, at).unwrap();
+        assert!(content(before) == [1; 100_000]);
+        assert!(content(written) == b"short");
+        assert!(content(written.next()) == [3; 90_000]);
+        assert!(content(cloned) == [2; 65_537] && content(Seq::NOW) == [2; 65_537]);
+        assert_eq!(tables.inode(file, Seq::NOW).unwrap().unwrap().allocated, 65_537);
+    };
+    check(&store);
+    drop(store);
+    let disk = disk.after_power_cut(1);
+    let store = open(&disk).unwrap();
+    check(&store);
+    store.close().unwrap();
+    assert_eq!(check_all(&disk).findings, []);
+}
+
+#[test]
+fn what_was_behind_content_that_ends_a_file_is_given_back() {
+    const LONG: usize = 1 << 20;
+    const BUDGET: u64 = 2 << 20;
+    let disk = SimDisk::new(256 << 20);
+    let options = OpenOptions { history: Some(BUDGET), ..options() };
+    let store = Store::create_on(Arc::new(disk.clone()), &ROOMY, &options).unwrap();
+    let src = changes::make(&store, b"source").unwrap();
+    let ino = changes::make(&store, b"file").unwrap();
+    changes::write(&store, src, 0, &[1; 5000]).unwrap();
+    for round in 0..40 {
+        changes::write(&store, ino, 0, &vec![round; LONG]).unwrap();
+        let mut placed = Placed::default();
+        let (mode, ends) = (None, true);
+        let change = if round % 2 == 0 {
+            let data = store.place(b"short", &mut placed).unwrap();
+            Change::Write { ino, offset: 0, data, ends, mode, drop_capability: false }
+        } else {
+            let (src_offset, dst, dst_offset, len) = (0, ino, 0, 5000);
+            Change::Clone { src, src_offset, dst, dst_offset, len, ends, mode }
+        };
+        changes::commit(&store, change).unwrap();
+        store.tick().unwrap();
+    }
+    for _ in 0..20 {
+        store.tick().unwrap();
+    }
+    let size = store.size().unwrap().content;
+    assert!(size <= BUDGET + ROOMY.shape.content_step, "{size} bytes");
+    assert_eq!(changes::content(&store, &store.read(), ino, Seq::NOW).unwrap(), [1; 5000]);
     store.close().unwrap();
     assert_eq!(check_all(&disk).findings, []);
 }

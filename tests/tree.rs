@@ -265,10 +265,10 @@ fn what_is_refused_keeps_no_space() {
     write(&tree, file, 0, &[1; 100]);
     let before = tree.store().size().unwrap().content;
     let expected = Expected { entry: Some((ROOT, b"another")), ino: file, version: None };
-    let bytes = vec![7; 1 << 20];
+    let (bytes, to) = (vec![7; 1 << 20], WriteTo::Whole);
     for _ in 0..100 {
         let refused =
-            tree.write_beside(&Caller::default(), file, 0, &bytes, false, Some(&expected));
+            tree.write_beside(&Caller::default(), file, to, &bytes, false, Some(&expected));
         assert!(matches!(refused, Err(Refusal::Stale)), "{refused:?}");
         let refused = tree.write(&Caller::default(), ROOT, WriteTo::Offset(0), &bytes, false);
         assert!(matches!(refused, Err(Refusal::IsADirectory)), "{refused:?}");
@@ -289,7 +289,7 @@ fn a_mount_that_comes_later_ends_no_content_that_is_on_its_way() {
     let left = tree.perform(&caller, &nameless).unwrap().inode.unwrap().ino;
     assert_eq!(tree.end_orphans().unwrap(), 1);
     assert!(matches!(tree.inode(left, Seq::NOW), Err(Refusal::Stale)));
-    tree.write_beside(&caller, staged, 0, b"more", false, None).unwrap();
+    tree.write_beside(&caller, staged, WriteTo::Offset(0), b"more", false, None).unwrap();
     let link = Operation::Link { ino: staged, parent: ROOT, name: b"file" };
     tree.perform_beside(&caller, &link, None).unwrap();
     tree.perform(&caller, &Operation::Unlink { parent: ROOT, name: b"file" }).unwrap();
@@ -309,7 +309,15 @@ fn holes_and_data_are_found_in_files_of_many_chunks() {
     let len = 1 << 20;
     for n in 0..MIDDLE * CHUNK / len {
         let (src, src_offset, dst, dst_offset) = (source, 0, file, n * len);
-        let copy = Operation::Copy { src, src_offset, dst, dst_offset, len, kill_set_id: false };
+        let copy = Operation::Copy {
+            src,
+            src_offset,
+            dst,
+            dst_offset,
+            len,
+            ends: false,
+            kill_set_id: false,
+        };
         tree.perform(&Caller::default(), &copy).unwrap();
     }
     let end = MIDDLE * CHUNK / len * len;

@@ -4,8 +4,10 @@
 //! a path needs the right to search, each change the right to write, as for a process of the user that HTTP
 //! acts as. Where a policy says what agents may, it is asked as it is for those who come through a mount.
 //!
-//! Invariants: symbolic links are followed within the tree alone; a file is replaced under one lock, so that
-//! two uploads never mix; every change says which agent made it, in which session.
+//! Invariants: symbolic links are followed within the tree alone; a file is replaced under one lock, and its content by one
+//! event, so that neither two uploads nor old and new ever mix; every change says which agent made it, in which session.
+
+mod replacing;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use crate::agents::policy::{Access, Section};
 use crate::tree::acl::{self, Acl};
 use crate::tree::moment::{self, Moment};
 use crate::tree::operation::{
-    Attributes, COPY_MAX, Caller, Operation, RenameHow, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISVTX,
+    Attributes, Caller, Operation, RenameHow, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, S_ISVTX,
 };
 use crate::tree::watch::Expected;
 use crate::tree::{Actor, ActorId, Ino, Inode, Origin, Outcome, Refusal, Seq, Timestamp, Tree};
@@ -77,6 +79,13 @@ pub(crate) struct Named {
     pub(crate) parent: Ino,
     pub(crate) name: Vec<u8>,
     pub(crate) inode: Option<Inode>,
+}
+
+impl Named {
+    /// What must still lead to the inode when that is changed.
+    fn as_entry(&self) -> Option<(Ino, &[u8])> {
+        (!self.name.is_empty()).then_some((self.parent, self.name.as_slice()))
+    }
 }
 
 /// What became of a file that got new content.
@@ -478,219 +487,6 @@ impl Acting {
         Ok(())
     }
 
-    /// A new file without a name, for content that is on its way.
-    pub(crate) fn stage(&self) -> Result<Ino, Problem> {
-        let made = self.perform(&Operation::Tmpfile {
-            parent: Ino::ROOT,
-            mode: S_IFREG | 0o600,
-            security: None,
-        })?;
-        Ok(made.inode.ok_or(Refusal::Stale)?.ino)
-    }
-
-    pub(crate) fn write(&self, ino: Ino, offset: u64, bytes: &[u8]) -> Result<Outcome, Problem> {
-        Ok(self.write_where(ino, offset, bytes, None)?)
-    }
-
-    fn write_where(
-        &self,
-        ino: Ino,
-        offset: u64,
-        bytes: &[u8],
-        expected: Option<&Expected<'_>>,
-    ) -> Result<Outcome, Refusal> {
-        let (caller, kill_set_id) = (self.caller(), self.uid != 0);
-        self.tree.write_beside(&caller, ino, offset, bytes, kill_set_id, expected)
-    }
-
-    /// Lets go of staged content that nobody needs.
-    pub(crate) fn discard(&self, content: &Content) {
-        if let &Content::Staged { ino, .. } = content
-            && let Err(refusal) = self.tree.perform(&self.caller(), &Operation::End { ino })
-        {
-            tracing::warn!(%ino, %refusal, "a part of an upload stays until the next mount");
-        }
-    }
-
-    /// Makes `content` that of the file at the end of `path`, and `mode` its permissions if there is one.
-    pub(crate) fn replace(
-        &self,
-        path: &TreePath,
-        content: &Content,
-        mode: Option<u32>,
-        must: Must,
-    ) -> Result<Replaced, Problem> {
-        self.replace_with(path, content, (mode.unwrap_or(0o666), mode), must)
-    }
-
-    /// As [`Acting::replace`], with the permissions of a file that is new, and those to set of one that is there.
-    fn replace_with(
-        &self,
-        path: &TreePath,
-        content: &Content,
-        (new, set): (u32, Option<u32>),
-        must: Must,
-    ) -> Result<Replaced, Problem> {
-        let _one_at_a_time = self.replacing.lock();
-        look_again(!matches!(must, Must::Be), || {
-            let named = self.entry(path, Seq::NOW, true)?;
-            let Some(inode) = named.inode else {
-                if let Must::BeAsSeen(..) = must {
-                    return Err(changed_meanwhile().into());
-                }
-                self.may_change_names(named.parent, &named.name, None, None)?;
-                return Ok(self.make_file(&named, content, new, set.is_some())?);
-            };
-            match must {
-                Must::BeNew => return Err(changed_meanwhile().into()),
-                Must::BeAsSeen(ino, version) if (ino, version) != (inode.ino, inode.changed) => {
-                    return Err(changed_meanwhile().into());
-                }
-                Must::Be | Must::BeAsSeen(..) => (),
-            }
-            let kind = match inode.mode & S_IFMT {
-                S_IFREG => None,
-                S_IFDIR => Some("a directory"),
-                _ => Some("no file"),
-            };
-            if let Some(kind) = kind {
-                return Err(Problem::conflict(format!("{} is {kind}", path.text())).into());
-            }
-            self.may(&inode, WRITE, Seq::NOW)?;
-            if set.is_some() {
-                self.may_set_attributes(&inode)?;
-            }
-            let version = matches!(must, Must::BeAsSeen(..)).then_some(inode.changed);
-            let mut seq = self.fill(&named, &inode, content, version)?;
-            if let Some(mode) = set {
-                let set = Attributes { mode: Some(mode), ..Attributes::default() };
-                seq = self.set_attributes(&inode, set)?.seq.unwrap_or(seq);
-            }
-            // What others change from then on is not ours to tell of.
-            Ok(Replaced { inode: self.tree.inode(inode.ino, seq)?, new: false, seq })
-        })
-    }
-
-    /// A name for new content: the file shows whole or not at all.
-    fn make_file(
-        &self,
-        named: &Named,
-        content: &Content,
-        mode: u32,
-        as_asked: bool,
-    ) -> Result<Replaced, Refusal> {
-        let (parent, name) = (named.parent, named.name.as_slice());
-        // The parent hands down its group and default ACL; only in it is known what they are.
-        let operation =
-            Operation::Tmpfile { parent, mode: S_IFREG | mode & 0o7777, security: None };
-        let made = self.perform_making(&operation, as_asked)?;
-        let ino = made.inode.ok_or(Refusal::Stale)?.ino;
-        let linked = self.fill_new(ino, content).and_then(|()| {
-            // Before it has a name: that it gets one says all there is to say.
-            self.version_ends(ino);
-            self.perform(&Operation::Link { ino, parent, name })
-        });
-        if linked.is_err() {
-            self.discard(&Content::Staged { ino, len: 0 });
-        }
-        let linked = linked?;
-        let inode = linked.inode.ok_or(Refusal::Stale)?;
-        Ok(Replaced { inode, new: true, seq: linked.seq.unwrap_or(inode.changed) })
-    }
-
-    fn fill_new(&self, ino: Ino, content: &Content) -> Result<(), Refusal> {
-        match content {
-            Content::Short(bytes) if bytes.is_empty() => Ok(()),
-            Content::Short(bytes) => self.write_where(ino, 0, bytes, None).map(drop),
-            &Content::Staged { ino: src, len } => self.copy_range(src, ino, len, None).map(drop),
-        }
-    }
-
-    /// Cuts the file last where the new content is shorter, so that it is as it was where the disk does not take that;
-    /// until then, readers see the end of the old behind it. Returns the last event.
-    fn fill(
-        &self,
-        named: &Named,
-        inode: &Inode,
-        content: &Content,
-        version: Option<Seq>,
-    ) -> Result<Seq, Refusal> {
-        let entry = (!named.name.is_empty()).then_some((named.parent, named.name.as_slice()));
-        let expected = Expected { entry, ino: inode.ino, version };
-        let (len, filled) = match content {
-            Content::Short(bytes) if bytes.is_empty() => (0, None),
-            Content::Short(bytes) => {
-                let written = self.write_where(inode.ino, 0, bytes, Some(&expected))?;
-                (written.len, written.seq)
-            }
-            &Content::Staged { ino, len } => {
-                let dropped = self.drop_capability(&expected)?;
-                let version = version.map(|version| dropped.unwrap_or(version));
-                self.copy_range(ino, inode.ino, len, Some(&Expected { version, ..expected }))?
-            }
-        };
-        let mut last = filled;
-        if filled.is_none() || self.tree.inode(inode.ino, Seq::NOW)?.size > len {
-            let set =
-                Attributes { size: Some(len), kill_set_id: self.uid != 0, ..Attributes::default() };
-            let operation = Operation::SetAttributes { ino: inode.ino, set };
-            let expected = filled.is_none().then_some(&expected);
-            last = self.perform_where(&operation, expected)?.seq.or(filled);
-        }
-        self.version_ends(inode.ino);
-        Ok(last.unwrap_or(inode.changed))
-    }
-
-    /// A file whose content is replaced by others loses its capabilities. Before a copy a kernel would see to that itself; here is
-    /// none. Returns the event, if there was one.
-    fn drop_capability(&self, expected: &Expected<'_>) -> Result<Option<Seq>, Refusal> {
-        let ino = expected.ino;
-        if !self.tree.store().read().has_capability(ino).map_err(Refusal::from)? {
-            return Ok(None);
-        }
-        let operation = Operation::RemoveXattr { ino, name: b"security.capability" };
-        match self.perform_where(&operation, Some(expected)) {
-            // Somebody was faster.
-            Err(Refusal::NoData) => Ok(None),
-            other => Ok(other?.seq),
-        }
-    }
-
-    /// Copies up to `len` bytes; returns how many there were, and the last event.
-    fn copy_range(
-        &self,
-        src: Ino,
-        dst: Ino,
-        len: u64,
-        mut expected: Option<&Expected<'_>>,
-    ) -> Result<(u64, Option<Seq>), Refusal> {
-        let (mut offset, mut last) = (0, None);
-        while offset < len {
-            let operation = Operation::Copy {
-                src,
-                src_offset: offset,
-                dst,
-                dst_offset: offset,
-                len: (len - offset).min(COPY_MAX),
-                kill_set_id: self.uid != 0,
-            };
-            let copied = self.perform_where(&operation, expected.take())?;
-            if copied.len == 0 {
-                break;
-            }
-            offset += copied.len;
-            last = copied.seq.or(last);
-        }
-        Ok((offset, last))
-    }
-
-    /// Notes that what was written so far is a version.
-    pub(crate) fn version_ends(&self, ino: Ino) {
-        if let Err(refusal) = self.tree.version_ends(ino, self.actor) {
-            tracing::warn!(%ino, %refusal, "the end of a version was not noted down");
-        }
-    }
-
     pub(crate) fn set_attributes(
         &self,
         inode: &Inode,
@@ -971,6 +767,7 @@ mod tests {
 
     use axum::http::StatusCode;
 
+    use crate::tree::operation::COPY_MAX;
     use crate::tree::watch::{Changed, Watcher};
 
     use super::*;
@@ -1013,6 +810,53 @@ mod tests {
         assert_eq!(refused.status, StatusCode::INSUFFICIENT_STORAGE);
         assert_eq!(root.find(&path("file"), Seq::NOW).unwrap(), before);
         assert!(content(&root, "file") == old);
+    }
+
+    /// A staged file of `len` bytes, all but the first and the last a hole.
+    fn staged(acting: &Acting, len: u64, byte: u8) -> Content {
+        let ino = acting.stage().unwrap();
+        for offset in [0, len - 1] {
+            acting.write(ino, offset, &[byte]).unwrap();
+        }
+        Content::Staged { ino, len }
+    }
+
+    /// What the name `file` leads to after event `at`: how long it is, its first byte and its last.
+    fn ends(acting: &Acting, at: Seq) -> (u64, u8, u8) {
+        let inode = acting.find(&path("file"), at).unwrap();
+        let byte = |offset| acting.read(inode.ino, offset, 1, at).unwrap()[0];
+        (inode.size, byte(0), byte(inode.size - 1))
+    }
+
+    #[test]
+    fn content_is_replaced_by_one_event_however_long_it_is() {
+        const LONG: u64 = 3 * COPY_MAX;
+        let tree = Tree::in_memory();
+        let root = acting(&tree, None);
+        root.replace(&path("file"), &short(b"o+o"), None, Must::Be).unwrap();
+        for (len, byte) in
+            [(LONG, b'a'), (LONG - 1, b'b'), (9, b'c'), (2 << 20, b'd'), (LONG, b'e'), (3, b'f')]
+        {
+            let old = tree.last();
+            let before = root.find(&path("file"), Seq::NOW).unwrap();
+            let content = if len > 1 << 20 {
+                staged(&root, len, byte)
+            } else {
+                short(&vec![byte; usize::try_from(len).unwrap()])
+            };
+            let was = ends(&root, Seq::NOW);
+            assert_eq!(was, ends(&root, old));
+            let must = Must::BeAsSeen(before.ino, before.changed);
+            let last = tree.last();
+            let replaced = root.replace(&path("file"), &content, None, must).unwrap();
+            assert_eq!((replaced.seq, tree.last()), (last.next(), last.next()), "one event");
+            assert_eq!((replaced.inode.ino, replaced.inode.changed), (before.ino, replaced.seq));
+            assert_eq!(ends(&root, last), was);
+            assert_eq!(ends(&root, replaced.seq), (len, byte, byte));
+            root.discard(&content);
+            assert_eq!(ends(&root, Seq::NOW), (len, byte, byte));
+        }
+        assert_eq!(content(&root, "file"), b"fff");
     }
 
     #[test]

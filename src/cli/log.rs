@@ -424,9 +424,9 @@ impl Follow {
                 let what = if set.size.is_some() { "truncate" } else { "set attributes" };
                 Told { detail: said.join(", "), ..told(what, *ino, names.path(*ino)) }
             }
-            Change::Write { ino, offset, data, .. } => {
+            Change::Write { ino, offset, data, ends, .. } => {
                 let detail = if self.fine {
-                    format!("{} bytes at {offset}", data.len())
+                    format!("{} bytes at {offset}{}", data.len(), end_of_file(*ends))
                 } else {
                     String::new()
                 };
@@ -443,8 +443,12 @@ impl Follow {
                     ..told(what, *ino, names.path(*ino))
                 }
             }
-            Change::Clone { src, dst, dst_offset, len, .. } => Told {
-                detail: format!("{len} bytes of {} to {dst_offset}", shown(&names.path(*src))),
+            Change::Clone { src, dst, dst_offset, len, ends, .. } => Told {
+                detail: format!(
+                    "{len} bytes of {} to {dst_offset}{}",
+                    shown(&names.path(*src)),
+                    end_of_file(*ends)
+                ),
                 ..told("copy", *dst, names.path(*dst))
             },
             Change::SetXattr { ino, name, .. } => Told {
@@ -485,6 +489,11 @@ fn finish(mut line: Line) -> Line {
         line.detail = format!("{} in {writes} write{plural}", output::size(bytes));
     }
     line
+}
+
+/// What there is to say of where content ends.
+const fn end_of_file(ends: bool) -> &'static str {
+    if ends { ", where the file ends" } else { "" }
 }
 
 fn shown(path: &[u8]) -> String {
@@ -602,8 +611,14 @@ mod tests {
     fn write(seq: u64, ino: u64) -> Entry<'static> {
         let place = Place::Inline(b"12345");
         let data = Data { hash: [0; 32], salt: [0; 16], place };
-        let change =
-            Change::Write { ino: Ino(ino), offset: 0, data, mode: None, drop_capability: false };
+        let change = Change::Write {
+            ino: Ino(ino),
+            offset: 0,
+            data,
+            ends: false,
+            mode: None,
+            drop_capability: false,
+        };
         event(seq, change)
     }
 

@@ -247,8 +247,15 @@ impl Doing<'_> {
         let mut at = 0;
         while at < source.size {
             let (src, len, kill_set_id) = (source.ino, source.size - at, false);
-            let copy =
-                Operation::Copy { src, src_offset: at, dst, dst_offset: at, len, kill_set_id };
+            let copy = Operation::Copy {
+                src,
+                src_offset: at,
+                dst,
+                dst_offset: at,
+                len,
+                ends: false,
+                kill_set_id,
+            };
             match self.tree.perform(self.caller, &copy)?.len {
                 0 => break,
                 len => at += len,

@@ -124,6 +124,10 @@ const SET_XATTR: u8 = 12;
 const REMOVE_XATTR: u8 = 13;
 const END_INODE: u8 = 14;
 const FOREIGN: u8 = 15;
+/// As [`WRITE`], and the file ends there.
+const WRITE_END: u8 = 16;
+/// As [`CLONE`], and the file ends there.
+const CLONE_END: u8 = 17;
 
 /// Notes count from here.
 const NOTES: u8 = 64;
@@ -141,7 +145,7 @@ pub(super) const SEAL_LEN: usize = 8 + 32 + 32 + 8;
 
 /// Whether records of this version have such a kind.
 pub(super) const fn is_kind(kind: u8) -> bool {
-    matches!(kind, MKFS..=FOREIGN | SEAL..=LABEL)
+    matches!(kind, MKFS..=CLONE_END | SEAL..=LABEL)
 }
 
 /// Whether records of that kind are seals.
@@ -201,10 +205,10 @@ pub(super) fn encode_change(out: &mut Vec<u8>, change: &Change<'_>) -> Result<(u
             put.u8(drop_capability.into());
             SET_ATTR
         }
-        Change::Write { ino, offset, ref data, mode, drop_capability } => {
+        Change::Write { ino, offset, ref data, ends, mode, drop_capability } => {
             put.u64(ino.0).u64(offset).optional(mode, Put::u32).u8(drop_capability.into());
             put.data(data)?;
-            return Ok((WRITE, put.tail(data)));
+            return Ok((if ends { WRITE_END } else { WRITE }, put.tail(data)));
         }
         Change::Fallocate { ino, how, offset, len, mode } => {
             let how = match how {
@@ -215,10 +219,10 @@ pub(super) fn encode_change(out: &mut Vec<u8>, change: &Change<'_>) -> Result<(u
             put.u64(ino.0).u8(how).u64(offset).u64(len).optional(mode, Put::u32);
             FALLOCATE
         }
-        Change::Clone { src, src_offset, dst, dst_offset, len, mode } => {
+        Change::Clone { src, src_offset, dst, dst_offset, len, ends, mode } => {
             put.u64(src.0).u64(src_offset).u64(dst.0).u64(dst_offset).u64(len);
             put.optional(mode, Put::u32);
-            CLONE
+            if ends { CLONE_END } else { CLONE }
         }
         Change::SetXattr { ino, name, value, mode } => {
             put.u64(ino.0).name(name)?.value(value)?.optional(mode, Put::u32);
@@ -259,11 +263,11 @@ pub(super) fn encode_change(out: &mut Vec<u8>, change: &Change<'_>) -> Result<(u
 /// The change of this kind that body and tail say; `None` if they say none.
 pub(super) fn decode_change<'a>(kind: u8, body: &'a [u8], tail: &'a [u8]) -> Option<Change<'a>> {
     let mut take = Take(body);
-    if kind == WRITE {
+    if matches!(kind, WRITE | WRITE_END) {
         let (ino, offset) = (take.ino()?, take.u64()?);
         let (mode, drop_capability) = (take.optional(Take::u32)?, take.flag()?);
-        let data = take.data(tail)?;
-        return take.end(Change::Write { ino, offset, data, mode, drop_capability });
+        let (data, ends) = (take.data(tail)?, kind == WRITE_END);
+        return take.end(Change::Write { ino, offset, data, ends, mode, drop_capability });
     }
     if kind == FOREIGN {
         let foreign = Foreign {
@@ -349,12 +353,13 @@ pub(super) fn decode_change<'a>(kind: u8, body: &'a [u8], tail: &'a [u8]) -> Opt
             len: take.u64()?,
             mode: take.optional(Take::u32)?,
         },
-        CLONE => Change::Clone {
+        CLONE | CLONE_END => Change::Clone {
             src: take.ino()?,
             src_offset: take.u64()?,
             dst: take.ino()?,
             dst_offset: take.u64()?,
             len: take.u64()?,
+            ends: kind == CLONE_END,
             mode: take.optional(Take::u32)?,
         },
         SET_XATTR => Change::SetXattr {
@@ -729,7 +734,9 @@ pub(super) mod tests {
                 },
             ] {
                 let data = Data { hash, salt, place };
-                round(&Change::Write { ino: x, offset: b, data, mode: mode_or, drop_capability: flag });
+                round(&Change::Write {
+                    ino: x, offset: b, data, ends: some, mode: mode_or, drop_capability: flag,
+                });
                 round(&Change::Foreign(Foreign {
                     id: &one,
                     kind: &two,
@@ -754,7 +761,7 @@ pub(super) mod tests {
                 round(&Change::Fallocate { ino: x, how, offset: b, len, mode: mode_or });
             }
             round(&Change::Clone {
-                src: x, src_offset: b, dst: y, dst_offset: c, len, mode: mode_or,
+                src: x, src_offset: b, dst: y, dst_offset: c, len, ends: flag, mode: mode_or,
             });
             round(&Change::SetXattr { ino: x, name: &one, value: &value, mode: mode_or });
             round(&Change::RemoveXattr { ino: x, name: &one });

@@ -125,8 +125,11 @@ impl Dead {
 
 /// The ranges of files whose content before `event` is not their content after it.
 pub(super) fn ranges_of(event: &Event<'_>) -> Vec<(Ino, u64, u64)> {
+    let reach = |offset: u64, len: u64, ends: bool| if ends { u64::MAX - offset } else { len };
     match &event.change {
-        Change::Write { ino, offset, data, .. } => vec![(*ino, *offset, data.len())],
+        Change::Write { ino, offset, data, ends, .. } => {
+            vec![(*ino, *offset, reach(*offset, data.len(), *ends))]
+        }
         Change::SetAttr { ino, set, .. } => {
             set.size.map(|size| (*ino, size, u64::MAX - size)).into_iter().collect()
         }
@@ -139,7 +142,9 @@ pub(super) fn ranges_of(event: &Event<'_>) -> Vec<(Ino, u64, u64)> {
         } => {
             vec![(*ino, *offset, *len)]
         }
-        Change::Clone { dst, dst_offset, len, .. } => vec![(*dst, *dst_offset, *len)],
+        Change::Clone { dst, dst_offset, len, ends, .. } => {
+            vec![(*dst, *dst_offset, reach(*dst_offset, *len, *ends))]
+        }
         Change::End { ino } => vec![(*ino, 0, u64::MAX)],
         _ => Vec::new(),
     }

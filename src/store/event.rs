@@ -261,6 +261,8 @@ pub enum Change<'a> {
         offset: u64,
         /// The bytes.
         data: Data<'a>,
+        /// The file ends where they do: what was behind them is gone.
+        ends: bool,
         /// The mode without set-id bits, where writing cleared them.
         mode: Option<u32>,
         /// `security.capability` was removed.
@@ -291,6 +293,8 @@ pub enum Change<'a> {
         dst_offset: u64,
         /// Length; the source has that many bytes there.
         len: u64,
+        /// The destination ends where the range does: what was behind it is gone.
+        ends: bool,
         /// The destination's mode without set-id bits, where changing content cleared them.
         mode: Option<u32>,
     },
@@ -322,6 +326,12 @@ pub enum Change<'a> {
 }
 
 impl<'a> Change<'a> {
+    /// Whether it says, besides what it brings, that a file ends there.
+    #[must_use]
+    pub const fn ends_a_file(&self) -> bool {
+        matches!(self, Self::Write { ends: true, .. } | Self::Clone { ends: true, .. })
+    }
+
     /// The bytes that came with it, if any did.
     #[must_use]
     pub const fn data(&self) -> Option<&Data<'a>> {

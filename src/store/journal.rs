@@ -30,8 +30,8 @@ use super::log::{AppendError, Appended, Claim, Log, LogReader, Mark, Next, RESER
 use super::record::Entry;
 use super::recover::{Damage, Recovered, recover};
 use super::segment::{
-    PAGES_VERSION, Position, SQUEEZED_VERSION, last_where, open_segment, remove_leftovers,
-    segment_numbers,
+    ENDS_VERSION, PAGES_VERSION, Position, SQUEEZED_VERSION, last_where, open_segment,
+    remove_leftovers, segment_numbers,
 };
 use super::superblock::{Shape, State, Super, SuperError};
 use super::{CommitError, Placed};
@@ -81,7 +81,7 @@ impl fmt::Display for OpenError {
             Self::Version(version) => write!(
                 f,
                 "store has format version {version}, this program knows {}; use a newer program",
-                PAGES_VERSION
+                ENDS_VERSION
             ),
             Self::SuperDamaged => {
                 f.write_str("both copies in `super` are damaged; restore that file from a backup")
@@ -557,6 +557,9 @@ impl Journal {
     /// Appends an event, whose number must be [`next_seq`](Self::next_seq). One at a time.
     pub fn append(&self, event: &Event<'_>) -> Result<Appended, CommitError> {
         let log = self.writable()?;
+        if event.change.ends_a_file() {
+            self.raise_version(ENDS_VERSION).map_err(CommitError::Io)?;
+        }
         let claim = Claim::of(&event.change);
         let appended = match log.append(event, claim) {
             // The reserve in the newest seal becomes durable by a sync.

@@ -351,6 +351,7 @@ mod tests {
                 ino: Ino(2),
                 offset: 11,
                 data: Data { hash: [1; 32], salt: [2; 16], place: Place::Inline(bytes) },
+                ends: false,
                 mode: None,
                 drop_capability: false,
             },

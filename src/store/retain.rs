@@ -537,12 +537,12 @@ mod tests {
         let mut placed = Placed::default();
         let data = store.place(bytes, &mut placed).unwrap();
         let (mode, drop_capability) = (None, false);
-        commit(store, Change::Write { ino, offset: 0, data, mode, drop_capability })
+        commit(store, Change::Write { ino, offset: 0, data, ends: false, mode, drop_capability })
     }
 
     fn clone(store: &Store, src: Ino, dst: Ino, len: u64) {
         let (src_offset, dst_offset, mode) = (0, 0, None);
-        commit(store, Change::Clone { src, src_offset, dst, dst_offset, len, mode });
+        commit(store, Change::Clone { src, src_offset, dst, dst_offset, len, ends: false, mode });
     }
 
     #[test]

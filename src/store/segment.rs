@@ -37,8 +37,12 @@ pub const SQUEEZED_VERSION: u32 = 2;
 
 /// Format of a store in which, besides, writes of a page and more may travel in their events, up to
 /// [`AWAITED_INLINE_MAX`](super::event::AWAITED_INLINE_MAX): programs that know only the formats before take such an event
-/// for damage. A store of any later one is refused.
+/// for damage.
 pub const PAGES_VERSION: u32 = 3;
+
+/// Format of a store in which, besides, an event that brings content may [end its file](super::event::Change::ends_a_file)
+/// there: programs that know only the formats before take it for damage. A store of any later one is refused.
+pub const ENDS_VERSION: u32 = 4;
 
 /// Bytes before the first record.
 pub const SEGMENT_HEADER_LEN: u32 = 512;

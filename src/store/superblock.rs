@@ -22,7 +22,7 @@ use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::disk::{Disk, File};
-use super::segment::{Checkpoint, CheckpointBytes, FORMAT_VERSION, PAGES_VERSION};
+use super::segment::{Checkpoint, CheckpointBytes, ENDS_VERSION, FORMAT_VERSION};
 
 const MAGIC: [u8; 8] = *b"LhFuseSt";
 const COPY_LEN: usize = 512;
@@ -64,7 +64,7 @@ pub enum State {
 pub struct Super {
     /// Which copy is newer.
     pub generation: u64,
-    /// Format of the store: [`FORMAT_VERSION`] as it is made, and a later one, up to [`PAGES_VERSION`], once there is
+    /// Format of the store: [`FORMAT_VERSION`] as it is made, and a later one, up to [`ENDS_VERSION`], once there is
     /// something in it that older programs would misread.
     pub version: u32,
     /// Random; every segment repeats it.
@@ -149,7 +149,7 @@ impl Super {
             return None;
         }
         let version = bytes.version.get();
-        if !(FORMAT_VERSION..=PAGES_VERSION).contains(&version) {
+        if !(FORMAT_VERSION..=ENDS_VERSION).contains(&version) {
             return Some(Err(SuperError::Version(version)));
         }
         let state = match bytes.state.get() {
@@ -331,7 +331,7 @@ mod tests {
     fn a_store_of_another_version_is_refused() {
         let disk = SimDisk::new(1 << 20);
         let mut bytes = example().encode();
-        let version = PAGES_VERSION + 1;
+        let version = ENDS_VERSION + 1;
         bytes.version = version.into();
         bytes.crc = checksum(&bytes).into();
         disk.open("super", true).unwrap().write_at(bytes.as_bytes(), 0).unwrap();

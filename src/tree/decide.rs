@@ -14,7 +14,7 @@ use super::operation::{
     Attributes, COPY_MAX, Caller, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE,
     FILE_SIZE_MAX, LINK_MAX, NAME_MAX, Operation, PERMISSIONS, RenameHow, S_IFBLK, S_IFCHR,
     S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, S_ISGID, S_ISUID, Security, TARGET_MAX,
-    TimeTo, XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX, XattrMust,
+    TimeTo, WriteTo, XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX, XattrMust,
 };
 use super::{Refusal, directory, regular, there};
 
@@ -128,13 +128,13 @@ pub fn decide<'a>(
         }
         Operation::SetAttributes { ino, ref set } => set_attributes(tables, ino, set, time, room),
         Operation::Write { ino, to, data, kill_set_id } => {
-            write(tables, ino, to.offset(), data, kill_set_id)
+            write(tables, ino, to, data, kill_set_id)
         }
         Operation::Allocate { ino, flags, offset, len, kill_set_id } => {
             allocate(tables, ino, flags, (offset, len), kill_set_id)
         }
-        Operation::Copy { src, src_offset, dst, dst_offset, len, kill_set_id } => {
-            copy(tables, (src, src_offset), (dst, dst_offset), len, kill_set_id)
+        Operation::Copy { src, src_offset, dst, dst_offset, len, ends, kill_set_id } => {
+            copy(tables, (src, src_offset), (dst, dst_offset), (len, ends), kill_set_id)
         }
         Operation::SetXattr { ino, name, value, must, kill_sgid } => {
             set_xattr(tables, ino, (name, value), must, kill_sgid, room)
@@ -239,7 +239,7 @@ fn copy<'a>(
     tables: &Tables,
     (src, src_offset): (Ino, u64),
     (dst, dst_offset): (Ino, u64),
-    len: u64,
+    (len, ends): (u64, bool),
     kill_set_id: bool,
 ) -> Result<Decision<'a>, Refusal> {
     let from = regular(tables, src, Seq::NOW)?;
@@ -248,13 +248,15 @@ fn copy<'a>(
     if len == 0 {
         return Ok(Decision::default());
     }
-    let (src_end, dst_end) = (end_of(src_offset, len)?, end_of(dst_offset, len.min(COPY_MAX))?);
+    let most = if ends { len } else { len.min(COPY_MAX) };
+    let (src_end, dst_end) = (end_of(src_offset, len)?, end_of(dst_offset, most)?);
     if src == dst && dst_offset < src_end && src_offset < dst_offset.saturating_add(len) {
         return Err(Refusal::Invalid);
     }
     let len = dst_end - dst_offset;
     let mode = kill_set_id.then(|| without_set_id(to.mode)).flatten();
-    let change = Change::Clone { src, src_offset, dst, dst_offset, len, mode };
+    let ends = ends && dst_end < to.size;
+    let change = Change::Clone { src, src_offset, dst, dst_offset, len, ends, mode };
     Ok(Decision::quiet(change, len))
 }
 
@@ -468,11 +470,10 @@ fn set_attributes<'a>(
     Ok(Decision::change(change, About::Inode(ino)))
 }
 
-/// `offset` is `None` for the end of the file.
 fn write<'a>(
     tables: &Tables,
     ino: Ino,
-    offset: Option<u64>,
+    to: WriteTo,
     data: Data<'a>,
     kill_set_id: bool,
 ) -> Result<Decision<'a>, Refusal> {
@@ -481,11 +482,12 @@ fn write<'a>(
     if len == 0 {
         return Ok(Decision::default());
     }
-    let offset = offset.unwrap_or(file.size);
-    end_of(offset, len)?;
+    let offset = to.offset().unwrap_or(file.size);
+    let end = end_of(offset, len)?;
+    let ends = to == WriteTo::Whole && end < file.size;
     let mode = kill_set_id.then(|| without_set_id(file.mode)).flatten();
     let drop_capability = has_capability(tables, ino)?;
-    Ok(Decision::quiet(Change::Write { ino, offset, data, mode, drop_capability }, len))
+    Ok(Decision::quiet(Change::Write { ino, offset, data, ends, mode, drop_capability }, len))
 }
 
 /// Where a range ends, if a file may reach that far.
@@ -1018,6 +1020,7 @@ mod tests {
             dst,
             dst_offset,
             len,
+            ends: false,
             kill_set_id: false,
         };
         let copied = |operation: &Operation<'_>| small.ask(operation, |d| d.unwrap().len);
@@ -1027,6 +1030,44 @@ mod tests {
         assert!(matches!(small.refusal(&copy(0, src, 10, 11)), Refusal::Invalid));
         assert!(matches!(small.refusal(&copy(10, src, 0, 11)), Refusal::Invalid));
         assert_eq!(copied(&copy(10, src, 0, 10)), 10);
+    }
+
+    #[test]
+    fn what_is_all_of_a_file_ends_it_where_it_was_longer_and_says_nothing_of_its_end_elsewhere() {
+        let small = Small::new();
+        let (src, dst) = (small.make(ROOT, b"s", 0o644), small.make(ROOT, b"d", 0o644));
+        let sized = |ino, size| set(ino, Attributes { size: Some(size), ..Attributes::default() });
+        small.perform(&sized(src, 2 * COPY_MAX));
+        let data = Data { hash: [0; 32], salt: [0; 16], place: Place::Inline(b"new") };
+        let whole = Operation::Write { ino: dst, to: WriteTo::Whole, data, kill_set_id: false };
+        let copy = |len| Operation::Copy {
+            src,
+            src_offset: 0,
+            dst,
+            dst_offset: 0,
+            len,
+            ends: true,
+            kill_set_id: false,
+        };
+        // That a file ends where it grows to is said without it, so that older programs read it.
+        for (before, operation, len, ends) in [
+            (4, whole.clone(), 3, true),
+            (3, whole.clone(), 3, false),
+            (0, whole, 3, false),
+            (3 * COPY_MAX, copy(2 * COPY_MAX), 2 * COPY_MAX, true),
+            (3 * COPY_MAX, copy(u64::MAX), 2 * COPY_MAX, true),
+            (2 * COPY_MAX, copy(u64::MAX), 2 * COPY_MAX, false),
+            (11, copy(10), 10, true),
+            (10, copy(10), 10, false),
+        ] {
+            small.perform(&sized(dst, before));
+            small.ask(&operation, |decided| {
+                let Decision { change, len: done, .. } = decided.unwrap();
+                assert_eq!((change.unwrap().ends_a_file(), done), (ends, len), "{operation:?}");
+            });
+            small.perform(&operation);
+            assert_eq!(small.inode(dst).size, len, "{operation:?}");
+        }
     }
 
     #[test]

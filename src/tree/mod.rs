@@ -312,7 +312,9 @@ impl Tree {
     ) -> Result<Outcome, Refusal> {
         let mut placed = Placed::default();
         let data = match to {
-            WriteTo::Offset(_) | WriteTo::End => self.store.place(bytes, &mut placed)?,
+            WriteTo::Offset(_) | WriteTo::Whole | WriteTo::End => {
+                self.store.place(bytes, &mut placed)?
+            }
             WriteTo::GoesOn(_) => self.store.place_on(bytes, &mut placed)?,
         };
         self.perform(caller, &Operation::Write { ino, to, data, kill_set_id })

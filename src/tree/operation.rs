@@ -25,8 +25,8 @@ pub const XATTR_VALUE_MAX: usize = 64 << 10;
 /// Most bytes the names of one inode's extended attributes take together, each with a NUL
 /// (`XATTR_LIST_MAX`): more could be set but never be listed.
 pub const XATTR_LIST_MAX: usize = 64 << 10;
-/// Most bytes one [`Operation::Copy`] takes over, so that a fragmented source holds up other
-/// changes for a bounded time. Asking for more copies this much; programs ask again.
+/// Most bytes one [`Operation::Copy`] takes over that does not end its destination, so that a fragmented source holds
+/// up other changes for a bounded time. Asking for more copies this much; programs ask again.
 pub const COPY_MAX: u64 = 64 << 20;
 
 /// The type bits of a mode.
@@ -194,6 +194,8 @@ pub enum WriteTo {
     /// At this offset, where the write before it through the same open file ended: the bytes of both should lie side by
     /// side in the store.
     GoesOn(u64),
+    /// At the beginning, and the file ends where the write does: what is written is all of it, in one event.
+    Whole,
     /// At the end of the file as it is when the write is decided. The kernel resolves `O_APPEND` itself and gives
     /// the offset; this is for callers who do not go through it.
     End,
@@ -204,6 +206,7 @@ impl WriteTo {
     pub(super) const fn offset(self) -> Option<u64> {
         match self {
             Self::Offset(offset) | Self::GoesOn(offset) => Some(offset),
+            Self::Whole => Some(0),
             Self::End => None,
         }
     }
@@ -349,6 +352,9 @@ pub enum Operation<'a> {
         dst_offset: u64,
         /// How many bytes.
         len: u64,
+        /// The destination ends where the copy does: together they are one event, so it is not cut at
+        /// [`COPY_MAX`], and what was there before is never seen beside what comes.
+        ends: bool,
         /// Whether set-id bits of the destination go.
         kill_set_id: bool,
     },

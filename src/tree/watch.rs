@@ -137,7 +137,7 @@ impl Tree {
         Ok(outcome)
     }
 
-    /// As [`Tree::write`] at `offset`, for a write that comes through no watcher.
+    /// As [`Tree::write`], for a write that comes through no watcher.
     ///
     /// # Errors
     ///
@@ -146,14 +146,14 @@ impl Tree {
         &self,
         caller: &Caller<'_>,
         ino: Ino,
-        offset: u64,
+        to: WriteTo,
         bytes: &[u8],
         kill_set_id: bool,
         expected: Option<&Expected<'_>>,
     ) -> Result<Outcome, Refusal> {
         let mut placed = Placed::default();
         let data = self.store().place(bytes, &mut placed)?;
-        let operation = Operation::Write { ino, to: WriteTo::Offset(offset), data, kill_set_id };
+        let operation = Operation::Write { ino, to, data, kill_set_id };
         self.perform_beside(caller, &operation, expected)
     }
 

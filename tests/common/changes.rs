@@ -49,7 +49,10 @@ pub(crate) fn write_on(
 }
 
 fn commit_write(store: &Store, ino: Ino, offset: u64, data: Data<'_>) -> Result<Seq, CommitError> {
-    commit(store, Change::Write { ino, offset, data, mode: None, drop_capability: false })
+    commit(
+        store,
+        Change::Write { ino, offset, data, ends: false, mode: None, drop_capability: false },
+    )
 }
 
 /// Makes a range of `dst` a reference to one of `src`: each a file and an offset.
@@ -59,7 +62,7 @@ pub(crate) fn clone_range(
     (dst, dst_offset): (Ino, u64),
     len: u64,
 ) -> Result<Seq, CommitError> {
-    commit(store, Change::Clone { src, src_offset, dst, dst_offset, len, mode: None })
+    commit(store, Change::Clone { src, src_offset, dst, dst_offset, len, ends: false, mode: None })
 }
 
 pub(crate) fn resize(store: &Store, ino: Ino, size: u64) -> Result<Seq, CommitError> {

@@ -57,6 +57,15 @@ impl Node {
         self.inode.allocated = self.content.iter().map(|run| run.end - run.start).sum();
     }
 
+    /// Content was brought up to `end`, where the file `ends` or may go on.
+    fn reach(&mut self, end: u64, ends: bool) {
+        if ends {
+            self.set(end, u64::MAX, None);
+            self.inode.size = end;
+        }
+        self.inode.size = self.inode.size.max(end);
+    }
+
     fn fill_holes(&mut self, start: u64, end: u64) {
         let (mut from, mut gaps) = (start, Vec::new());
         for run in &self.content {
@@ -334,14 +343,14 @@ impl Fold<'_, '_> {
                     node.xattrs.remove(&b"security.capability"[..]);
                 }
             }
-            Change::Write { ino, offset, data, mode, drop_capability } => {
+            Change::Write { ino, offset, data, ends, mode, drop_capability } => {
                 let at = match data.place {
                     Place::Inline(_) => payload.expect("inline bytes have a place in the log"),
                     Place::Extent { location, .. } => location,
                 };
                 let node = self.touch(ino);
                 node.set(offset, offset + data.len(), Some(Some(at)));
-                node.inode.size = node.inode.size.max(offset + data.len());
+                node.reach(offset + data.len(), ends);
                 if drop_capability {
                     node.xattrs.remove(&b"security.capability"[..]);
                 }
@@ -369,7 +378,7 @@ impl Fold<'_, '_> {
                 }
                 self.modified(ino, mode);
             }
-            Change::Clone { src, src_offset, dst, dst_offset, len, mode } => {
+            Change::Clone { src, src_offset, dst, dst_offset, len, ends, mode } => {
                 let copied = self.model.inodes[&src].stretches(src_offset, len);
                 let node = self.touch(dst);
                 node.set(dst_offset, dst_offset + len, None);
@@ -379,7 +388,7 @@ impl Fold<'_, '_> {
                         node.set(start, start + stretch.len, Some(Some(at)));
                     }
                 }
-                node.inode.size = node.inode.size.max(dst_offset + len);
+                node.reach(dst_offset + len, ends);
                 self.modified(dst, mode);
             }
             Change::SetXattr { ino, name, value, mode } => {

@@ -164,25 +164,95 @@ fn what_was_compared_is_what_is_replaced() {
         ("/f", "if-none-match", "\"another\""),
         ("/new", "if-none-match", "*"),
     ];
-    for (path, name, value) in conditions {
+    // All of a file, and parts of one.
+    let ways = [
+        ("PUT", ""),
+        ("PUT", "content-range: bytes 0-8/*\r\n"),
+        (
+            "PATCH",
+            "content-type: application/x-sabredav-partialupdate\r\nx-update-range: bytes=0-8\r\n",
+        ),
+        (
+            "PATCH",
+            "content-type: application/x-sabredav-partialupdate\r\nx-update-range: append\r\n",
+        ),
+    ];
+    for ((path, name, value), (method, part)) in
+        conditions.into_iter().flat_map(|condition| ways.map(|way| (condition, way)))
+    {
         let made = agent.ask("PUT", "/dav/f", &[], b"first");
+        agent.ask("DELETE", "/files/new", &[], b"");
         let value = value.replace('@', made.header("etag"));
         let head = format!(
-            "PUT /dav{path} HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\nconnection: close\r\n\
-             expect: 100-continue\r\n{name}: {value}\r\ncontent-length: 9\r\n\r\n",
+            "{method} /dav{path} HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\nconnection: close\r\n\
+             expect: 100-continue\r\n{name}: {value}\r\n{part}content-length: 9\r\n\r\n",
             agent.bearer()
         );
         let mut stream = BufReader::new(server.connect());
         stream.get_mut().write_all(head.as_bytes()).unwrap();
         // It wants the body once it has compared.
-        assert_eq!(read_head(&mut stream).0, 100, "{name}");
+        assert_eq!(read_head(&mut stream).0, 100, "{method} {part}{name}");
         agent.put(&format!("/files{path}"), b"meanwhile");
         stream.get_mut().write_all(b"forgotten").unwrap();
         let answer = Answer::read(&mut stream, false);
-        assert_eq!(answer.status, 412, "{name}: {answer:?}");
+        assert_eq!(answer.status, 412, "{method} {part}{name}: {answer:?}");
         assert!(answer.json()["detail"].is_string(), "{name}");
-        assert_eq!(content(&agent, path).unwrap(), b"meanwhile", "{name}");
+        assert_eq!(content(&agent, path).unwrap(), b"meanwhile", "{method} {part}{name}");
     }
+}
+
+#[test]
+fn a_part_of_a_file_comes_at_once_where_it_belongs() {
+    const PATCH: (&str, &str) = ("content-type", "application/x-sabredav-partialupdate");
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let version =
+        |tag: &str| -> u64 { tag.trim_matches('"').split_once('-').unwrap().1.parse().unwrap() };
+    let mut expected = vec![b'o'; 3 << 20];
+    let mut tag = agent.put("/files/f", &expected).header("etag").to_owned();
+    // A part in memory, and one that is staged.
+    for (letter, len) in [(b'p', 5000), (b'q', 2 << 20)] {
+        let part = vec![letter; len];
+        let range = format!("bytes 1000-{}/*", 999 + len);
+        let update = format!("bytes={}-{}", expected.len() - 7, expected.len() - 8 + len);
+        for (method, headers, at) in [
+            ("PUT", vec![("content-range", range.as_str())], 1000),
+            ("PATCH", vec![PATCH, ("x-update-range", &update)], expected.len() - 7),
+            ("PATCH", vec![PATCH, ("x-update-range", "append")], usize::MAX),
+        ] {
+            let conditional: Vec<_> =
+                headers.into_iter().chain([("if-match", tag.as_str())]).collect();
+            let put = agent.ask(method, "/dav/f", &conditional, &part);
+            assert_eq!(put.status, 204, "{conditional:?}: {put:?}");
+            let at = at.min(expected.len());
+            expected.resize(expected.len().max(at + len), 0);
+            expected[at..at + len].fill(letter);
+            let got = agent.get("/files/f");
+            assert!(got.body == expected, "{conditional:?}");
+            assert_eq!(put.header("etag"), got.header("etag"));
+            // Which no longer is what is there.
+            assert_eq!(agent.ask(method, "/dav/f", &conditional, &part).status, 412);
+            // It was one event.
+            let (before, after) = (version(&tag), version(put.header("etag")));
+            for at in before..after {
+                let then = agent.get(&format!("/files/f?at=@{at}"));
+                assert_eq!(then.header("etag"), tag, "@{at}");
+            }
+            tag = put.header("etag").to_owned();
+        }
+    }
+    // What has not come changes nothing.
+    let mut stream = server.connect();
+    let head = format!(
+        "PUT /dav/f HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\ncontent-range: bytes 0-8/*\r\n\
+         content-length: 9\r\n\r\nearly",
+        agent.bearer()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.shutdown(std::net::Shutdown::Both).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert!(agent.get("/files/f").body == expected);
 }
 
 #[test]

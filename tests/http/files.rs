@@ -1,5 +1,10 @@
 //! The tree over `/files/`.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::client::Place;
@@ -60,6 +65,97 @@ fn long_uploads_are_whole_and_leave_nothing_behind() {
     server.stop();
     let verified = crate::client::run(&["verify", "events/store"], &place.path(""));
     assert!(verified.status.success(), "{verified:?}");
+}
+
+/// A long content and a shorter one, each of a letter of its own: in the event itself, in a content file, and staged.
+pub(crate) const CONTENTS: [[(u8, usize); 2]; 3] = [
+    [(b'A', 4000), (b'B', 30)],
+    [(b'C', 60_000), (b'D', 9000)],
+    [(b'E', 3 << 20), (b'F', 2 << 20)],
+];
+
+/// Whether `bytes` are one of [`CONTENTS`], all of it.
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    CONTENTS
+        .as_flattened()
+        .iter()
+        .any(|&(letter, len)| bytes.len() == len && bytes.iter().all(|&byte| byte == letter))
+}
+
+#[test]
+fn no_event_leaves_a_mixture_of_what_was_there_and_what_is_put_there() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let first = agent.put("/files/f", &[b'A'; 4000]).header("lighthouse-sequence").to_owned();
+    let first: u64 = first.parse().unwrap();
+    for way in ["files", "dav"] {
+        for (letter, len) in CONTENTS.into_iter().flatten() {
+            let tag = agent.get("/files/f").header("etag").to_owned();
+            let body = vec![letter; len];
+            let put = agent.ask("PUT", &format!("/{way}/f"), &[("if-match", &tag)], &body);
+            assert_eq!(put.status, 204, "{put:?}");
+            // The tag is that of the last event: nothing more is done to the file.
+            let now = agent.get("/files/f");
+            assert_eq!(put.header("etag"), now.header("etag"));
+            assert!(now.body == body, "{} bytes of {len}", now.body.len());
+        }
+    }
+    let last: u64 = agent.get("/files/").header("lighthouse-sequence").parse().unwrap();
+    for at in first..=last {
+        let got = agent.get(&format!("/files/f?at=@{at}"));
+        assert!(got.status == 200 && is_whole(&got.body), "@{at}: {} bytes", got.body.len());
+    }
+}
+
+#[test]
+fn a_killed_server_leaves_no_mixture_of_what_was_there_and_what_is_put_there() {
+    let place = Place::new();
+    for round in 0..4 {
+        let mut server = place.serve();
+        {
+            let agent = server.session("a");
+            let kept = agent.get("/files/f");
+            assert!(round == 0 || is_whole(&kept.body), "{} bytes", kept.body.len());
+            std::thread::scope(|scope| {
+                let bearer = agent.bearer();
+                let server = &server;
+                scope.spawn(move || {
+                    loop {
+                        for (letter, len) in CONTENTS.into_iter().flatten() {
+                            let Ok(mut stream) = TcpStream::connect(server.address()) else {
+                                return;
+                            };
+                            let headers = [("authorization", bearer.as_str())];
+                            let _ = try_send(&mut stream, "/files/f", &headers, &vec![letter; len]);
+                        }
+                    }
+                });
+                std::thread::sleep(Duration::from_millis(200 + 70 * round));
+                server.signal(Signal::KILL);
+            });
+        }
+        server.child.wait().unwrap();
+    }
+    let verified = crate::client::run(&["verify", "events/store"], &place.path(""));
+    assert!(verified.status.success(), "{verified:?}");
+}
+
+/// Puts a file, as far as the server goes along.
+fn try_send(
+    stream: &mut TcpStream,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> std::io::Result<()> {
+    let mut head = format!("PUT {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("content-length: {}\r\n\r\n", body.len()));
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
 }
 
 #[test]

@@ -129,6 +129,62 @@ fn content_that_is_replaced_over_http_loses_its_capabilities() {
 }
 
 #[test]
+fn nobody_reads_a_mixture_of_what_was_there_and_what_is_put_there() {
+    if !can_mount() {
+        return;
+    }
+    let place = Place::new();
+    let mut server = Server::start(&mut place.command(true));
+    let current = place.path("at/current");
+    {
+        let agent = server.session("a");
+        // So long that one request reads all of it.
+        let contents: Vec<_> = crate::files::CONTENTS.into_iter().take(2).flatten().collect();
+        let first = agent.put("/files/f", &[b'A'; 4000]).header("lighthouse-sequence").to_owned();
+        // What a program reads at a time, and not what the kernel kept of it from different times.
+        let script = "while [ ! -e stop ]; do \
+             dd if=f bs=128K count=1 iflag=direct status=none | fold -w1 | sort | uniq -c; done";
+        std::thread::scope(|scope| {
+            let mounted = scope.spawn(|| shell(&current, script));
+            let got = scope.spawn(|| {
+                while agent.get("/files/stop").status == 404 {
+                    let got = agent.get("/files/f").body;
+                    assert!(crate::files::is_whole(&got), "{} bytes", got.len());
+                }
+            });
+            for _ in 0..60 {
+                for &(letter, len) in &contents {
+                    assert_eq!(agent.put("/files/f", &vec![letter; len]).status, 204);
+                    // Once it is answered, whatever the kernel kept is gone.
+                    assert_eq!(std::fs::metadata(current.join("f")).unwrap().len(), len as u64);
+                }
+            }
+            assert_eq!(agent.put("/files/stop", b"").status, 201);
+            got.join().unwrap();
+            let mut read = 0;
+            for line in mounted.join().unwrap().lines() {
+                let (len, letter) = line.trim().split_once(' ').unwrap();
+                let whole = (letter.as_bytes()[0], len.parse().unwrap());
+                assert!(contents.contains(&whole), "{line}");
+                read += 1;
+            }
+            assert!(read > 5, "{read}");
+        });
+        // And in the past: after each event.
+        let last = agent.get("/files/").header("lighthouse-sequence").to_owned();
+        let script = format!(
+            "for n in $(seq {first} {last}); do fold -w1 ../history/@$n/f | sort | uniq -c; done"
+        );
+        for line in shell(&current, &script).lines() {
+            let (len, letter) = line.trim().split_once(' ').unwrap();
+            let whole = (letter.as_bytes()[0], len.parse().unwrap());
+            assert!(contents.contains(&whole), "{line}");
+        }
+    }
+    server.stop();
+}
+
+#[test]
 fn who_appends_does_so_behind_what_http_wrote_meanwhile() {
     if !can_mount() {
         return;

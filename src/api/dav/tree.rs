@@ -1,6 +1,6 @@
 //! The tree as a filesystem of `dav-server`; who acts comes with each call.
 //!
-//! What is sent becomes a file when all of it has come, unless it is a part of one: that is written where it belongs.
+//! What is sent becomes a file, or a part of one, when all of it has come.
 
 use std::io::SeekFrom;
 use std::sync::{Arc, OnceLock};
@@ -148,19 +148,18 @@ impl GuardedFileSystem<Acting> for DavTree {
                 }
                 there => there,
             };
-            let how = match &there {
-                // A part of it is replaced: in place.
-                Some(inode) if !options.truncate => How::InPlace { ino: inode.ino },
-                _ => {
-                    let must = match seen {
-                        _ if options.create_new => Must::BeNew,
-                        Some(Some((ino, version))) => Must::BeAsSeen(ino, version),
-                        Some(None) => Must::BeNew,
-                        None => Must::Be,
-                    };
-                    How::Whole { path, staged: None, pending: Vec::new(), must, expected_len }
-                }
+            let must = match seen {
+                _ if options.create_new => Must::BeNew,
+                Some(Some((ino, version))) => Must::BeAsSeen(ino, version),
+                Some(None) => Must::BeNew,
+                None => Must::Be,
             };
+            let becomes = match &there {
+                Some(_) if options.append => Becomes::End,
+                Some(_) if !options.truncate => Becomes::Part { from: 0 },
+                _ => Becomes::All { expected_len },
+            };
+            let how = How::Upload { path, becomes, staged: None, pending: Vec::new(), must };
             let offset = match &there {
                 Some(inode) if options.append => inode.size,
                 _ => 0,
@@ -422,21 +421,32 @@ struct Open {
 enum How {
     /// One version of it.
     Read { at: Seq },
-    /// Each write goes into it.
-    InPlace { ino: Ino },
-    /// What is written becomes all of it, at the flush.
-    Whole {
+    /// What is written takes effect at the flush.
+    Upload {
         path: TreePath,
+        becomes: Becomes,
         staged: Option<(Ino, u64)>,
         pending: Vec<u8>,
         must: Must,
+    },
+}
+
+/// What of a file becomes of what is written.
+#[derive(Clone, Copy, Debug)]
+enum Becomes {
+    All {
         expected_len: Option<u64>,
     },
+    Part {
+        from: u64,
+    },
+    /// It comes behind all else.
+    End,
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if let How::Whole { staged: Some((ino, len)), .. } = self.how {
+        if let How::Upload { staged: Some((ino, len)), .. } = self.how {
             self.acting.discard(&Content::Staged { ino, len });
         }
     }
@@ -449,12 +459,7 @@ impl Open {
         let end = end.ok_or(FsError::TooLarge)?;
         match &mut self.how {
             How::Read { .. } => return Err(FsError::Forbidden),
-            &mut How::InPlace { ino } => {
-                let (acting, offset) = (self.acting.clone(), self.offset);
-                let written = waiting(move || acting.write(ino, offset, &bytes).map(drop)).await;
-                written.map_err(|problem| told(&problem))?;
-            }
-            How::Whole { pending, .. } => {
+            How::Upload { pending, .. } => {
                 pending.extend_from_slice(&bytes);
                 if pending.len() >= SHORT_MAX {
                     self.spill().await?;
@@ -466,7 +471,7 @@ impl Open {
     }
 
     async fn spill(&mut self) -> FsResult<()> {
-        let How::Whole { staged, pending, .. } = &mut self.how else { return Ok(()) };
+        let How::Upload { staged, pending, .. } = &mut self.how else { return Ok(()) };
         let bytes = std::mem::take(pending);
         let (ino, len) = match *staged {
             Some(staged) => staged,
@@ -517,17 +522,29 @@ impl DavFile for Open {
 
     fn seek(&'_ mut self, to: SeekFrom) -> FsFuture<'_, u64> {
         let size = self.inode.map_or(0, |inode| inode.size);
-        let offset = match to {
+        let to = match to {
             SeekFrom::Start(offset) => Some(offset),
             SeekFrom::End(by) => size.checked_add_signed(by),
             SeekFrom::Current(by) => self.offset.checked_add_signed(by),
         };
-        // What becomes all of a file is written from its beginning.
-        let possible = !matches!(self.how, How::Whole { .. }) || offset == Some(self.offset);
-        let offset = offset.filter(|_| possible);
-        if let Some(offset) = offset {
-            self.offset = offset;
-        }
+        let possible = match (&mut self.how, to) {
+            (How::Read { .. }, Some(to)) => {
+                self.offset = to;
+                true
+            }
+            (
+                How::Upload { becomes: Becomes::Part { from }, pending, staged: None, .. },
+                Some(to),
+            ) if pending.is_empty() => {
+                (*from, self.offset) = (to, to);
+                true
+            }
+            // `dav-server` (0.11) goes to the beginning of what it opened to append to.
+            (How::Upload { becomes: Becomes::End, .. }, _) => true,
+            // What becomes all of a file is written from its beginning, and a part without a gap.
+            (How::Upload { .. } | How::Read { .. }, to) => to == Some(self.offset),
+        };
+        let offset = to.filter(|_| possible);
         Box::pin(async move { offset.ok_or(FsError::NotImplemented) })
     }
 
@@ -536,31 +553,29 @@ impl DavFile for Open {
             match &self.how {
                 How::Read { .. } => return Ok(()),
                 // It is written from its beginning, so this is how much came.
-                How::Whole { expected_len: Some(len), .. } if *len != self.offset => {
+                How::Upload { becomes: Becomes::All { expected_len: Some(len) }, .. }
+                    if *len != self.offset =>
+                {
                     return Err(FsError::IsRemote);
                 }
-                How::Whole { staged: Some(_), .. } => self.spill().await?,
-                How::Whole { .. } | How::InPlace { .. } => (),
+                How::Upload { staged: Some(_), .. } => self.spill().await?,
+                How::Upload { .. } => (),
             }
             let acting = self.acting.clone();
-            let inode = match &mut self.how {
-                &mut How::InPlace { ino } => {
-                    waiting(move || {
-                        acting.version_ends(ino);
-                        Ok(acting.tree.inode(ino, Seq::NOW)?)
-                    })
-                    .await
-                }
-                How::Whole { path, staged, pending, must, .. } => {
-                    let content = match *staged {
-                        Some((ino, len)) => Content::Staged { ino, len },
-                        None => Content::Short(std::mem::take(pending)),
-                    };
-                    let (path, must) = (path.clone(), *must);
-                    waiting(move || Ok(acting.replace(&path, &content, None, must)?.inode)).await
-                }
-                How::Read { .. } => return Ok(()),
+            let How::Upload { path, becomes, staged, pending, must } = &mut self.how else {
+                return Ok(());
             };
+            let content = match *staged {
+                Some((ino, len)) => Content::Staged { ino, len },
+                None => Content::Short(std::mem::take(pending)),
+            };
+            let (path, becomes, must) = (path.clone(), *becomes, *must);
+            let inode = waiting(move || match becomes {
+                Becomes::All { .. } => Ok(acting.replace(&path, &content, None, must)?.inode),
+                Becomes::Part { from } => acting.replace_part(&path, Some(from), &content, must),
+                Becomes::End => acting.replace_part(&path, None, &content, must),
+            })
+            .await;
             self.inode = Some(inode.map_err(|problem| told(&problem))?);
             Ok(())
         })

@@ -258,8 +258,8 @@ impl<'t> Fold<'t> {
                 }
                 self.drop_capability(ino, drop_capability)?;
             }
-            Change::Write { ino, offset, ref data, mode, drop_capability } => {
-                self.write(ino, offset, data, payload)?;
+            Change::Write { ino, offset, ref data, ends, mode, drop_capability } => {
+                self.write(ino, offset, data, ends, payload)?;
                 self.modified(ino, mode)?;
                 self.drop_capability(ino, drop_capability)?;
             }
@@ -274,8 +274,8 @@ impl<'t> Fold<'t> {
                 }
                 self.modified(ino, mode)?;
             }
-            Change::Clone { src, src_offset, dst, dst_offset, len, mode } => {
-                self.clone_range((src, src_offset), (dst, dst_offset), len)?;
+            Change::Clone { src, src_offset, dst, dst_offset, len, ends, mode } => {
+                self.clone_range((src, src_offset), (dst, dst_offset), len, ends)?;
                 self.modified(dst, mode)?;
             }
             Change::SetXattr { ino, name, value, mode } => {
@@ -694,6 +694,7 @@ impl<'t> Fold<'t> {
         ino: Ino,
         offset: u64,
         data: &Data<'_>,
+        ends: bool,
         payload: Option<Location>,
     ) -> Result<(), IndexError> {
         let location = match data.place {
@@ -705,11 +706,46 @@ impl<'t> Fold<'t> {
         };
         let location = location.ok_or_else(|| self.damaged("has bytes, but no place for them"))?;
         let end = self.end_of(offset, data.len())?;
+        if ends && offset < end {
+            return self.fill_to_its_end(ino, offset, end, What::At(location));
+        }
         self.fill(ino, offset, end, What::At(location))?;
         let inode = &mut self.touch(ino)?.inode;
         if offset < end {
             inode.size = inode.size.max(end);
         }
+        Ok(())
+    }
+
+    /// Makes `start..end` data, with which the file ends.
+    fn fill_to_its_end(
+        &mut self,
+        ino: Ino,
+        start: u64,
+        end: u64,
+        what: What,
+    ) -> Result<(), IndexError> {
+        let node = self.touch(ino)?.clone();
+        let held = self.tables.count(&node, start, u64::MAX)?;
+        let reserved = overlap(&node.reserves, start, u64::MAX);
+        // A row made here lies over a cut made here. So the cut is of whole chunks, and what is behind the end in the
+        // last one is a hole in its row.
+        self.void(&node, end.next_multiple_of(CHUNK_LEN), u64::MAX)?;
+        for (chunk, from, to) in chunks_of(start, end) {
+            let base = chunk * CHUNK_LEN;
+            let what = what.advance(base + u64::from(from) - start);
+            let mut parts = vec![Part { start: from, len: to - from, what }];
+            if to < CHUNK && base + u64::from(to) < node.high {
+                parts.push(Part { start: to, len: CHUNK - to, what: What::Hole });
+            }
+            self.lay(&node, chunk, &parts)?;
+        }
+        let node = self.touch(ino)?;
+        node.inode.allocated =
+            (node.inode.allocated + (end - start)).saturating_sub(held + reserved);
+        exclude(&mut node.reserves, start, u64::MAX);
+        node.high = node.high.min(start).max(end);
+        node.inode.size = end;
         Ok(())
     }
 
@@ -958,8 +994,13 @@ impl<'t> Fold<'t> {
         (src, src_offset): (Ino, u64),
         (dst, dst_offset): (Ino, u64),
         len: u64,
+        ends: bool,
     ) -> Result<(), IndexError> {
         let (src_end, dst_end) = (self.end_of(src_offset, len)?, self.end_of(dst_offset, len)?);
+        // Where there is nothing to copy, nothing ends.
+        let ends = ends && len > 0;
+        // Up to where what the destination was goes.
+        let reach = if ends { u64::MAX } else { dst_end };
         let Some(source) = self.tables.node(src, Seq::NOW)? else {
             return Err(self.damaged(&format!("copies from inode {src}, which is not there")));
         };
@@ -978,11 +1019,14 @@ impl<'t> Fold<'t> {
             },
         )?;
         let before = self.touch(dst)?.clone();
-        let held = self.tables.count(&before, dst_offset, dst_end)?;
-        let reserved = overlap(&before.reserves, dst_offset, dst_end);
+        let held = self.tables.count(&before, dst_offset, reach)?;
+        let reserved = overlap(&before.reserves, dst_offset, reach);
         let large = len.div_ceil(CHUNK_LEN) > SMALL_CHUNKS;
         if large && dst_offset < before.high {
-            self.cut(&before, dst_offset, dst_end)?;
+            self.cut(&before, dst_offset, reach)?;
+        } else if ends {
+            // As in `fill_to_its_end`.
+            self.void(&before, dst_end.next_multiple_of(CHUNK_LEN), u64::MAX)?;
         }
         let mut chunks: Vec<(u64, Vec<Part>)> = Vec::new();
         let (mut added, mut high) = (0, 0);
@@ -1023,7 +1067,7 @@ impl<'t> Fold<'t> {
         for (chunk, parts) in chunks {
             let base = chunk * CHUNK_LEN;
             let from = dst_offset.saturating_sub(base).min(CHUNK_LEN) as u32;
-            let to = dst_end.saturating_sub(base).min(CHUNK_LEN) as u32;
+            let to = reach.saturating_sub(base).min(CHUNK_LEN) as u32;
             let mut laid = Chunk::default();
             parts.into_iter().for_each(|part| laid.lay_under(part));
             laid.lay_under(Part { start: from, len: to - from, what: What::Hole });
@@ -1031,7 +1075,12 @@ impl<'t> Fold<'t> {
         }
         let node = self.touch(dst)?;
         node.inode.allocated = (node.inode.allocated + added).saturating_sub(held + reserved);
-        exclude(&mut node.reserves, dst_offset, dst_end);
+        exclude(&mut node.reserves, dst_offset, reach);
+        if ends {
+            node.high = node.high.min(dst_offset).max(high);
+            node.inode.size = dst_end;
+            return Ok(());
+        }
         node.high = node.high.max(high);
         if len > 0 {
             node.inode.size = node.inode.size.max(dst_end);

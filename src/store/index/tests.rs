@@ -110,7 +110,14 @@ impl<'i> Writer<'i> {
 
     fn write(&mut self, ino: Ino, offset: u64, bytes: &[u8]) {
         let data = Data { hash: [0; 32], salt: [0; 16], place: Place::Inline(bytes) };
-        self.push(Change::Write { ino, offset, data, mode: None, drop_capability: false });
+        self.push(Change::Write {
+            ino,
+            offset,
+            data,
+            ends: false,
+            mode: None,
+            drop_capability: false,
+        });
     }
 
     fn truncate(&mut self, ino: Ino, size: u64) {
@@ -266,10 +273,18 @@ fn an_event_that_does_not_fit_the_tree_changes_nothing() {
         Change::Link { ino: dir, parent: Ino(77), name },
         Change::Link { ino: dir, parent: dir, name: &long },
         Change::Link { ino: dir, parent: dir, name: b"a\0b" },
-        Change::Write { ino, offset: 5, data, mode, drop_capability },
+        Change::Write { ino, offset: 5, data, ends: false, mode, drop_capability },
         Change::SetAttr { ino, set, acl: None, drop_capability },
         Change::Fallocate { ino, how: Allocation::Punch, offset: 9, len, mode },
-        Change::Clone { src: Ino(5), src_offset: 0, dst: dir, dst_offset: 0, len: 1, mode },
+        Change::Clone {
+            src: Ino(5),
+            src_offset: 0,
+            dst: dir,
+            dst_offset: 0,
+            len: 1,
+            ends: false,
+            mode,
+        },
         Change::End { ino: Ino(1 << 50) },
     ];
     let rows = index.read().young.rows.len();
