@@ -128,9 +128,7 @@ impl<'a> Before<'a> {
                 left.keep(self.store);
                 self.warn_of(&left, self.fresh);
             }
-            // What is gone for good says that all of it is there for good.
-            let synced = tree.sync().map_err(|refusal| io::Error::other(store::explain(&refusal)));
-            if let Err(err) = synced.and_then(|()| take_mark_away(self.events)) {
+            if let Err(err) = finish(tree, self.events) {
                 tracing::warn!("{} stays: {err}", self.mark().display());
             }
         }
@@ -304,6 +302,13 @@ impl LeftOut {
     }
 }
 
+/// Takes the mark in `events` away once all that is in `tree` is on the disk, also where nobody waits for that otherwise: what
+/// is gone for good says that all of it is there for good.
+fn finish(tree: &Tree, events: &Path) -> io::Result<()> {
+    tree.store().sync_now().map_err(io::Error::other)?;
+    take_mark_away(events)
+}
+
 /// Takes the mark in `events` away. Once it is gone or says `done`, and that is durable, no start takes anything over what is
 /// done in the tree from then on.
 fn take_mark_away(events: &Path) -> io::Result<()> {
@@ -440,8 +445,13 @@ impl Taking<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::legacy::log::Secrets;
+    use crate::store::sim::SimDisk;
+    use crate::store::superblock::Shape;
+    use crate::store::{self, CreateOptions, Durability, Store};
 
     #[test]
     fn a_note_is_read_as_it_was_kept() {
@@ -472,6 +482,31 @@ mod tests {
         std::fs::create_dir(&mark).unwrap();
         take_mark_away(dir.path()).unwrap_err();
         assert!(is_there());
+    }
+
+    #[test]
+    fn whoever_loses_power_behind_the_first_start_has_all_of_it_whatever_the_durability() {
+        let mark = tempfile::tempdir().unwrap();
+        std::fs::write(mark.path().join(MARK), FILES).unwrap();
+        let disk = SimDisk::new(1 << 30);
+        let shape = Shape { segment_len: 64 << 10, ..Shape::default() };
+        let create = CreateOptions { shape, ..CreateOptions::default() };
+        let open = store::OpenOptions {
+            durability: Durability::Async,
+            sync_interval: None,
+            memory: 8 << 20,
+            ..store::OpenOptions::default()
+        };
+        let store = Store::create_on(Arc::new(disk.clone()), &create, &open).unwrap();
+        store.label(b"imported", None).unwrap();
+        let tree = Tree::new(Arc::new(store));
+        finish(&tree, mark.path()).unwrap();
+        assert!(!mark.path().join(MARK).exists());
+        for seed in 0..20 {
+            let disk = Arc::new(disk.after_power_cut(seed));
+            let labels = Store::open_on(disk, &open).unwrap().labels().unwrap();
+            assert_eq!(labels.len(), 1, "seed {seed}");
+        }
     }
 
     #[test]

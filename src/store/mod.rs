@@ -524,6 +524,11 @@ impl Store {
         self.core.journal.sync()
     }
 
+    /// The same, and waits whatever the durability: for what is taken away elsewhere once it is safe here.
+    pub fn sync_now(&self) -> Result<(), CommitError> {
+        self.core.journal.sync_now()
+    }
+
     /// Does once what the store's own thread does every interval.
     pub fn tick(&self) -> Result<(), CommitError> {
         self.core.tick(Timestamp::now()).map(drop)
