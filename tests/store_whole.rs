@@ -1208,9 +1208,9 @@ fn a_store_whose_index_fell_behind_on_a_full_disk_opens_there() {
     let mut made = Vec::new();
     // Killed at any moment, while the index's thread tries to commit what it has.
     let mut killed = Vec::new();
-    while made.len() < 3000 {
+    while made.len() < 1500 {
         made.push(changes::make(&store, format!("file {}", made.len()).as_bytes()).unwrap());
-        if made.len() % 250 == 0 {
+        if made.len() % 125 == 0 {
             killed.push((disk.after_kill(), store.read().last()));
         }
     }

@@ -57,11 +57,13 @@
 //! # Options
 //!
 //! Words on the command line choose questions; `commands` are the whole commands. `BENCH_ROUNDS` is how often each is
-//! asked (9; 5 in the comparison), `BENCH_MIB` how long the file is that is written and read whole (256), `BENCH_ONLY`
+//! asked (9; 5 in the comparison), `BENCH_CREW` how many servers of each kind are asked what takes microseconds (1; 4 in the
+//! comparison and the sweep, 2 in the quick one), `BENCH_MIB` how long the file is that is written and read whole (256), `BENCH_ONLY`
 //! the names of servers to ask, separated by commas, rather than all. `--test` asks each once, at the smallest size.
 //!
 //! The servers are processes of their own, this program again for bare loops and most peers. What a lone client sees is
-//! decided, on two idle CPUs, by waking the other CPU.
+//! decided, on two idle CPUs, by waking the other CPU: so by where the scheduler has put the server, which stays there. Hence
+//! several of each kind.
 
 mod acts;
 mod bare;
@@ -85,7 +87,7 @@ use lighthouse_fuse::transport::uring::Queues;
 use counter::Counter;
 use questions::{QUESTIONS, Size};
 use report::Row;
-use server::{DISK, Server, Spec};
+use server::{Crew, DISK, Server, Spec};
 use sweep::Setting;
 
 /// How much one READ or WRITE carries.
@@ -149,14 +151,18 @@ impl Run {
             mib: number("BENCH_MIB", 256),
             files: if compare { 100_000 } else { 10_000 },
             divisor: 1,
+            crew: number("BENCH_CREW", if compare || sweep { 4 } else { 1 }) as usize,
             clients: &[1, 2, 8],
         };
         let size = match (smallest, quick) {
-            (true, _) => Size { rounds: 1, mib: 1, files: 200, divisor: 100, clients: &[1, 2] },
+            (true, _) => {
+                Size { rounds: 1, mib: 1, files: 200, divisor: 100, crew: 2, clients: &[1, 2] }
+            }
             (_, true) => Size {
                 rounds: number("BENCH_ROUNDS", 3),
                 mib: number("BENCH_MIB", 64),
                 files: 10_000,
+                crew: number("BENCH_CREW", 2) as usize,
                 clients: &[1, 8],
                 ..full
             },
@@ -174,15 +180,15 @@ impl Run {
         if self.sweep {
             return self.sweep(&directory, before);
         }
-        let servers = self.servers(&directory);
+        let crews = self.crews(&directory);
         let counter = Counter::new();
         let words: Vec<&String> = self.words.iter().collect();
         let mut rows: Vec<Row> = Vec::new();
         for question in QUESTIONS.iter().filter(|question| question.is_named(&words)) {
-            rows.extend(question.ask(&servers, &self.size, counter.as_ref()));
+            rows.extend(question.ask(&crews, &self.size, counter.as_ref()));
         }
         if self.compare && (words.is_empty() || words.iter().any(|word| *word == "commands")) {
-            let stores = servers.iter().filter(|server| server.stores);
+            let stores = crews.iter().map(Crew::first).filter(|server| server.stores);
             let asked = stores.filter(|server| !self.quick || is_quick(&server.name));
             let rounds = match (self.smallest, self.quick) {
                 (true, _) => 0,
@@ -212,8 +218,9 @@ impl Run {
     fn ended(&self, mut lines: Vec<String>, begin: Instant) -> Vec<String> {
         lines.push(format!("load average at the end: {}", load()));
         lines.push(format!(
-            "{} rounds, {} MiB, {} files walked; {} s in all",
+            "{} rounds of {} servers of each kind, {} MiB, {} files walked; {} s in all",
             self.size.rounds,
+            self.size.crew,
             self.size.mib,
             self.size.files,
             begin.elapsed().as_secs()
@@ -221,7 +228,7 @@ impl Run {
         lines
     }
 
-    fn servers(&self, directory: &Path) -> Vec<Server> {
+    fn crews(&self, directory: &Path) -> Vec<Crew> {
         let mut specs = if self.compare { server::compared(directory) } else { server::variants() };
         if let Err(why) = Queues::prepare(constants::MAX_WRITE as usize, None) {
             println!("SKIPPED: bare-ring, ours-ring: {why}");
@@ -229,8 +236,9 @@ impl Run {
         }
         let chosen =
             |name: &str| self.only.is_empty() || self.only.split(',').any(|word| word == name);
-        let started = specs.iter().filter(|spec| chosen(&spec.name)).map(Spec::start);
-        std::iter::once(Server::disk()).chain(started).collect()
+        let started = specs.iter().filter(|spec| chosen(&spec.name));
+        let started = started.map(|spec| Crew::start(spec, self.size.crew));
+        std::iter::once(Crew::disk()).chain(started).collect()
     }
 }
 

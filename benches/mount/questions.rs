@@ -9,7 +9,7 @@ use crate::acts::{self, Turn};
 use crate::counter::{Counted, Counter};
 use crate::laps::{Laps, Percentiles, median};
 use crate::report::{Cell, Row};
-use crate::server::Server;
+use crate::server::{Crew, Server};
 
 /// How much is asked.
 pub(crate) struct Size {
@@ -20,6 +20,8 @@ pub(crate) struct Size {
     pub(crate) files: u64,
     /// One in so many of what is asked otherwise.
     pub(crate) divisor: u64,
+    /// How many servers of each kind are asked what takes microseconds.
+    pub(crate) crew: usize,
     /// How many clients ask at once; the questions that only one asks are asked where 1 is among them.
     pub(crate) clients: &'static [u64],
 }
@@ -187,25 +189,20 @@ impl Question {
     }
 
     /// Asks it of all in turn, round after round, for each number of clients.
-    pub(crate) fn ask(
-        &self,
-        servers: &[Server],
-        size: &Size,
-        counter: Option<&Counter>,
-    ) -> Vec<Row> {
-        let servers: Vec<&Server> =
-            servers.iter().filter(|server| self.of.is_asked(server)).collect();
+    pub(crate) fn ask(&self, crews: &[Crew], size: &Size, counter: Option<&Counter>) -> Vec<Row> {
+        let crews: Vec<&Crew> =
+            crews.iter().filter(|crew| self.of.is_asked(crew.first())).collect();
         let clients = size.clients.iter().filter(|clients| self.shared || **clients == 1);
         clients
-            .filter(|_| !servers.is_empty())
-            .map(|clients| self.ask_at_once(*clients, &servers, size, counter))
+            .filter(|_| !crews.is_empty())
+            .map(|clients| self.ask_at_once(*clients, &crews, size, counter))
             .collect()
     }
 
     fn ask_at_once(
         &self,
         clients: u64,
-        servers: &[&Server],
+        crews: &[&Crew],
         size: &Size,
         counter: Option<&Counter>,
     ) -> Row {
@@ -215,11 +212,15 @@ impl Question {
             Mib(mib) => mib.min(size.mib),
             Files => size.files,
         };
-        let mut asked: Vec<(&Server, Measured)> =
-            servers.iter().map(|server| (*server, Measured::default())).collect();
+        let mut asked: Vec<(&Crew, Measured)> =
+            crews.iter().map(|crew| (*crew, Measured::default())).collect();
+        // What takes longer is the disk's matter, not that of a wake-up.
+        let members = if self.shared { size.crew } else { 1 };
         // The first round is for caches of every kind, and does not count.
-        for round in 0..=size.rounds {
-            asked.retain_mut(|(server, measured)| {
+        let turns = (0..=size.rounds).flat_map(|round| (0..members).map(move |turn| (round, turn)));
+        for (round, turn) in turns {
+            asked.retain_mut(|(crew, measured)| {
+                let server = crew.at(turn);
                 // Another server that cannot do it, being out of descriptors say, does not end an hour's comparison.
                 let done = AssertUnwindSafe(|| self.one_round(server, clients, count));
                 let this = match catch_unwind(done) {
@@ -243,16 +244,19 @@ impl Question {
             1 => self.name.to_owned(),
             clients => format!("{}, {clients} clients", self.name),
         };
-        let cells = asked.into_iter().map(|(server, measured)| Cell {
-            server: server.name.clone(),
-            floor: server.floor(),
-            median: median(measured.rounds),
-            percentiles: Percentiles::of(measured.each),
-            cpu: server.cpu().map(|_| measured.cpu.as_secs_f64() / measured.operations as f64),
-            // What several ask is what one asks.
-            requests: counter
-                .filter(|_| clients == 1)
-                .and_then(|counter| self.count_requests(counter, server, count)),
+        let cells = asked.into_iter().map(|(crew, measured)| {
+            let server = crew.first();
+            Cell {
+                server: server.name.clone(),
+                floor: server.floor(),
+                median: median(measured.rounds),
+                percentiles: Percentiles::of(measured.each),
+                cpu: server.cpu().map(|_| measured.cpu.as_secs_f64() / measured.operations as f64),
+                // What several ask is what one asks.
+                requests: counter
+                    .filter(|_| clients == 1)
+                    .and_then(|counter| self.count_requests(counter, server, count)),
+            }
         });
         let row = Row {
             question: name,

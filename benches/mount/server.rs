@@ -137,6 +137,33 @@ impl Spec {
     }
 }
 
+/// Servers of one kind, each a process of its own over a mount of its own.
+///
+/// On which CPU the scheduler puts a server, and leaves it, decides a factor of 2 to 4 of what a lone client sees. So what takes
+/// microseconds is asked of several, or it would say little of the kind.
+pub(crate) struct Crew(Vec<Server>);
+
+impl Crew {
+    /// `count` of them; there is one filesystem below, however many are asked for.
+    pub(crate) fn start(spec: &Spec, count: usize) -> Self {
+        Self((0..count).map(|_| spec.start()).collect())
+    }
+
+    pub(crate) fn disk() -> Self {
+        Self(vec![Server::disk()])
+    }
+
+    /// The one that is asked what only one is asked.
+    pub(crate) fn first(&self) -> &Server {
+        self.0.first().expect("a crew is not empty")
+    }
+
+    /// The one whose turn it is.
+    pub(crate) fn at(&self, turn: usize) -> &Server {
+        self.0.get(turn % self.0.len()).unwrap_or_else(|| self.first())
+    }
+}
+
 /// A server that answers, killed and unmounted at the end.
 pub(crate) struct Server {
     pub(crate) name: String,

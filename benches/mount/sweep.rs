@@ -2,7 +2,7 @@
 
 use crate::questions::{QUESTIONS, Size};
 use crate::report::Row;
-use crate::server::{Server, Spec};
+use crate::server::{Crew, Spec};
 
 /// One setting, or two that hang together.
 pub(crate) struct Setting {
@@ -109,20 +109,21 @@ pub(crate) const SETTINGS: &[Setting] = &[
 ];
 
 impl Setting {
-    /// Starts a server for each value, the default first, and asks all of them in turn.
+    /// Starts servers for each value, the default first, and asks all of them in turn.
     pub(crate) fn ask(&self, size: &Size) -> Vec<Row> {
         println!("\n{}", self.name);
         let values = std::iter::once(&self.default).chain(self.values);
-        let servers: Vec<Server> = values
+        let crews: Vec<Crew> = values
             .map(|value| {
                 let name =
                     if value.is_empty() { "default" } else { value.trim_start_matches("--") };
-                Spec::ours(name, &format!("--transport dev {value}")).start()
+                let spec = Spec::ours(name, &format!("--transport dev {value}"));
+                Crew::start(&spec, size.crew)
             })
             .collect();
         let asked = QUESTIONS.iter().filter(|question| {
             self.questions.iter().any(|words| question.is_named(&[&(*words).to_owned()]))
         });
-        asked.flat_map(|question| question.ask(&servers, size, None)).collect()
+        asked.flat_map(|question| question.ask(&crews, size, None)).collect()
     }
 }
