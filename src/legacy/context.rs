@@ -36,7 +36,7 @@ const REMOVED: &str = "context_package_removed";
 
 /// So many packages are there at most.
 pub const PACKAGES_MAX: usize = 10_000;
-/// So many bytes of memory their manifests take at most: each text in one, and a few more for being one.
+/// So many bytes the texts of all manifests are at most, each with what it takes to be one.
 pub const MANIFESTS_MAX: usize = 32 << 20;
 
 /// One package, without what its `context_data` is: see [`Packages::context_data`].

@@ -69,6 +69,8 @@ pub struct Content {
     cursor: Mutex<Cursor>,
     /// Files with bytes that no `sync` has seen; a few at most, for each is a gigabyte.
     dirty: Mutex<Vec<Dirty>>,
+    /// What of them is on the disk since, and a stream.
+    streamed: Mutex<Vec<Dirty>>,
     /// Bytes appended since a `sync` last began.
     unsynced: AtomicU64,
     open: Mutex<FxHashMap<FileId, Arc<dyn File>>>,
@@ -89,10 +91,8 @@ pub struct Pin<'c> {
 struct Dirty {
     number: u32,
     file: Arc<dyn File>,
-    /// Where its bulk lies, from the first byte to the last.
-    bulk: Range<u64>,
-    /// How much of it there is.
-    bulk_len: u64,
+    /// Where its bulk lies.
+    bulk: Vec<Range<u64>>,
 }
 
 /// Where the next bytes go.
@@ -112,7 +112,8 @@ impl Content {
             disk,
             shape,
             cursor: Mutex::new(Cursor { number, file: None, next: offset, allocated: offset }),
-            dirty: Mutex::new(Vec::new()),
+            dirty: Mutex::default(),
+            streamed: Mutex::default(),
             unsynced: AtomicU64::new(0),
             open: Mutex::new(FxHashMap::default()),
             punching: RwLock::new(()),
@@ -146,17 +147,14 @@ impl Content {
     fn wants_sync(&self, number: u32, file: Arc<dyn File>, offset: u64, len: usize) {
         let mut dirty = self.dirty.lock();
         let known = dirty.iter().position(|dirty| dirty.number == number).unwrap_or_else(|| {
-            dirty.push(Dirty { number, file, bulk: 0..0, bulk_len: 0 });
+            dirty.push(Dirty { number, file, bulk: Vec::new() });
             dirty.len() - 1
         });
-        let dirty = &mut dirty[known];
-        if len >= BULK {
-            let end = offset + len as u64;
-            dirty.bulk = match dirty.bulk_len {
-                0 => offset..end,
-                _ => dirty.bulk.start.min(offset)..dirty.bulk.end.max(end),
-            };
-            dirty.bulk_len += len as u64;
+        let Some(Dirty { bulk, .. }) = dirty.get_mut(known).filter(|_| len >= BULK) else { return };
+        let end = offset + len as u64;
+        match bulk.last_mut() {
+            Some(last) if last.end.next_multiple_of(PAGE) == offset => last.end = end,
+            _ => bulk.push(offset..end),
         }
     }
 
@@ -320,20 +318,26 @@ impl Content {
     }
 
     /// Makes all that was appended before the call durable.
-    ///
-    /// A stream's pages are dropped then: whoever wrote it has them in the mount's own page cache, and kept here as well
-    /// they take the memory twice, of the machine or of the server's cgroup, and push out what others need. What is
-    /// written in small pieces stays: a build that is mounted anew for each run finds its files in memory.
     pub fn sync(&self) -> io::Result<()> {
         self.unsynced.store(0, Ordering::Relaxed);
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        for Dirty { file, bulk, bulk_len, .. } in dirty {
-            file.sync_data()?;
-            if bulk_len >= STREAM {
-                file.uncache(bulk.start, bulk.end - bulk.start);
+        for dirty in dirty {
+            dirty.file.sync_data()?;
+            if dirty.bulk.iter().map(|range| range.end - range.start).sum::<u64>() >= STREAM {
+                self.streamed.lock().push(dirty);
             }
         }
         Ok(())
+    }
+
+    /// Takes streams that are on the disk out of the page cache: whoever wrote them has them in the mount's own, and kept
+    /// here as well they take the memory twice, of the machine or of the server's cgroup, and push out what others
+    /// need. What is written in small pieces stays: a build that is mounted anew for each run finds its files in memory.
+    pub fn uncache_streams(&self) {
+        let streamed = std::mem::take(&mut *self.streamed.lock());
+        for Dirty { file, bulk, .. } in streamed {
+            bulk.iter().for_each(|range| file.uncache(range.start, range.end - range.start));
+        }
     }
 }
 
@@ -428,18 +432,23 @@ mod tests {
         for _ in 0..STREAM / 4096 {
             append(&page);
         }
-        content.sync().unwrap();
+        let sync = || {
+            content.sync().unwrap();
+            content.uncache_streams();
+        };
+        sync();
+        append(&piece);
+        // Large pieces, and few of them.
+        sync();
         let start = append(&piece);
         append(&page);
-        // Large pieces, and few of them.
-        content.sync().unwrap();
-        assert_eq!(disk.uncached(), []);
         for _ in 0..STREAM >> 20 {
             append(&piece);
         }
+        content.uncache_streams();
         assert_eq!(disk.uncached(), [], "what is not on the disk yet stays in memory");
-        content.sync().unwrap();
-        assert_eq!(disk.uncached(), [(start + (1 << 20) + 8192, STREAM)]);
+        sync();
+        assert_eq!(disk.uncached(), [(start, 1 << 20), (start + (1 << 20) + 8192, STREAM)]);
     }
 
     #[test]

@@ -675,6 +675,7 @@ impl Journal {
             other => other.map_err(CommitError::Io),
         };
         self.sync_now()?;
+        self.content.uncache_streams();
         prepared?;
         if log.reserve_is_low() {
             self.sync_anyway(log)?;

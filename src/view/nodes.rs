@@ -319,10 +319,10 @@ impl Nodes {
     }
 
     /// The kernel still knows nodes of predecessors of this process, of which there were so many, and must not find another
-    /// tree behind them. So views of which it holds the directory at their top, which it does as long as it holds anything
-    /// below that somebody uses, get no number again: `is_held` asks it. The numbers begin where predecessors have hardly come
-    /// to, for what is answered, or let go of, right when one dies; and another generation keeps what nobody uses, but the kernel has not
-    /// dropped yet, from being taken for what is shown now.
+    /// tree behind them. So a view of which it holds the directory at the top, which it does as long as it holds anything
+    /// below that somebody uses, gets no number before the next restart: `is_held` asks it, once for each of the 65,531 numbers. A
+    /// reply that the predecessor sent as it died may be on its way into the kernel still: so numbers begin far from its own.
+    /// And another generation keeps what nobody uses, but the kernel has not dropped yet, from being taken for what is shown now.
     pub(crate) fn after_restarts<E>(
         &self,
         restarts: u16,
