@@ -87,7 +87,7 @@ use lighthouse_fuse::transport::uring::Queues;
 use counter::Counter;
 use questions::{QUESTIONS, Size};
 use report::Row;
-use server::{Crew, DISK, Server, Spec};
+use server::{Crew, DISK};
 use sweep::Setting;
 
 /// How much one READ or WRITE carries.
