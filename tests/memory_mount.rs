@@ -36,12 +36,25 @@ struct Mounted {
 }
 
 fn mount(store: &Arc<Store>, options: Options) -> Mounted {
+    let agents = Agents::new(Arc::clone(store));
+    let view = View::new(Tree::new(Arc::clone(store)), agents, view::Options::default());
+    mount_view(Arc::new(view), options)
+}
+
+/// As [`mount`], with a tree that tells the kernel of what is changed beside it.
+fn mount_watched(store: &Arc<Store>) -> (Mounted, Tree) {
+    let tree = Tree::new(Arc::clone(store));
+    let agents = Agents::new(Arc::clone(store));
+    let view = Arc::new(View::new(tree.clone(), agents, view::Options::default()));
+    let watcher: Weak<View> = Arc::downgrade(&view);
+    tree.watch(watcher);
+    (mount_view(view, Options::default()), tree)
+}
+
+fn mount_view(view: Arc<View>, options: Options) -> Mounted {
     let readers = options.readers;
     let (kernel, device) = memory::pair(options);
-    let store = Arc::clone(store);
     let server = thread::spawn(move || {
-        let agents = Agents::new(Arc::clone(&store));
-        let view = View::new(Tree::new(store), agents, view::Options::default());
         let config = Config { readers, ..Config::default() };
         serve(&device, &view, config).expect("the connection ends as it should");
         view.held().open
@@ -278,15 +291,8 @@ fn a_walk_over_forgotten_names_reads_the_listing_again_with_their_attributes() {
 #[test]
 fn what_is_changed_beside_the_kernel_shows_to_whoever_asks_from_then_on() {
     let (store, _dir) = stores::fresh();
-    let tree = Tree::new(Arc::clone(&store));
-    let view = View::new(tree.clone(), Agents::new(store), view::Options::default());
-    let view = Arc::new(view);
-    let watcher: Weak<View> = Arc::downgrade(&view);
-    tree.watch(watcher);
-    let (kernel, device) = memory::pair(Options::default());
-    let server = thread::spawn(move || serve(&device, &view, Config::default()).unwrap());
-    kernel.mount().expect("INIT is answered");
-    let user = kernel.as_root();
+    let (mounted, tree) = mount_watched(&store);
+    let user = mounted.kernel.as_root();
     let change = |operation: &Operation<'_>| {
         tree.perform_beside(&operation::Caller::default(), operation, None).unwrap()
     };
@@ -311,22 +317,14 @@ fn what_is_changed_beside_the_kernel_shows_to_whoever_asks_from_then_on() {
         change(&Operation::Unlink { parent, name });
         assert_eq!(user.stat(&path), Err(Errno::ENOENT), "{n}");
     }
-    kernel.unmount();
-    server.join().unwrap();
+    mounted.unmount();
 }
 
 #[test]
 fn a_listing_that_the_kernel_keeps_of_a_directory_that_moved_tells_what_is_above_it() {
     let (store, _dir) = stores::fresh();
-    let tree = Tree::new(Arc::clone(&store));
-    let view = View::new(tree.clone(), Agents::new(store), view::Options::default());
-    let view = Arc::new(view);
-    let watcher: Weak<View> = Arc::downgrade(&view);
-    tree.watch(watcher);
-    let (kernel, device) = memory::pair(Options::default());
-    let server = thread::spawn(move || serve(&device, &view, Config::default()).unwrap());
-    kernel.mount().expect("INIT is answered");
-    let user = kernel.as_root();
+    let (mounted, tree) = mount_watched(&store);
+    let user = mounted.kernel.as_root();
     for path in ["/current/a", "/current/b", "/current/a/d", "/current/b/e"] {
         user.mkdir(path, 0o755).unwrap();
     }
@@ -362,8 +360,7 @@ fn a_listing_that_the_kernel_keeps_of_a_directory_that_moved_tells_what_is_above
     };
     tree.perform_beside(&operation::Caller::default(), &rename, None).unwrap();
     assert_eq!(above("/current/b/g"), inos[1]);
-    kernel.unmount();
-    server.join().unwrap();
+    mounted.unmount();
 }
 
 #[test]
