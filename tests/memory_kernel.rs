@@ -4,6 +4,8 @@
 
 #[path = "common/memory_fs.rs"]
 mod memory_fs;
+#[path = "common/random_calls.rs"]
+mod random_calls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +15,11 @@ use lighthouse_fuse::proto::notify::Notice;
 use lighthouse_fuse::proto::op::{Op, SetTime, Whence};
 use lighthouse_fuse::proto::reply::Reply;
 use lighthouse_fuse::proto::types::{Errno, Name, NodeId, OpenedFlags, RequestId, Timestamp};
-use lighthouse_fuse::transport::memory::{Caller, Dice, Fd, Options, User};
+use lighthouse_fuse::transport::memory::{Caller, Dice, Options, User};
 use parking_lot::Mutex;
 
 use memory_fs::{FLAGS, Fs, Mounted, bytes, tell};
+use random_calls::random_calls;
 
 const O_WRONLY: u32 = 0o1;
 const O_RDWR: u32 = 0o2;
@@ -1285,102 +1288,11 @@ fn racers(seed: u64, count: u64, steps: usize) -> Vec<Caller<'static>> {
         .map(|number| {
             let call: Caller<'static> = Box::new(move |user| {
                 let mut dice = Dice::new(seed.wrapping_mul(31).wrapping_add(number));
-                random_calls(user, &mut dice, steps);
+                random_calls(user, &mut dice, steps, "/");
             });
             call
         })
         .collect()
-}
-
-fn random_path(dice: &mut Dice) -> String {
-    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-    (0..=dice.below(3)).map(|_| NAMES[dice.below(4)]).collect::<Vec<_>>().join("/")
-}
-
-/// Random calls, whatever they return: what must hold is checked at the unmount.
-fn random_calls(user: &User, dice: &mut Dice, steps: usize) {
-    let mut open: Vec<Fd> = Vec::new();
-    for _ in 0..steps {
-        let (path, other) = (random_path(dice), random_path(dice));
-        let fd = open.get(dice.below(open.len())).copied();
-        match dice.below(26) {
-            0 | 1 => {
-                let _ = user.mkdir(&path, 0o755);
-            }
-            2 | 3 => open.extend(user.open(&path, O_CREAT | O_RDWR, 0o644)),
-            4 => open.extend(user.open(&path, O_RDWR | O_TRUNC, 0o644)),
-            5 => {
-                let _ = user.unlink(&path);
-            }
-            6 => {
-                let _ = user.rmdir(&path);
-            }
-            7 => {
-                let _ = user.rename(&path, &other);
-            }
-            8 => {
-                let _ = user.rename_with(&path, &other, 1 + dice.below(2) as u32);
-            }
-            9 => {
-                let _ = user.link(&path, &other);
-            }
-            10 => {
-                let _ = user.symlink(&path, &other);
-            }
-            11 => {
-                let _ = user.stat(&path);
-            }
-            12 => {
-                let _ = user.list(&path);
-            }
-            13 => {
-                let _ = user.read_file(&path);
-            }
-            14 => {
-                let _ = user.truncate(&path, dice.below(10_000) as u64);
-            }
-            15 => {
-                let _ = user.chmod(&path, dice.below(0o1000) as u32 | 0o700);
-            }
-            16 => {
-                let _ = user.set_xattr(&path, "user.x", b"value", 0);
-            }
-            17 => {
-                let _ = user.xattr_names(&path);
-            }
-            18 => open.extend(user.open(&path, O_TMPFILE | O_RDWR, 0o600)),
-            19 => {
-                let _ = fd.map(|fd| user.link_fd(fd, &path));
-            }
-            20 => {
-                let _ = fd.map(|fd| user.pread(fd, dice.below(20_000), dice.below(9000) as u64));
-            }
-            21 | 22 => {
-                let data = vec![dice.below(256) as u8; dice.below(9000)];
-                let _ = fd.map(|fd| user.pwrite(fd, &data, dice.below(9000) as u64));
-            }
-            23 => {
-                if let Some(fd) = fd
-                    && let Ok(map) = user.mmap(fd, 0, 8192, true, true)
-                {
-                    let _ = user.map_write(map, dice.below(8000) as u64, b"mapped");
-                    let _ = user.munmap(map);
-                }
-            }
-            24 => {
-                let _ = fd.map(|fd| user.sync(fd, false));
-            }
-            _ => {
-                if let Some(fd) = fd {
-                    open.retain(|other| *other != fd);
-                    let _ = user.close(fd);
-                }
-            }
-        }
-    }
-    for fd in open {
-        let _ = user.close(fd);
-    }
 }
 
 #[test]
@@ -1406,7 +1318,7 @@ fn random_calls_leak_nothing_and_violate_nothing() {
         let user = mounted.kernel().as_root();
         let mut dice = Dice::new(seed);
         for round in 0..4 {
-            random_calls(&user, &mut dice, 40);
+            random_calls(&user, &mut dice, 40, "/");
             if round == 1 {
                 mounted.kernel().shrink();
             }
@@ -1438,7 +1350,7 @@ fn callers_in_threads_of_their_own_leak_nothing_and_violate_nothing() {
         std::thread::scope(|scope| {
             for number in 0..4 {
                 scope.spawn(move || {
-                    random_calls(&kernel.as_root(), &mut Dice::new(seed * 10 + number), 60);
+                    random_calls(&kernel.as_root(), &mut Dice::new(seed * 10 + number), 60, "/");
                 });
             }
         });

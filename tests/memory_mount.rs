@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+#[path = "common/random_calls.rs"]
+mod random_calls;
 #[path = "common/stores.rs"]
 #[allow(dead_code, reason = "each test uses what it needs")]
 mod stores;
@@ -12,14 +14,15 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use lighthouse_fuse::agents::Agents;
-use lighthouse_fuse::proto::op::Whence;
 use lighthouse_fuse::proto::types::Errno;
 use lighthouse_fuse::server::{Config, serve};
 use lighthouse_fuse::store::Store;
-use lighthouse_fuse::transport::memory::{self, Caller, Dice, Fd, Kernel, Options, User};
+use lighthouse_fuse::transport::memory::{self, Caller, Dice, Kernel, Options, User};
 use lighthouse_fuse::tree::operation::{self, Attributes, Operation};
 use lighthouse_fuse::tree::{Ino, Tree};
 use lighthouse_fuse::view::{self, View};
+
+use random_calls::random_calls;
 
 const O_RDWR: u32 = 0o2;
 const O_CREAT: u32 = 0o100;
@@ -36,12 +39,25 @@ struct Mounted {
 }
 
 fn mount(store: &Arc<Store>, options: Options) -> Mounted {
+    let agents = Agents::new(Arc::clone(store));
+    let view = View::new(Tree::new(Arc::clone(store)), agents, view::Options::default());
+    mount_view(Arc::new(view), options)
+}
+
+/// As [`mount`], with a tree that tells the kernel of what is changed beside it.
+fn mount_watched(store: &Arc<Store>) -> (Mounted, Tree) {
+    let tree = Tree::new(Arc::clone(store));
+    let agents = Agents::new(Arc::clone(store));
+    let view = Arc::new(View::new(tree.clone(), agents, view::Options::default()));
+    let watcher: Weak<View> = Arc::downgrade(&view);
+    tree.watch(watcher);
+    (mount_view(view, Options::default()), tree)
+}
+
+fn mount_view(view: Arc<View>, options: Options) -> Mounted {
     let readers = options.readers;
     let (kernel, device) = memory::pair(options);
-    let store = Arc::clone(store);
     let server = thread::spawn(move || {
-        let agents = Agents::new(Arc::clone(&store));
-        let view = View::new(Tree::new(store), agents, view::Options::default());
         let config = Config { readers, ..Config::default() };
         serve(&device, &view, config).expect("the connection ends as it should");
         view.held().open
@@ -62,106 +78,6 @@ impl Mounted {
     fn kill(self) {
         self.kernel.abort();
         self.server.join().expect("the server ends without a panic");
-    }
-}
-
-/// A path of `current/`, seldom the same twice.
-fn random_path(dice: &mut Dice) -> String {
-    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
-    let names: Vec<_> = (0..=dice.below(3)).map(|_| NAMES[dice.below(4)]).collect();
-    format!("/current/{}", names.join("/"))
-}
-
-/// Random calls, whatever they return: what must hold is checked at the unmount.
-fn random_calls(user: &User, dice: &mut Dice, steps: usize) {
-    let mut open: Vec<Fd> = Vec::new();
-    for _ in 0..steps {
-        let (path, other) = (random_path(dice), random_path(dice));
-        let fd = open.get(dice.below(open.len())).copied();
-        match dice.below(28) {
-            0 | 1 => {
-                let _ = user.mkdir(&path, 0o755);
-            }
-            2 | 3 => open.extend(user.open(&path, O_CREAT | O_RDWR, 0o644)),
-            4 => open.extend(user.open(&path, O_RDWR | O_TRUNC, 0o644)),
-            5 => {
-                let _ = user.unlink(&path);
-            }
-            6 => {
-                let _ = user.rmdir(&path);
-            }
-            7 => {
-                let _ = user.rename(&path, &other);
-            }
-            8 => {
-                let _ = user.rename_with(&path, &other, 1 + u32::from(dice.below(2) == 1));
-            }
-            9 => {
-                let _ = user.link(&path, &other);
-            }
-            10 => {
-                let _ = user.symlink(&path, &other);
-            }
-            11 => {
-                let _ = user.statx(&path, 0xfff);
-            }
-            12 => {
-                let _ = user.list(&path);
-            }
-            13 => {
-                let _ = user.read_file(&path);
-            }
-            14 => {
-                let _ = user.truncate(&path, dice.below(10_000) as u64);
-            }
-            15 => {
-                let _ = user.chmod(&path, 0o700 + u32::try_from(dice.below(0o100)).unwrap_or(0));
-            }
-            16 => {
-                let _ = user.set_xattr(&path, "user.x", b"value", 0);
-            }
-            17 => {
-                let _ = user.xattr_names(&path);
-            }
-            18 => open.extend(user.open("/current", O_TMPFILE | O_RDWR, 0o600)),
-            19 => {
-                let _ = fd.map(|fd| user.link_fd(fd, &path));
-            }
-            20 => {
-                let _ = fd.map(|fd| user.pread(fd, dice.below(20_000), dice.below(9000) as u64));
-            }
-            21 | 22 => {
-                let data = vec![u8::try_from(dice.below(256)).unwrap_or(0); dice.below(9000)];
-                let _ = fd.map(|fd| user.pwrite(fd, &data, dice.below(9000) as u64));
-            }
-            23 => {
-                if let Some(fd) = fd
-                    && let Ok(map) = user.mmap(fd, 0, 8192, true, true)
-                {
-                    let _ = user.map_write(map, dice.below(8000) as u64, b"mapped");
-                    let _ = user.munmap(map);
-                }
-            }
-            24 => {
-                let _ = fd.map(|fd| user.sync(fd, false));
-            }
-            25 => {
-                let mode = [0, 1, 3][dice.below(3)];
-                let _ = fd.map(|fd| user.fallocate(fd, mode, dice.below(9000) as u64, 5000));
-            }
-            26 => {
-                let _ = fd.map(|fd| user.seek(fd, 100, Whence::Data));
-            }
-            _ => {
-                if let Some(fd) = fd {
-                    open.retain(|other| *other != fd);
-                    let _ = user.close(fd);
-                }
-            }
-        }
-    }
-    for fd in open {
-        let _ = user.close(fd);
     }
 }
 
@@ -278,15 +194,8 @@ fn a_walk_over_forgotten_names_reads_the_listing_again_with_their_attributes() {
 #[test]
 fn what_is_changed_beside_the_kernel_shows_to_whoever_asks_from_then_on() {
     let (store, _dir) = stores::fresh();
-    let tree = Tree::new(Arc::clone(&store));
-    let view = View::new(tree.clone(), Agents::new(store), view::Options::default());
-    let view = Arc::new(view);
-    let watcher: Weak<View> = Arc::downgrade(&view);
-    tree.watch(watcher);
-    let (kernel, device) = memory::pair(Options::default());
-    let server = thread::spawn(move || serve(&device, &view, Config::default()).unwrap());
-    kernel.mount().expect("INIT is answered");
-    let user = kernel.as_root();
+    let (mounted, tree) = mount_watched(&store);
+    let user = mounted.kernel.as_root();
     let change = |operation: &Operation<'_>| {
         tree.perform_beside(&operation::Caller::default(), operation, None).unwrap()
     };
@@ -311,22 +220,14 @@ fn what_is_changed_beside_the_kernel_shows_to_whoever_asks_from_then_on() {
         change(&Operation::Unlink { parent, name });
         assert_eq!(user.stat(&path), Err(Errno::ENOENT), "{n}");
     }
-    kernel.unmount();
-    server.join().unwrap();
+    mounted.unmount();
 }
 
 #[test]
 fn a_listing_that_the_kernel_keeps_of_a_directory_that_moved_tells_what_is_above_it() {
     let (store, _dir) = stores::fresh();
-    let tree = Tree::new(Arc::clone(&store));
-    let view = View::new(tree.clone(), Agents::new(store), view::Options::default());
-    let view = Arc::new(view);
-    let watcher: Weak<View> = Arc::downgrade(&view);
-    tree.watch(watcher);
-    let (kernel, device) = memory::pair(Options::default());
-    let server = thread::spawn(move || serve(&device, &view, Config::default()).unwrap());
-    kernel.mount().expect("INIT is answered");
-    let user = kernel.as_root();
+    let (mounted, tree) = mount_watched(&store);
+    let user = mounted.kernel.as_root();
     for path in ["/current/a", "/current/b", "/current/a/d", "/current/b/e"] {
         user.mkdir(path, 0o755).unwrap();
     }
@@ -362,8 +263,7 @@ fn a_listing_that_the_kernel_keeps_of_a_directory_that_moved_tells_what_is_above
     };
     tree.perform_beside(&operation::Caller::default(), &rename, None).unwrap();
     assert_eq!(above("/current/b/g"), inos[1]);
-    kernel.unmount();
-    server.join().unwrap();
+    mounted.unmount();
 }
 
 #[test]
@@ -434,7 +334,7 @@ fn random_calls_leave_nothing_behind_and_what_is_cached_is_what_is_stored() {
         let user = mounted.kernel.as_root();
         let mut dice = Dice::new(seed);
         for _ in 0..3 {
-            random_calls(&user, &mut dice, 60);
+            random_calls(&user, &mut dice, 60, "/current/");
             mounted.kernel.advance(Duration::from_secs(40_000));
         }
         let cached = tree_of(&user, "/current");
@@ -451,7 +351,7 @@ fn random_calls_leave_nothing_behind_and_what_is_cached_is_what_is_stored() {
             tree_of(&user, "/current") == cached,
             "seed {seed}: the next mount shows something else"
         );
-        random_calls(&user, &mut dice, 40);
+        random_calls(&user, &mut dice, 40, "/current/");
         mounted.unmount();
     }
 }
@@ -473,7 +373,7 @@ fn several_callers_at_once_leave_nothing_behind() {
         let callers: Vec<Caller<'_>> = (0..4)
             .map(|number| {
                 let caller: Caller<'_> = Box::new(move |user| {
-                    random_calls(user, &mut Dice::new(seed * 10 + number), 40);
+                    random_calls(user, &mut Dice::new(seed * 10 + number), 40, "/current/");
                 });
                 caller
             })
@@ -497,7 +397,7 @@ fn a_connection_that_is_aborted_loses_nothing_that_was_answered() {
         let mounted = mount(&store, options.clone());
         let user = mounted.kernel.as_root();
         let mut dice = Dice::new(seed);
-        random_calls(&user, &mut dice, 80);
+        random_calls(&user, &mut dice, 80, "/current/");
         let held = user.open("/current/held", O_CREAT | O_RDWR, 0o644).unwrap();
         user.pwrite(held, b"answered", 0).unwrap();
         let gone = user.open("/current", O_TMPFILE | O_RDWR, 0o600).unwrap();
@@ -508,7 +408,7 @@ fn a_connection_that_is_aborted_loses_nothing_that_was_answered() {
         let user = mounted.kernel.as_root();
         assert!(tree_of(&user, "/current") == before, "seed {seed}: another tree after the abort");
         assert_eq!(user.read_file("/current/held").unwrap(), b"answered");
-        random_calls(&user, &mut dice, 40);
+        random_calls(&user, &mut dice, 40, "/current/");
         mounted.unmount();
     }
 }
@@ -521,7 +421,7 @@ fn the_past_is_a_whole_tree_that_cannot_be_changed() {
     let mut dice = Dice::new(3);
     let mut moments = Vec::new();
     for _ in 0..6 {
-        random_calls(&user, &mut dice, 25);
+        random_calls(&user, &mut dice, 25, "/current/");
         mounted.kernel.settle();
         let seq = user.xattr("/current", "user.lighthouse.seq").unwrap();
         moments.push((String::from_utf8(seq).unwrap(), tree_of(&user, "/current")));

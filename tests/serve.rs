@@ -55,19 +55,7 @@ fn with(test: impl Fn(&mut Kernel<'_>, &View)) {
     }
 }
 
-const SET: SetAttr = SetAttr {
-    node: NodeId::ROOT,
-    handle: None,
-    mode: None,
-    uid: None,
-    gid: None,
-    size: None,
-    atime: None,
-    mtime: None,
-    ctime: None,
-    lock_owner: None,
-    kill_suidgid: false,
-};
+const SET: SetAttr = SetAttr::nothing(NodeId::ROOT);
 
 fn current(kernel: &mut Kernel<'_>) -> NodeId {
     kernel.walk("current").unwrap().node

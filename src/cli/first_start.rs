@@ -9,33 +9,25 @@
 //! The mark says how far it is: `files` once the project's files are begun, nothing before that, `done` where it could not be
 //! taken away.
 //!
-//! Where no known secret vouches for some of the old events, a note stays in the store. At a later start that knows more, and
-//! if nothing has happened since, the store is set aside and the first start done anew: only so do old events come
-//! before all others. Nothing has if the first start made the store and came to its end by itself, and it was closed since
-//! with the same last event and without a label; then it is nobody's work that is set aside. Else each start says what to do,
-//! and the next one tries again: a store that was not closed may be by then.
-//!
-//! ```text
-//!  given DIGEST        of the secrets that were known, or brought no more; or `all` where none is needed
-//!  taken N             records that were taken
-//!  left-out N          records that were not
-//!  last N              the last event of the first start; 0 if it was interrupted, for who knows who was in the store since
-//! ```
+//! What no known secret vouched for is seen to by [`left_out`].
 //!
 //! Invariants: what was there before is only read. A start that finds the mark goes on where an earlier one was stopped.
 
+mod left_out;
+
 use std::fs::{Metadata, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::api::{Stage, Teller};
 use crate::legacy::import::{self as legacy, ImportError, Part};
-use crate::store::disk::{Disk, Lock, Real};
 use crate::tree::{Ino, Seq, Timestamp, Tree};
 
 use super::progress::Progress;
-use super::{CliError, bridge, import, output, status, store};
+use super::{CliError, bridge, import, output, store};
+use left_out::{LeftOut, given};
+
+pub(super) use left_out::nothing_is_left_out;
 
 /// Beside the store, from before it is made until all is taken over.
 const MARK: &str = "importing";
@@ -43,13 +35,8 @@ const MARK: &str = "importing";
 const FILES: &[u8] = b"files";
 /// What it holds once all is taken over, if it is still there.
 const DONE: &[u8] = b"done";
-/// What a store has from its beginning, and what whoever opens it locks.
+/// What a store has from its beginning.
 const SUPER: &str = "super";
-const LOCK: &str = "LOCK";
-/// In the store, as long as old events are left out of it.
-const NOTE: &str = "unimported";
-/// Stores that were set aside are numbered up to here.
-const ASIDE_MAX: u32 = 100;
 /// Where the bridge's own data was in its image.
 const OLD_DATA: &str = "/app/data";
 /// How many findings of an import are logged.
@@ -157,91 +144,6 @@ impl<'a> Before<'a> {
         Ok(true)
     }
 
-    /// Whether old events that were left out are to be taken after all, and the store is set aside for that. Says what
-    /// to do if not.
-    fn vouches_now(&self, mut left: LeftOut) -> bool {
-        // Nobody else opens it until it has another name.
-        let held = Real::read_only(self.store).and_then(|disk| disk.lock(LOCK));
-        let untouched = matches!(held, Ok(Lock::Held(_)))
-            && status::is_closed_after(self.store, Seq(left.last));
-        let given = given(&self.options);
-        if given != left.given {
-            // The old log is read for that, so not at every start.
-            let taken = legacy::taken(&self.left_by_bridge(), &self.options);
-            if taken <= left.taken {
-                // They bring no more, whatever becomes of the store.
-                left.given = given;
-                left.keep(self.store);
-            } else if untouched {
-                match self.set_aside() {
-                    Ok(aside) => {
-                        tracing::warn!(
-                            "{taken} old events can be taken now instead of {}: the first start is done anew; nothing \
-                             has happened in its store, which is {} now and may be removed",
-                            left.taken,
-                            aside.display()
-                        );
-                        return true;
-                    }
-                    Err(err) => {
-                        tracing::warn!("cannot set {} aside: {err}", self.store.display());
-                    }
-                }
-            }
-        }
-        self.warn_of(&left, untouched);
-        false
-    }
-
-    /// Gives the store another name.
-    fn set_aside(&self) -> io::Result<PathBuf> {
-        let names = (1..=ASIDE_MAX).map(|number| self.events.join(format!("set-aside-{number}")));
-        for aside in names {
-            if aside.symlink_metadata().is_err() {
-                std::fs::rename(self.store, &aside)?;
-                return Ok(aside);
-            }
-        }
-        Err(io::Error::other("too many were set aside before"))
-    }
-
-    /// Says that old events are left out, and what to do.
-    fn warn_of(&self, left: &LeftOut, untouched: bool) {
-        let records = left.left_out;
-        let note = self.store.join(NOTE);
-        if untouched {
-            tracing::warn!(
-                "{records} records of the Python bridge were left out, no known secret vouches for them: start again with \
-                 theirs in {}, or with LIGHTHOUSE_IMPORT_UNVERIFIED=1, before anything is changed; if they are not \
-                 wanted, remove {}",
-                bridge::SECRET,
-                note.display()
-            );
-            return;
-        }
-        let parts = self.left_by_bridge();
-        let place = parts.iter().find_map(|part| match part {
-            Part::Log(dir, _) => Some(dir.as_path()),
-            Part::Sqlite(_) | Part::Snapshots(_) => None,
-        });
-        match place {
-            Some(place) => tracing::warn!(
-                "{records} records of the Python bridge were left out, no known secret vouched for them, and the tree has \
-                 changed since, or its server was not stopped cleanly: stop this server and run `lighthouse-fuse import \
-                 --unverified {} {}`, after which the files they name are as they say and history/ has what is there now; \
-                 if they are not wanted, remove {}",
-                self.store.display(),
-                place.display(),
-                note.display()
-            ),
-            None => tracing::warn!(
-                "{records} records of the Python bridge were left out, no known secret vouched for them, and its log is \
-                 gone: bring it back, or remove {}",
-                note.display()
-            ),
-        }
-    }
-
     fn left_by_bridge(&self) -> Vec<Part> {
         let mut parts = Vec::new();
         for place in [self.events, Path::new(OLD_DATA)] {
@@ -254,51 +156,6 @@ impl<'a> Before<'a> {
             }
         }
         parts
-    }
-}
-
-/// What decides which records are taken, as the note has it.
-fn given(options: &legacy::Options) -> String {
-    if options.unverified { "all".to_owned() } else { options.secrets.digest() }
-}
-
-/// The note about old events that were left out of a store.
-#[derive(Debug, PartialEq)]
-struct LeftOut {
-    given: String,
-    taken: u64,
-    left_out: u64,
-    last: u64,
-}
-
-impl LeftOut {
-    fn read(store: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(store.join(NOTE)).ok()?;
-        // What cannot be read of it says that something was left out all the same.
-        let value = |key: &str| {
-            let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-            lines.find(|(name, _)| *name == key).map_or("", |(_, value)| value)
-        };
-        let number = |key: &str| value(key).parse::<u64>().unwrap_or(0);
-        let (taken, left_out, last) = (number("taken"), number("left-out"), number("last"));
-        Some(Self { given: value("given").to_owned(), taken, left_out, last })
-    }
-
-    fn keep(&self, store: &Path) {
-        let Self { given, taken, left_out, last } = self;
-        let text = format!("given {given}\ntaken {taken}\nleft-out {left_out}\nlast {last}\n");
-        let (note, new) = (store.join(NOTE), store.join(format!("{NOTE}.new")));
-        // Others need not try what the secret is.
-        let opened =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
-        let written = opened.and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        let renamed = written.and_then(|()| std::fs::rename(&new, &note));
-        if let Err(err) = renamed.and_then(|()| sync_names(store)) {
-            tracing::warn!("cannot write to {}: {err}", note.display());
-        }
     }
 }
 
@@ -331,17 +188,6 @@ fn take_mark_away(events: &Path) -> io::Result<()> {
 /// Makes durable which names there are in `directory`.
 fn sync_names(directory: &Path) -> io::Result<()> {
     std::fs::File::open(directory)?.sync_all()
-}
-
-/// Takes the note away: all old events are in the store.
-pub(super) fn nothing_is_left_out(store: &Path) {
-    let note = store.join(NOTE);
-    match std::fs::remove_file(&note) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!("{} stays: {err}", note.display());
-        }
-        _ => (),
-    }
 }
 
 /// Whether nothing is in the tree.
@@ -448,22 +294,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::legacy::log::Secrets;
     use crate::store::sim::SimDisk;
     use crate::store::superblock::Shape;
     use crate::store::{self, CreateOptions, Durability, Store};
-
-    #[test]
-    fn a_note_is_read_as_it_was_kept() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(LeftOut::read(dir.path()), None);
-        let left = LeftOut { given: "all".to_owned(), taken: 1, left_out: u64::MAX, last: 3 };
-        left.keep(dir.path());
-        assert_eq!(LeftOut::read(dir.path()), Some(left));
-        nothing_is_left_out(dir.path());
-        nothing_is_left_out(dir.path());
-        assert_eq!(LeftOut::read(dir.path()), None);
-    }
 
     #[test]
     fn the_mark_goes_also_where_it_cannot_be_written() {
@@ -507,19 +340,5 @@ mod tests {
             let labels = Store::open_on(disk, &open).unwrap().labels().unwrap();
             assert_eq!(labels.len(), 1, "seed {seed}");
         }
-    }
-
-    #[test]
-    fn secrets_are_told_apart_and_not_given_away() {
-        let given = |all: &[&str], unverified| {
-            let mut secrets = Secrets::default();
-            all.iter().for_each(|secret| secrets.add(secret.as_bytes()));
-            given(&legacy::Options { secrets, unverified, ..legacy::Options::default() })
-        };
-        assert_eq!(given(&["one"], false), given(&["one"], false));
-        assert_ne!(given(&["one"], false), given(&["two"], false));
-        assert_ne!(given(&["one"], false), given(&["one", "two"], false));
-        assert_ne!(given(&[], false), given(&[], true));
-        assert!(!given(&["one"], false).contains("one"));
     }
 }

@@ -101,7 +101,7 @@ fn look(path: &Path) -> Result<Status, CliError> {
     let state = Super::read(&*disk).map_err(|err| store::failed(path, &err.into()))?;
     let unread =
         |err: io::Error| CliError::new(format!("cannot read the store {}: {err}", path.display()));
-    let (last, time, horizon) = end_of(&disk, &state).map_err(unread)?;
+    let End { last, time, horizon, .. } = End::of(&disk, &state).map_err(unread)?;
     let holder = store::holder(path);
     Ok(Status {
         store: service::absolute(path)?.display().to_string(),
@@ -127,41 +127,55 @@ fn look(path: &Path) -> Result<Status, CliError> {
 
 /// Whether the store at `path` was closed with `last` as its last event, and has no label. No, if that cannot be told.
 pub(super) fn is_closed_after(path: &Path, last: Seq) -> bool {
-    let found = || -> Option<Seq> {
+    let found = || -> Option<bool> {
         let disk: Arc<dyn Disk> = Arc::new(Real::read_only(path).ok()?);
         let state = Super::read(&*disk).ok().filter(|state| state.state == State::Closed)?;
-        let mut reader = LogReader::before(disk, state.store, Seq::NOW).ok()?;
-        let mut found = reader.segment_start().seq;
-        if found == last {
-            // What came behind it may have begun in the segment before, which is not read.
-            return None;
-        }
-        while let Next::Record(_, record) = reader.read().ok()? {
-            if record.is_event() {
-                found = record.stamp().seq;
-            } else if let Some(Entry::Note(Note::Label { .. })) = record.entry() {
-                return None;
-            }
-        }
-        Some(found)
+        let end = End::of(&disk, &state).ok()?;
+        // What came behind it may have begun in the segment before, which is not read.
+        let is_known = end.segment_follows != last;
+        Some(end.last == last && is_known && !end.has_label)
     };
-    found() == Some(last)
+    found().unwrap_or(false)
 }
 
-/// The last event, its time, and the horizon, as the last segment of the log says.
-fn end_of(disk: &Arc<dyn Disk>, state: &Super) -> io::Result<(Seq, Timestamp, Seq)> {
-    let mut reader = LogReader::before(Arc::clone(disk), state.store, Seq::NOW)?;
-    let start = *reader.segment_start();
-    let (mut last, mut time, mut horizon) = (start.seq, start.time, start.horizon);
-    while let Next::Record(_, record) = reader.read()? {
-        let stamp = record.stamp();
-        if record.is_event() {
-            (last, time) = (stamp.seq, stamp.time);
-        } else if let Some(Entry::Note(Note::Horizon { horizon: moved, .. })) = record.entry() {
-            horizon = moved;
+/// What the last segment of the log says.
+struct End {
+    /// The last event.
+    last: Seq,
+    /// Its time.
+    time: Timestamp,
+    horizon: Seq,
+    /// The last event before the segment.
+    segment_follows: Seq,
+    /// Whether there is a label in the segment.
+    has_label: bool,
+}
+
+impl End {
+    fn of(disk: &Arc<dyn Disk>, state: &Super) -> io::Result<Self> {
+        let mut reader = LogReader::before(Arc::clone(disk), state.store, Seq::NOW)?;
+        let start = *reader.segment_start();
+        let mut end = Self {
+            last: start.seq,
+            time: start.time,
+            horizon: start.horizon,
+            segment_follows: start.seq,
+            has_label: false,
+        };
+        while let Next::Record(_, record) = reader.read()? {
+            let stamp = record.stamp();
+            if record.is_event() {
+                (end.last, end.time) = (stamp.seq, stamp.time);
+                continue;
+            }
+            match record.entry() {
+                Some(Entry::Note(Note::Horizon { horizon, .. })) => end.horizon = horizon,
+                Some(Entry::Note(Note::Label { .. })) => end.has_label = true,
+                _ => (),
+            }
         }
+        Ok(end)
     }
-    Ok((last, time, horizon))
 }
 
 /// What the files of a directory of the store take on the disk.

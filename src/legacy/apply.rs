@@ -222,8 +222,12 @@ impl Doing<'_> {
         }
     }
 
-    /// Makes `content` all that a file holds.
+    /// Makes `content` all that a file holds, by one event unless it is long.
     fn fill(&self, ino: Ino, content: &[u8]) -> Result<(), Unapplied> {
+        if (1..=PIECE).contains(&content.len()) {
+            self.tree.write(self.caller, ino, WriteTo::Whole, content, false)?;
+            return Ok(());
+        }
         let mut offset = 0;
         for piece in content.chunks(PIECE) {
             self.tree.write(self.caller, ino, WriteTo::Offset(offset), piece, false)?;
@@ -244,28 +248,12 @@ impl Doing<'_> {
             let set = Attributes { mtime: Some(TimeTo::Now), ..Attributes::default() };
             return self.perform(&Operation::SetAttributes { ino: dst, set });
         }
-        let mut at = 0;
-        while at < source.size {
-            let (src, len, kill_set_id) = (source.ino, source.size - at, false);
-            let copy = Operation::Copy {
-                src,
-                src_offset: at,
-                dst,
-                dst_offset: at,
-                len,
-                ends: false,
-                kill_set_id,
-            };
-            match self.tree.perform(self.caller, &copy)?.len {
-                0 => break,
-                len => at += len,
-            }
+        let (src, len) = (source.ino, source.size);
+        if len == 0 {
+            return self.fill(dst, b"");
         }
-        if self.tree.inode(dst, Seq::NOW)?.size != at {
-            let set = Attributes { size: Some(at), ..Attributes::default() };
-            self.perform(&Operation::SetAttributes { ino: dst, set })?;
-        }
-        Ok(())
+        let (src_offset, dst_offset, ends, kill_set_id) = (0, 0, true, false);
+        self.perform(&Operation::Copy { src, src_offset, dst, dst_offset, len, ends, kill_set_id })
     }
 
     fn remove_empty(&self, path: &[&[u8]]) -> Result<(), Unapplied> {
@@ -275,6 +263,47 @@ impl Doing<'_> {
             }
             // What it holds stays, and so does it.
             _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::legacy::event::Missing;
+    use crate::store::event::{Format, Timestamp};
+
+    #[test]
+    fn content_that_replaces_longer_content_is_mixed_with_it_at_no_moment() {
+        let tree = Tree::in_memory();
+        let happens = |kind: &str, data: &Value| {
+            let event = json!({"event_type": kind, "aggregate_id": "x", "data": data});
+            let missing = Missing { id: String::new(), time: Timestamp(0) };
+            let event = Event::decode(event.to_string().as_bytes(), Format::Json, &missing);
+            apply(&tree, &Caller::default(), &event.unwrap()).unwrap();
+        };
+        let content_at = |at: Seq| {
+            let inode = tree.lookup(Ino::ROOT, b"f", at).unwrap();
+            let mut content = [0; 20];
+            let len = tree.read(inode.ino, 0, &mut content, at).unwrap();
+            String::from_utf8_lossy(&content[..len]).into_owned()
+        };
+        happens("file_created", &json!({"path": "/short", "content": "short"}));
+        happens("file_created", &json!({"path": "/empty"}));
+        happens("file_created", &json!({"path": "/f"}));
+        for (kind, data, content) in [
+            ("file_modified", json!({"path": "/f", "content": "very long"}), "very long"),
+            ("file_modified", json!({"path": "/f", "content": "brief"}), "brief"),
+            ("file_modified", json!({"path": "/f", "content": "very long"}), "very long"),
+            ("file_copied", json!({"source_path": "/short", "dest_path": "/f"}), "short"),
+            ("file_copied", json!({"source_path": "/empty", "dest_path": "/f"}), ""),
+        ] {
+            let (before, from) = (content_at(Seq::NOW), tree.last().0);
+            happens(kind, &data);
+            let contents: Vec<_> = (from..=tree.last().0).map(|at| content_at(Seq(at))).collect();
+            assert_eq!(contents, [&*before, content], "{kind} {data}");
         }
     }
 }

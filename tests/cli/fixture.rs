@@ -311,20 +311,3 @@ pub(crate) fn within_deadline<T>(mut ask: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
-
-/// Lets everybody open `/dev/fuse`, as udev does, until dropped.
-pub(crate) struct OpenDevice(fs::Permissions);
-
-impl OpenDevice {
-    pub(crate) fn for_all() -> Self {
-        let before = fs::metadata("/dev/fuse").unwrap().permissions();
-        fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666)).unwrap();
-        Self(before)
-    }
-}
-
-impl Drop for OpenDevice {
-    fn drop(&mut self) {
-        fs::set_permissions("/dev/fuse", self.0.clone()).unwrap();
-    }
-}

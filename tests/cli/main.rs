@@ -7,6 +7,8 @@
 mod fixture;
 mod importing;
 mod mounting;
+#[path = "../common/open_device.rs"]
+mod open_device;
 mod reading;
 #[path = "../common/runner.rs"]
 mod runner;

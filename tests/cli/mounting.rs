@@ -11,9 +11,9 @@ use rustix::fs::XattrFlags;
 use rustix::process::Signal;
 
 use crate::fixture::{
-    NOBODY, OpenDevice, Place, User, finished, line_of, needs_root_and_device, program,
-    within_deadline,
+    NOBODY, Place, User, finished, line_of, needs_root_and_device, program, within_deadline,
 };
+use crate::open_device::OpenDevice;
 use crate::{Outcome, Skipped, tests};
 
 tests![

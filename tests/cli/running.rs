@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use crate::fixture::{
-    OpenDevice, Place, finished, line_of, needs_root_and_device, within_deadline,
-};
+use crate::fixture::{Place, finished, line_of, needs_root_and_device, within_deadline};
+use crate::open_device::OpenDevice;
 use crate::{Outcome, Skipped, tests};
 
 tests![

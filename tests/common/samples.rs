@@ -54,19 +54,7 @@ pub(crate) fn ops() -> Vec<Op<'static>> {
         fuse_forget_one { nodeid: u64::MAX, nlookup: 1 << 40 },
     ]));
     let mappings: &[_] = Box::leak(Box::new([fuse_removemapping_one { moffset: 4096, len: 8192 }]));
-    let set_nothing = SetAttr {
-        node,
-        handle: None,
-        mode: None,
-        uid: None,
-        gid: None,
-        size: None,
-        atime: None,
-        mtime: None,
-        ctime: None,
-        lock_owner: None,
-        kill_suidgid: false,
-    };
+    let set_nothing = SetAttr::nothing(node);
     vec![
         Op::Lookup(Lookup { parent: node, name }),
         Op::Forget(Forget { node, lookups: 3 }),

@@ -503,3 +503,26 @@ fn an_upload_of_another_length_than_was_said_changes_nothing() {
     assert_eq!(content(&agent, "/f").unwrap(), b"new");
     assert_eq!(content(&agent, "/g").unwrap(), b"new");
 }
+
+#[test]
+fn a_part_of_another_length_than_was_said_changes_nothing() {
+    let place = Place::new();
+    let server = place.serve();
+    let agent = server.session("a");
+    let sent = |path: &str, range: &str| {
+        let headers = [("transfer-encoding", "chunked"), ("content-range", range)];
+        dav(&agent, "PUT", path, &headers, b"2\r\nne\r\n1\r\nw\r\n0\r\n\r\n").0
+    };
+    assert_eq!(dav(&agent, "PUT", "/f", &[], b"content").0, 201);
+    // The second is as long as one of the chunks.
+    for range in ["bytes 1-1/*", "bytes 1-2/*", "bytes 1-4/*", "bytes 0-3/7", "bytes 5-8/9"] {
+        assert_eq!(sent("/f", range), 400, "{range}");
+        assert_eq!(content(&agent, "/f").unwrap(), b"content", "{range}");
+    }
+    for range in ["bytes 0-1/*", "bytes 0-3/*"] {
+        assert_eq!((sent("/g", range), content(&agent, "/g")), (400, None), "{range}");
+    }
+    assert_eq!((sent("/f", "bytes 1-3/*"), sent("/g", "bytes 0-2/*")), (204, 201));
+    assert_eq!(content(&agent, "/f").unwrap(), b"cnewent");
+    assert_eq!(content(&agent, "/g").unwrap(), b"new");
+}

@@ -31,13 +31,18 @@ pub(crate) fn can_mount() -> bool {
     can
 }
 
+/// A place with a server that has mounted, where that can be.
+fn mounted() -> Option<(Place, Server)> {
+    can_mount().then(|| {
+        let place = Place::new();
+        let server = Server::start(&mut place.command(true));
+        (place, server)
+    })
+}
+
 #[test]
 fn a_change_over_http_shows_at_once_where_the_kernel_has_cached() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
-    let mut server = Server::start(&mut place.command(true));
+    let Some((place, mut server)) = mounted() else { return };
     assert_eq!(server.get("/health").status, 200);
     assert_eq!(server.get("/status").json()["components"]["fuse_mount"], "operational");
     let current = place.path("at/current");
@@ -101,11 +106,7 @@ fn a_change_over_http_shows_at_once_where_the_kernel_has_cached() {
 
 #[test]
 fn content_that_is_replaced_over_http_loses_its_capabilities() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
-    let mut server = Server::start(&mut place.command(true));
+    let Some((place, mut server)) = mounted() else { return };
     let current = place.path("at/current");
     {
         let agent = server.session("a");
@@ -130,11 +131,7 @@ fn content_that_is_replaced_over_http_loses_its_capabilities() {
 
 #[test]
 fn nobody_reads_a_mixture_of_what_was_there_and_what_is_put_there() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
-    let mut server = Server::start(&mut place.command(true));
+    let Some((place, mut server)) = mounted() else { return };
     let current = place.path("at/current");
     {
         let agent = server.session("a");
@@ -186,11 +183,7 @@ fn nobody_reads_a_mixture_of_what_was_there_and_what_is_put_there() {
 
 #[test]
 fn who_appends_does_so_behind_what_http_wrote_meanwhile() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
-    let mut server = Server::start(&mut place.command(true));
+    let Some((place, mut server)) = mounted() else { return };
     let current = place.path("at/current");
     let agent = server.session("a");
     let before = "before ".repeat(20);
@@ -222,11 +215,7 @@ fn who_appends_does_so_behind_what_http_wrote_meanwhile() {
 
 #[test]
 fn a_name_made_over_http_stays_a_name_for_who_works_there() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
-    let mut server = Server::start(&mut place.command(true));
+    let Some((place, mut server)) = mounted() else { return };
     let current = place.path("at/current");
     let agent = server.session("a");
     assert_eq!(agent.put("/files/job/f?parents=true", b"x").status, 201);
@@ -255,11 +244,7 @@ fn what_the_bridge_left_at_the_mount_point_is_mounted_over() {
 
 #[test]
 fn an_aborted_mount_turns_health_red_and_http_goes_on() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
-    let server = Server::start(&mut place.command(true));
+    let Some((place, server)) = mounted() else { return };
     let table = lighthouse_fuse::transport::mount_table::read().unwrap();
     let entry =
         lighthouse_fuse::transport::mount_table::topmost(&table, &place.path("at")).unwrap();
@@ -274,12 +259,8 @@ fn an_aborted_mount_turns_health_red_and_http_goes_on() {
 
 #[test]
 fn a_mount_that_ends_late_leaves_alone_what_was_mounted_in_its_place() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
+    let Some((place, mut server)) = mounted() else { return };
     let at = place.path("at");
-    let mut server = Server::start(&mut place.command(true));
     let mut inside =
         Command::new("sleep").arg("60").current_dir(at.join("current")).spawn().unwrap();
     let ours = |arguments: &[&str]| {
@@ -299,11 +280,7 @@ fn a_mount_that_ends_late_leaves_alone_what_was_mounted_in_its_place() {
 
 #[test]
 fn the_mount_and_http_change_one_tree_at_once_and_agree() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
-    let mut server = Server::start(&mut place.command(true));
+    let Some((place, mut server)) = mounted() else { return };
     let current = place.path("at/current");
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -340,11 +317,7 @@ fn the_mount_and_http_change_one_tree_at_once_and_agree() {
 
 #[test]
 fn a_context_package_is_a_directory_of_the_mount_until_it_is_taken_away() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
-    let mut server = Server::start(&mut place.command(true));
+    let Some((place, mut server)) = mounted() else { return };
     let root = place.path("at");
     {
         let agent = server.session("a");
@@ -393,11 +366,7 @@ fn a_context_package_is_a_directory_of_the_mount_until_it_is_taken_away() {
 
 #[test]
 fn a_version_that_ends_is_told_at_once_to_who_came_after_its_last_write() {
-    if !can_mount() {
-        return;
-    }
-    let place = Place::new();
-    let server = Server::start(&mut place.command(true));
+    let Some((place, server)) = mounted() else { return };
     let agent = server.session("a");
     for n in 0..10 {
         let mut writer = Command::new("timeout")

@@ -316,23 +316,6 @@ pub(crate) fn as_somebody(command: &mut Command) -> &mut Command {
     command.uid(SOMEBODY).gid(SOMEBODY).current_dir("/")
 }
 
-/// Lets everybody open `/dev/fuse`, as udev does, until dropped.
-pub(crate) struct OpenDevice(fs::Permissions);
-
-impl OpenDevice {
-    pub(crate) fn for_all() -> Self {
-        let before = fs::metadata("/dev/fuse").unwrap().permissions();
-        fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666)).unwrap();
-        Self(before)
-    }
-}
-
-impl Drop for OpenDevice {
-    fn drop(&mut self) {
-        fs::set_permissions("/dev/fuse", self.0.clone()).unwrap();
-    }
-}
-
 /// Unmounts, as another process than the server.
 pub(crate) fn unmount_place(place: &Place, detach: Detach) -> Result<(), UnmountError> {
     unmount::unmount(&place.at, detach)

@@ -8,6 +8,8 @@ mod behind;
 mod constant;
 mod fixture;
 mod mounts;
+#[path = "../common/open_device.rs"]
+mod open_device;
 #[path = "../common/runner.rs"]
 mod runner;
 mod runs;

@@ -12,9 +12,10 @@ use lighthouse_fuse::transport::unmount::{self, Detach, Mounted, UnmountError};
 
 use crate::constant::{LARGE, TEXT, large_byte};
 use crate::fixture::{
-    OpenDevice, Place, SOMEBODY, Server, as_somebody, needs_root_and_device, outside,
-    unmount_place, within_deadline,
+    Place, SOMEBODY, Server, as_somebody, needs_root_and_device, outside, unmount_place,
+    within_deadline,
 };
+use crate::open_device::OpenDevice;
 use crate::{Outcome, Skipped, tests};
 
 tests![

@@ -9,8 +9,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::constant::TEXT;
 use crate::fixture::{
-    OpenDevice, Place, SLOWLY, SOMEBODY, as_somebody, needs_root_and_device, within_deadline,
+    Place, SLOWLY, SOMEBODY, as_somebody, needs_root_and_device, within_deadline,
 };
+use crate::open_device::OpenDevice;
 use crate::{Outcome, Skipped, tests};
 
 tests![

@@ -108,7 +108,7 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         return Err(Problem::bad("the part of the file that is sent ends nowhere"));
     }
     end_ranges(&mut parts.headers);
-    let expected_len = expected_len(&mut parts.headers);
+    let said_len = said_len(&mut parts.headers);
     let method = parts.method.clone();
     if method == Method::DELETE && path.names.is_empty() {
         // Else all in it would go first.
@@ -138,7 +138,6 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
     let cut_short = CutShort::default();
     let tree = DavTree {
         upload_max: shared.config.upload_max,
-        expected_len,
         transfer,
         seen: conditional.then(Seen::default),
         cut_short: Arc::clone(&cut_short),
@@ -146,7 +145,13 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
     };
     let body = match method.as_str() {
         "LOCK" | "PROPFIND" | "PROPPATCH" => xml(&shared, body).await?,
-        _ => patient(shared.clone(), body),
+        _ => {
+            let body = patient(shared.clone(), body);
+            match said_len.filter(|_| method == Method::PUT) {
+                Some(len) => of_length(body, len),
+                None => body,
+            }
+        }
     };
     let handler = DavHandler::builder()
         .filesystem(Box::new(tree))
@@ -319,14 +324,44 @@ fn end_ranges(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out how long a client says a file is that it sends in chunks, as Finder does: `dav-server` (0.11) holds what came
-/// against it only when the file is replaced.
-fn expected_len(headers: &mut HeaderMap) -> Option<u64> {
-    let said = headers.remove("x-expected-entity-length")?;
+/// Takes out how long a client says that is what it sends in chunks: a part of a file, or a whole one, as Finder does.
+/// `dav-server` (0.11) holds what came against it only when that is in the file.
+fn said_len(headers: &mut HeaderMap) -> Option<u64> {
+    let whole = headers.remove("x-expected-entity-length");
     if headers.contains_key(header::CONTENT_LENGTH) {
         return None;
     }
-    said.to_str().ok()?.parse().ok()
+    match headers.get(header::CONTENT_RANGE).and_then(part_len) {
+        Some(len) => Some(len),
+        None => whole?.to_str().ok()?.parse().ok(),
+    }
+}
+
+/// How long the part is that `range` tells of, if it does.
+fn part_len(range: &HeaderValue) -> Option<u64> {
+    let (range, _) = range.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
+    last.checked_sub(first)?.checked_add(1)
+}
+
+/// `body`, which ends with an error where it has not `len` bytes: what does not come to its end changes nothing.
+fn of_length(body: Body, len: u64) -> Body {
+    let pieces = stream::unfold(Some((body.into_data_stream(), len)), |rest| async {
+        let (mut pieces, left) = rest?;
+        let other = std::io::Error::other("the body has another length than was said");
+        let other = Some((Err(axum::Error::new(other)), None));
+        match pieces.next().await {
+            None if left == 0 => None,
+            None => other,
+            Some(Err(error)) => Some((Err(error), None)),
+            Some(Ok(piece)) => match left.checked_sub(piece.len() as u64) {
+                Some(left) => Some((Ok(piece), Some((pieces, left)))),
+                None => other,
+            },
+        }
+    });
+    Body::from_stream(pieces)
 }
 
 /// `body`, which ends with an error where the client does not go on with it.

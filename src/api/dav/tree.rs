@@ -39,8 +39,6 @@ pub(super) type CutShort = Arc<OnceLock<String>>;
 #[derive(Clone, Debug)]
 pub(super) struct DavTree {
     pub(super) upload_max: u64,
-    /// So long a file is that is sent whole, where the client said that beside `Content-Length`.
-    pub(super) expected_len: Option<u64>,
     /// What a MOVE or COPY is about.
     pub(super) transfer: Option<Transfer>,
     /// Where an upload has conditions: the file must still be what they were held against once all has come.
@@ -110,7 +108,7 @@ impl GuardedFileSystem<Acting> for DavTree {
         options: OpenOptions,
         acting: &'a Acting,
     ) -> FsFuture<'a, Box<dyn DavFile>> {
-        let Self { upload_max, expected_len, makes_files, .. } = *self;
+        let Self { upload_max, makes_files, .. } = *self;
         let seen = self.seen.as_ref().and_then(|seen| seen.get().copied());
         let with = acting.clone();
         self.with_path(acting, path, told, move |acting, path| {
@@ -157,7 +155,7 @@ impl GuardedFileSystem<Acting> for DavTree {
             let becomes = match &there {
                 Some(_) if options.append => Becomes::End,
                 Some(_) if !options.truncate => Becomes::Part { from: 0 },
-                _ => Becomes::All { expected_len },
+                _ => Becomes::All,
             };
             let how = How::Upload { path, becomes, staged: None, pending: Vec::new(), must };
             let offset = match &there {
@@ -434,9 +432,7 @@ enum How {
 /// What of a file becomes of what is written.
 #[derive(Clone, Copy, Debug)]
 enum Becomes {
-    All {
-        expected_len: Option<u64>,
-    },
+    All,
     Part {
         from: u64,
     },
@@ -552,12 +548,6 @@ impl DavFile for Open {
         Box::pin(async move {
             match &self.how {
                 How::Read { .. } => return Ok(()),
-                // It is written from its beginning, so this is how much came.
-                How::Upload { becomes: Becomes::All { expected_len: Some(len) }, .. }
-                    if *len != self.offset =>
-                {
-                    return Err(FsError::IsRemote);
-                }
                 How::Upload { staged: Some(_), .. } => self.spill().await?,
                 How::Upload { .. } => (),
             }
@@ -571,7 +561,7 @@ impl DavFile for Open {
             };
             let (path, becomes, must) = (path.clone(), *becomes, *must);
             let inode = waiting(move || match becomes {
-                Becomes::All { .. } => Ok(acting.replace(&path, &content, None, must)?.inode),
+                Becomes::All => Ok(acting.replace(&path, &content, None, must)?.inode),
                 Becomes::Part { from } => acting.replace_part(&path, Some(from), &content, must),
                 Becomes::End => acting.replace_part(&path, None, &content, must),
             })
@@ -619,7 +609,6 @@ mod tests {
         let acting = Acting::new(&tree, &session, None, &Arc::default(), None).unwrap();
         let dav = DavTree {
             upload_max: 0,
-            expected_len: None,
             transfer: None,
             seen: None,
             cut_short: CutShort::default(),

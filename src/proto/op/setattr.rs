@@ -41,6 +41,24 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
+    /// Sets nothing of `node`: for who fills in what is to be set.
+    #[must_use]
+    pub const fn nothing(node: NodeId) -> Self {
+        Self {
+            node,
+            handle: None,
+            mode: None,
+            uid: None,
+            gid: None,
+            size: None,
+            atime: None,
+            mtime: None,
+            ctime: None,
+            lock_owner: None,
+            kill_suidgid: false,
+        }
+    }
+
     pub(super) fn decode(message: &Message<'_>) -> Result<Self, DecodeError> {
         let args: fuse_setattr_in = message.args()?;
         let has = |flag| args.valid & flag != 0;
@@ -130,9 +148,9 @@ mod tests {
     use crate::proto::op::tests::Word::{I, L};
     use crate::proto::op::tests::{NODE, decode, words};
 
-    #[test]
-    fn each_field_is_where_the_kernel_puts_it() {
-        let args = words(&[
+    /// Some attributes, and another number in each field.
+    fn some_are_set() -> Vec<u8> {
+        words(&[
             I(FATTR_MODE
                 | FATTR_SIZE
                 | FATTR_ATIME
@@ -154,7 +172,11 @@ mod tests {
             I(12),
             I(13),
             I(14),
-        ]);
+        ])
+    }
+
+    #[test]
+    fn each_field_is_where_the_kernel_puts_it() {
         let expected = SetAttr {
             node: NODE,
             handle: None,
@@ -168,34 +190,12 @@ mod tests {
             lock_owner: None,
             kill_suidgid: true,
         };
-        assert_eq!(decode(FUSE_SETATTR, &args, b""), Ok(Op::SetAttr(expected)));
+        assert_eq!(decode(FUSE_SETATTR, &some_are_set(), b""), Ok(Op::SetAttr(expected)));
     }
 
     #[test]
     fn a_body_cut_short_is_refused() {
-        let args = words(&[
-            I(FATTR_MODE
-                | FATTR_SIZE
-                | FATTR_ATIME
-                | FATTR_MTIME
-                | FATTR_MTIME_NOW
-                | FATTR_KILL_SUIDGID),
-            I(0),
-            L(1),
-            L(2),
-            L(3),
-            L(4),
-            L(5),
-            L(6),
-            I(7),
-            I(8),
-            I(9),
-            I(10),
-            I(11),
-            I(12),
-            I(13),
-            I(14),
-        ]);
+        let args = some_are_set();
         assert_eq!(decode(FUSE_SETATTR, &args[..args.len() - 1], b""), Err(DecodeError::Short));
     }
 

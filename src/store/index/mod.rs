@@ -165,7 +165,7 @@ pub type SharedVisitor<'v> = dyn FnMut(Location, u64, Ino, u64) -> ControlFlow<(
 pub enum IndexError {
     /// Reading or writing its file failed.
     Io(io::Error),
-    /// What its file holds cannot be right; deleting `index/` rebuilds it.
+    /// What its file holds cannot be right; a start that finds no `index/` rebuilds it.
     Damaged(String),
 }
 
@@ -184,7 +184,7 @@ impl fmt::Display for IndexError {
         match self {
             Self::Io(error) => write!(f, "the index cannot be read or written: {error}"),
             Self::Damaged(what) => {
-                write!(f, "the index is damaged ({what}): delete index/ and it is rebuilt")
+                write!(f, "the index is damaged ({what}): a start that finds no index/ rebuilds it")
             }
         }
     }

@@ -130,6 +130,16 @@ impl<'i> Writer<'i> {
     }
 }
 
+/// Makes 2000 files in `index`, which is new, and commits them. Returns the number that the next event takes.
+fn fill(index: &Index) -> u64 {
+    let mut writer = Writer::new(index);
+    for number in 0..2000 {
+        writer.create(Ino::ROOT, format!("{number}").as_bytes(), S_IFREG);
+    }
+    writer.flush();
+    writer.seq
+}
+
 /// How many steps `work` takes in the layers.
 pub(super) fn steps<T>(index: &Index, work: impl FnOnce(&Tables) -> T) -> u64 {
     let tables = index.read();
@@ -307,12 +317,7 @@ fn an_engine_that_does_not_answer_leaves_nothing_half_folded_in() {
     let options = Options { memory: 0, ..Options::default() };
     let open = |file| Index::open_file(file, STORE, &KEY, &options).unwrap();
     let index = open(file.clone());
-    let mut writer = Writer::new(&index);
-    for number in 0..2000 {
-        writer.create(Ino::ROOT, format!("{number}").as_bytes(), S_IFREG);
-    }
-    writer.flush();
-    let seq = writer.seq;
+    let seq = fill(&index);
     drop(index);
     // Opened anew, nothing of it is in memory.
     let index = open(file.clone());
@@ -456,12 +461,7 @@ fn damage_that_a_commit_meets_is_told_once_and_ends_all_committing() {
     const STEP: usize = 509;
     let whole = Arc::new(MemoryFile::default());
     let index = open(whole.clone()).unwrap();
-    let mut writer = Writer::new(&index);
-    for number in 0..2000 {
-        writer.create(Ino::ROOT, format!("{number}").as_bytes(), S_IFREG);
-    }
-    writer.flush();
-    let seq = writer.seq;
+    let seq = fill(&index);
     drop(index);
     let mut bytes = vec![0; usize::try_from(whole.len().unwrap()).unwrap()];
     whole.read_at(&mut bytes, 0).unwrap();

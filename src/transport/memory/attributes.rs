@@ -16,19 +16,7 @@ impl Call<'_> {
         fill: impl FnOnce(&mut SetAttr),
     ) -> Result<(), Errno> {
         self.check_good(ino)?;
-        let mut set = SetAttr {
-            node: self.node(ino),
-            handle: None,
-            mode: None,
-            uid: None,
-            gid: None,
-            size: None,
-            atime: None,
-            mtime: None,
-            ctime: None,
-            lock_owner: None,
-            kill_suidgid: false,
-        };
+        let mut set = SetAttr::nothing(self.node(ino));
         fill(&mut set);
         let out: fuse_attr_out = match self.ask_for(&Op::SetAttr(set)) {
             Err(Errno::EINTR) => {
