@@ -13,6 +13,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::mount::{MountFlags, UnmountFlags};
+
 use lighthouse_fuse::store::disk::{Disk, Real};
 use lighthouse_fuse::store::event::{Change, FileId, Ino, Place, Seq, SetAttr};
 use lighthouse_fuse::store::log::{Next, damage_in};
@@ -1208,9 +1210,16 @@ fn a_store_whose_index_fell_behind_on_a_full_disk_opens_there() {
     let mut made = Vec::new();
     // Killed at any moment, while the index's thread tries to commit what it has.
     let mut killed = Vec::new();
-    while made.len() < 1500 {
-        made.push(changes::make(&store, format!("file {}", made.len()).as_bytes()).unwrap());
-        if made.len() % 125 == 0 {
+    for number in 0..3000 {
+        match changes::make(&store, format!("file {number}").as_bytes()) {
+            Ok(ino) => made.push(ino),
+            // What grows is refused once the index waits; what takes no space goes on.
+            Err(err) => {
+                assert!(matches!(err, CommitError::NoSpace), "{err:?}");
+                changes::resize(&store, made[0], number).unwrap();
+            }
+        }
+        if number % 250 == 249 {
             killed.push((disk.after_kill(), store.read().last()));
         }
     }
@@ -1235,6 +1244,152 @@ fn a_store_whose_index_fell_behind_on_a_full_disk_opens_there() {
         assert!(store.read().entry(Ino::ROOT, b"file 0", Seq::NOW).unwrap().is_none());
         assert!(store.read().entry(Ino::ROOT, b"new file 999", Seq::NOW).unwrap().is_some());
     }
+}
+
+/// Makes files on a disk until it is full, while a label keeps history from giving way, and removes them again until that is
+/// refused: `fill` leaves little space and `empty` gives it back. Returns the store, now that there is space again, what is
+/// left in it, and how many files could be removed.
+fn remove_on_a_full_disk(
+    disk: &Arc<dyn Disk>,
+    options: &OpenOptions,
+    fill: impl FnOnce(),
+    empty: impl FnOnce(),
+) -> (Store, BTreeMap<String, Ino>, usize) {
+    const FILES: usize = 20_000;
+    let shape = Shape { segment_len: 8 << 20, ..ROOMY.shape };
+    let create = CreateOptions { shape, ..ROOMY };
+    let store = Store::create_on(disk.clone(), &create, options).unwrap();
+    store.label(b"kept", None).unwrap();
+    let mut made = Vec::new();
+    let make = |made: &mut Vec<(String, Ino)>| {
+        let name = format!("file {}", made.len());
+        changes::make(&store, name.as_bytes()).map(|ino| made.push((name, ino)))
+    };
+    for _ in 0..FILES {
+        make(&mut made).unwrap();
+    }
+    store.sync().unwrap();
+    store.tick().unwrap();
+    fill();
+    let refused = loop {
+        if let Err(err) = make(&mut made) {
+            break err;
+        }
+    };
+    assert!(matches!(refused, CommitError::NoSpace), "{refused:?}");
+    let mut random = Random(7);
+    for at in (1..made.len()).rev() {
+        made.swap(at, random.below(at + 1));
+    }
+    let (mut name, kept) = made.pop().unwrap();
+    let mut left: BTreeMap<String, Ino> = made.iter().cloned().collect();
+    let mut removed = 0;
+    let refused = loop {
+        if made.len() < 100 {
+            break None;
+        }
+        let Some((gone, ino)) = made.pop() else { break None };
+        let mut remove = || {
+            changes::unlink(&store, ino, gone.as_bytes())?;
+            left.remove(&gone);
+            changes::commit(&store, Change::End { ino })?;
+            if removed % 100 == 0 {
+                let before = std::mem::replace(&mut name, format!("name {removed}"));
+                changes::rename(&store, kept, before.as_bytes(), name.as_bytes())
+                    .inspect_err(|_| name = before.clone())?;
+                changes::resize(&store, kept, removed as u64)?;
+            }
+            Ok::<(), CommitError>(())
+        };
+        if let Err(err) = remove() {
+            break Some(err);
+        }
+        removed += 1;
+        // Nobody who asks notices anything, nor who waits for the disk.
+        let (asked, ino) = &made[random.below(made.len())];
+        let found = store.read().entry(Ino::ROOT, asked.as_bytes(), Seq::NOW).unwrap();
+        assert_eq!(found.map(|entry| entry.ino), Some(*ino));
+        if removed % 1000 == 0 {
+            store.sync().unwrap();
+        }
+    };
+    assert!(matches!(refused, None | Some(CommitError::NoSpace)), "{refused:?}");
+    store.sync().unwrap();
+    left.insert(name, kept);
+    empty();
+    (store, left, removed)
+}
+
+/// Whether `store` has the files of `left`, and takes new ones.
+fn has_and_takes(store: &Store, left: &BTreeMap<String, Ino>) {
+    for (name, ino) in left {
+        let found = store.read().entry(Ino::ROOT, name.as_bytes(), Seq::NOW).unwrap();
+        assert_eq!(found.map(|entry| entry.ino), Some(*ino), "{name}");
+    }
+    for number in 0..3000 {
+        changes::make(store, format!("new file {number}").as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn on_a_full_disk_whose_history_cannot_give_way_thousands_of_files_can_be_removed() {
+    for (memory, least) in [(8 << 20, 800), (64 << 20, 10_000)] {
+        let disk = SimDisk::new(1 << 30);
+        let options = OpenOptions { memory, ..OpenOptions::default() };
+        let fill = || {
+            let space = disk.space().unwrap();
+            disk.resize(space.total - space.available + (1 << 20));
+        };
+        let full = std::cell::OnceCell::new();
+        let empty = || {
+            full.set(disk.after_kill()).ok().unwrap();
+            disk.resize(1 << 30);
+        };
+        let on: Arc<dyn Disk> = Arc::new(disk.clone());
+        let (store, left, removed) = remove_on_a_full_disk(&on, &options, fill, empty);
+        assert!(removed >= least, "{removed} files with {memory} bytes of memory");
+        has_and_takes(&store, &left);
+        store.close().unwrap();
+        drop(store);
+        assert_eq!(Store::open_on(on, &options).unwrap().opening().replayed, 0);
+        // Killed while there was no space, it opens all the same, and goes on once there is some.
+        let disk = full.into_inner().unwrap();
+        let store = Store::open_on(Arc::new(disk.clone()), &options).unwrap();
+        disk.resize(1 << 30);
+        has_and_takes(&store, &left);
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn on_a_full_filesystem_thousands_of_files_can_be_removed() {
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path();
+    let size = Some(c"size=96m");
+    if let Err(err) = rustix::mount::mount("none", at, "tmpfs", MountFlags::empty(), size) {
+        eprintln!("skipped: no tmpfs can be mounted here ({err})");
+        return;
+    }
+    let ballast = at.join("ballast");
+    std::fs::create_dir(at.join("store")).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(Real::new(&at.join("store")).unwrap());
+    let options = OpenOptions { memory: 64 << 20, ..OpenOptions::default() };
+    let fill = || {
+        let file = std::fs::File::create(&ballast).unwrap();
+        let len = disk.space().unwrap().available - (1 << 20);
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, len).unwrap();
+    };
+    let empty = || std::fs::remove_file(&ballast).unwrap();
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let (store, left, removed) = remove_on_a_full_disk(&disk, &options, fill, empty);
+        assert!(removed >= 10_000, "{removed} files");
+        has_and_takes(&store, &left);
+        store.close().unwrap();
+        drop(store);
+        assert_eq!(Store::open_on(disk.clone(), &options).unwrap().opening().replayed, 0);
+    }));
+    rustix::mount::unmount(at, UnmountFlags::DETACH).unwrap();
+    done.unwrap();
 }
 
 #[test]

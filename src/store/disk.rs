@@ -73,6 +73,12 @@ pub trait File: Send + Sync {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Sets space aside so that writing there cannot meet `ENOSPC`; the length grows to cover it.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Sets `len` bytes of space aside behind the end, of which what is set aside already is a part: the file can grow by
+    /// them on a full disk. The length stays; cutting the file gives them back. `Unsupported` where there is no such thing.
+    fn set_aside(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Gives the space of a range back; it reads as zeros, and the length stays.
     fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
     /// `fdatasync`: returns once everything written before is on the disk.
@@ -321,6 +327,17 @@ impl File for RealFile {
         }
     }
 
+    fn set_aside(&self, len: u64) -> io::Result<()> {
+        let end = self.len()?;
+        let missing = len.saturating_sub(self.allocated()?.saturating_sub(end));
+        let stat = rustix::fs::fstatvfs(&self.fd)?;
+        // Asked first: what fails may leave a part behind, and that may be all there is for what frees space.
+        if stat.f_bavail.saturating_mul(stat.f_frsize) < missing {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(retry(|| rustix::fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, end, len))?)
+    }
+
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match retry(|| rustix::fs::fallocate(&self.fd, flags, offset, len)) {
@@ -389,6 +406,11 @@ mod tests {
         assert_eq!(page, [7; 4096]);
         assert_eq!(file.read_at(&mut page, (1 << 20) - 100).unwrap(), 100);
         assert!(file.allocated().unwrap() <= 1 << 20);
+        file.set_aside(1 << 20).unwrap();
+        assert_eq!(file.len().unwrap(), 1 << 20);
+        assert!(file.allocated().unwrap() > 1 << 20);
+        file.set_len(1 << 20).unwrap();
+        assert!(file.allocated().unwrap() <= 1 << 20, "cutting gives it back");
         assert_eq!(disk.list("content").unwrap(), ["1"]);
         disk.sync_dir("content").unwrap();
         disk.rename("content/1", "2").unwrap();

@@ -62,7 +62,7 @@ use disk::{Disk, Real};
 use event::{Actor, ActorId, Change, Data, Event, FileId, Fingerprint, Ino, Place, Seq, Timestamp};
 use index::{Index, IndexError, Stretch, Tables};
 use journal::Journal;
-use log::{Mark, Next};
+use log::{Claim, Mark, Next};
 use overlay::Overlay;
 use record::Entry;
 use recover::{Cut, Damage, Stop};
@@ -437,13 +437,12 @@ impl Store {
     pub fn begin_at(&self, time: Timestamp) -> Result<Txn<'_>, CommitError> {
         let core = &*self.core;
         core.journal.check_writable()?;
-        if core.journal.is_full() {
+        if core.journal.is_full() || core.index.wants_room() {
             // What is refused in the end is refused by the append itself.
             let _ = core.retainer.make_room(&core.journal, &core.index);
         }
-        core.index.wait_for_room().map_err(|err| match err {
-            IndexError::Io(err) if disk::is_full(&err) => CommitError::NoSpace,
-            err => CommitError::Index(err),
+        core.index.wait_for_room().map_err(|err| {
+            if err.is_full() { CommitError::NoSpace } else { CommitError::Index(err) }
         })?;
         let tables = core.index.decide();
         let seq = core.journal.next_seq();
@@ -1120,7 +1119,10 @@ impl Txn<'_> {
         let core = &*self.store.core;
         let Origin { actor, unique } = origin;
         let event = Event { seq: self.seq, time: self.time, actor, unique, change };
-        let appended = core.journal.append(&event).inspect_err(|_| {
+        let refused = Claim::of(&event.change) == Claim::Ordinary && core.index.is_full();
+        let appended =
+            if refused { Err(CommitError::NoSpace) } else { core.journal.append(&event) };
+        let appended = appended.inspect_err(|_| {
             if let Some(data) = event.change.data() {
                 self.store.unplace(data);
             }

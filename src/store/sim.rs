@@ -89,6 +89,8 @@ struct Content {
     pending: Vec<Pending>,
     /// Pages without space behind them.
     holes: BTreeSet<u64>,
+    /// Space that is set aside behind the end.
+    aside: u64,
 }
 
 /// What is given back as one.
@@ -181,6 +183,7 @@ impl SimDisk {
                     durable,
                     pending: Vec::new(),
                     holes: content.holes.clone(),
+                    aside: 0,
                 },
             );
         }
@@ -296,9 +299,9 @@ impl Pending {
 }
 
 impl Content {
-    /// Space it takes: all of its length but for holes, whether written or set aside.
+    /// Space it takes: all of its length but for holes, whether written or set aside, and what is set aside behind that.
     fn allocated(&self) -> u64 {
-        (self.seen.len() as u64).saturating_sub(self.holes.len() as u64 * PAGE)
+        (self.seen.len() as u64).saturating_sub(self.holes.len() as u64 * PAGE) + self.aside
     }
 
     fn after_power_cut(&self, random: &mut Random, odds: usize) -> Vec<u8> {
@@ -586,11 +589,22 @@ impl File for SimFile {
         let end = offset.saturating_add(len);
         let now = state.content(self.id)?.seen.len() as u64;
         if end > now {
-            state.room(end - now)?;
+            let aside = state.content(self.id)?.aside.min(end - now);
+            state.room(end - now - aside)?;
             state.change(self.id, Pending::Length(end))?;
+            state.content(self.id)?.aside -= aside;
         }
         let pages = offset / PAGE..end.div_ceil(PAGE);
         state.content(self.id)?.holes.retain(|page| !pages.contains(page));
+        Ok(())
+    }
+
+    fn set_aside(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.step(Step::Allocate)?;
+        let aside = state.content(self.id)?.aside;
+        state.room(len.saturating_sub(aside))?;
+        state.content(self.id)?.aside = aside.max(len);
         Ok(())
     }
 
@@ -638,6 +652,7 @@ impl File for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.state.lock();
         state.step(Step::Any)?;
+        state.content(self.id)?.aside = 0;
         state.change(self.id, Pending::Length(len))
     }
 

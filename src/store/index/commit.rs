@@ -12,6 +12,12 @@
 //! writers wait ([`Index::wait_for_room`]), and so does whoever reads the log back. Without the thread (no
 //! [`Index::start`]) a batch is committed at once, where it is due.
 //!
+//! A full disk: a batch for which the file has to grow waits inside the engine until there is space, so what is there goes
+//! on answering. Meanwhile what grows is refused ([`Index::is_full`]), and what gives space back goes on in memory: the
+//! layer behind may become three times as large as otherwise, and 96 MiB of log. What grows leaves it two thirds of that
+//! at least, a quarter of [`Options::memory`] as long as that is not more than 320 MiB: room for some 250 removed files in
+//! each MiB. Beyond that they are refused too. The next start reads all of it back, into as much memory.
+//!
 //! A damaged table that a commit meets is no matter of another try: the thread gives up for good, what is there goes on
 //! answering, and the next start rebuilds the index from the log.
 
@@ -20,7 +26,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{
     Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard,
@@ -30,7 +36,7 @@ use super::super::disk::{Disk, File, is_full};
 use super::super::event::Seq;
 use super::cache::Cache;
 use super::codec::{Reader, Writer};
-use super::engine::{Engine, Snapshot};
+use super::engine::{Engine, Patience, Snapshot};
 use super::key::{self, Key, NameHash};
 use super::layer::Layer;
 use super::small::Small;
@@ -57,6 +63,8 @@ const FILE: &str = "index/rows.redb";
 const FORMAT: u8 = 4;
 /// How long after a failed commit the next is tried.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long after history was asked in vain to give way it is asked again: that may take seconds.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is shown the rows of a batch: a key with its value, or `None` where the row goes. An empty key ends the batch.
 #[doc(hidden)]
@@ -101,8 +109,14 @@ struct Shared {
     young_max: usize,
     tap: Option<Tap>,
     identity: Identity,
+    progress: Arc<Progress>,
+}
+
+/// How far the thread is; of its own, as the engine waits here too while it commits.
+#[derive(Default)]
+struct Progress {
     state: Mutex<State>,
-    /// Signalled when a layer was frozen, or at the end.
+    /// Signalled when a layer was frozen, when there is space for one that waits, or at the end.
     work: Condvar,
     /// Signalled when a batch was committed, or failed.
     room: Condvar,
@@ -121,6 +135,12 @@ struct State {
     applied: Option<Mark>,
     threaded: bool,
     stop: bool,
+    /// The thread commits a batch: whoever lacks space for it may wait.
+    committing: bool,
+    /// Bytes that the file is to grow by, and that there is no space for; 0 if it waits for none.
+    wanted: u64,
+    /// When history was last asked to give way.
+    asked: Option<Instant>,
     /// Why the last commit failed; `None` after one that did not.
     failure: Option<IndexError>,
     /// The log could not be made durable, or a table is damaged: no batch is committed any more.
@@ -173,12 +193,14 @@ impl Index {
     ) -> Result<Self, IndexError> {
         let memory = options.memory;
         let engine_cache = memory / 2;
-        let engine = Engine::open(file.clone(), engine_cache)?;
+        let progress = Arc::new(Progress::default());
+        let engine = Engine::open(file.clone(), engine_cache, progress.clone())?;
         let name_hash = NameHash::new(key, options.hash_bits);
         let identity = Identity { store, key_check: name_hash.of(b".") };
         let mut tables = Tables::new(engine.snapshot()?, Cache::new(memory / 8), name_hash);
         let applied = tables.load(&identity)?;
-        let inline = tables.totals.inline;
+        *progress.state.lock() =
+            State { applied, inline: tables.totals.inline, ..State::default() };
         Ok(Self {
             shared: Arc::new(Shared {
                 tables: RwLock::new(tables),
@@ -188,9 +210,7 @@ impl Index {
                 young_max: (memory / 8).min(YOUNG_MAX),
                 tap: options.tap,
                 identity,
-                state: Mutex::new(State { applied, inline, ..State::default() }),
-                work: Condvar::new(),
-                room: Condvar::new(),
+                progress,
             }),
             thread: Mutex::new(None),
         })
@@ -211,7 +231,7 @@ impl Index {
 
     /// The mark of the last committed batch: the log is to be folded in from there. `None`: from its start.
     pub fn applied(&self) -> Option<Mark> {
-        self.shared.state.lock().applied.clone()
+        self.shared.progress.state.lock().applied.clone()
     }
 
     /// The tables for questions. Events wait meanwhile.
@@ -244,7 +264,7 @@ impl Index {
     ) -> Result<(), IndexError> {
         let shared = &self.shared;
         {
-            let mut state = shared.state.lock();
+            let mut state = shared.progress.state.lock();
             let inline = std::mem::replace(&mut state.inline, tables.totals.inline);
             let content = tables.totals.inline.saturating_sub(inline);
             state.young_log += log_bytes.saturating_sub(content - content / CONTENT_PART);
@@ -288,26 +308,63 @@ impl Index {
     #[doc(hidden)]
     pub fn freeze(&self, mark: Mark) {
         let mut tables = self.write();
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.progress.state.lock();
         if state.frozen.is_none() {
             self.shared.freeze(&mut tables, &mut state, mark);
         }
     }
 
-    /// Waits while the index is too far behind the log. Hold no lock of the index meanwhile.
+    /// Waits while the index is too far behind the log. Hold no lock of the index meanwhile. On a full disk it goes on
+    /// where there is memory for what gives space back; whether what grows [may](Self::is_full) is to be asked then.
     ///
     /// # Errors
     /// If batches cannot be committed (a full disk, a failed one) and there is no more room to wait in.
     pub fn wait_for_room(&self) -> Result<(), IndexError> {
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.progress.state.lock();
         while self.shared.is_behind(&state) {
-            if let Some(failure) = &state.failure {
-                return Err(failure.again());
+            match &state.failure {
+                None => (),
+                Some(failure) if failure.is_full() && !self.shared.is_far_behind(&state) => {
+                    return Ok(());
+                }
+                Some(failure) => return Err(failure.again()),
             }
             blocking::about_to_wait();
-            self.shared.room.wait(&mut state);
+            self.shared.progress.room.wait(&mut state);
         }
         Ok(())
+    }
+
+    /// Whether what grows is to be refused: a batch waits for space, and what memory there is meanwhile is for what gives
+    /// space back. Looks whether space has come.
+    pub fn is_full(&self) -> bool {
+        let shared = &self.shared;
+        let mut state = shared.progress.state.lock();
+        if state.wanted == 0 {
+            return state.failure.as_ref().is_some_and(IndexError::is_full)
+                && shared.is_behind(&state);
+        }
+        if shared.file.set_aside(state.wanted).is_err() {
+            return true;
+        }
+        // Nobody else can take it now.
+        (state.wanted, state.failure, state.asked) = (0, None, None);
+        shared.progress.work.notify_all();
+        false
+    }
+
+    /// Whether history should give way for the index: there [is no space](Self::is_full), and nobody asked just now, since
+    /// asking in vain takes a while.
+    pub fn wants_room(&self) -> bool {
+        if !self.is_full() {
+            return false;
+        }
+        let mut state = self.shared.progress.state.lock();
+        if state.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN) {
+            return false;
+        }
+        state.asked = Some(Instant::now());
+        true
     }
 
     /// [`wait_for_room`](Self::wait_for_room) for whoever reads the log back, between two events: the thread gets the tables if
@@ -318,13 +375,13 @@ impl Index {
     /// Why batches cannot be committed.
     pub fn read_on(&self, tables: &mut RwLockWriteGuard<'_, Tables>) -> Result<(), IndexError> {
         RwLockWriteGuard::bump(tables);
-        if !self.shared.has_to_wait(&self.shared.state.lock())? {
+        if !self.shared.has_to_wait(&self.shared.progress.state.lock())? {
             return Ok(());
         }
         RwLockWriteGuard::unlocked(tables, || {
-            let mut state = self.shared.state.lock();
+            let mut state = self.shared.progress.state.lock();
             while self.shared.has_to_wait(&state)? {
-                self.shared.room.wait(&mut state);
+                self.shared.progress.room.wait(&mut state);
             }
             Ok(())
         })
@@ -332,24 +389,24 @@ impl Index {
 
     /// Why the last batch could not be committed; `None` if it was. It is tried again every second, unless it was damage.
     pub fn failure(&self) -> Option<String> {
-        self.shared.state.lock().failure.as_ref().map(IndexError::to_string)
+        self.shared.progress.state.lock().failure.as_ref().map(IndexError::to_string)
     }
 
     /// Something is in the log that could not be folded in, so the tables lack it, and so does all that follows: no batch is
     /// made of them any more, and the next start reads the log back from the last one.
     pub fn tear(&self) {
-        self.shared.state.lock().torn = true;
+        self.shared.progress.state.lock().torn = true;
     }
 
     /// Commits everything folded in so far, which ends in the log at `mark`, unless it is [torn](Self::tear); for a clean
     /// stop. The caller has made the log durable, and folds in nothing meanwhile.
     pub fn flush(&self, mark: Mark) -> Result<(), IndexError> {
         let shared = &self.shared;
-        let threaded = shared.state.lock().threaded;
+        let threaded = shared.progress.state.lock().threaded;
         shared.finish(threaded)?;
         {
             let mut tables = shared.tables.write();
-            let mut state = shared.state.lock();
+            let mut state = shared.progress.state.lock();
             let is_applied = tables.young.rows.is_empty() && state.applied.as_ref() == Some(&mark);
             if is_applied || state.torn {
                 return Ok(());
@@ -370,7 +427,7 @@ impl Index {
         let shared = self.shared.clone();
         let work = move || shared.run(&sync_log, &damaged);
         let thread = std::thread::Builder::new().name("index".into()).spawn(work)?;
-        self.shared.state.lock().threaded = true;
+        self.shared.progress.state.lock().threaded = true;
         *self.thread.lock() = Some(thread);
         Ok(())
     }
@@ -378,8 +435,8 @@ impl Index {
 
 impl Drop for Index {
     fn drop(&mut self) {
-        self.shared.state.lock().stop = true;
-        self.shared.work.notify_all();
+        self.shared.progress.state.lock().stop = true;
+        self.shared.progress.work.notify_all();
         if let Some(thread) = self.thread.get_mut().take() {
             // A batch under way is finished; what is young is in the log.
             let _ = thread.join();
@@ -401,14 +458,19 @@ impl Shared {
         }
         match &state.failure {
             None => Ok(true),
-            Some(IndexError::Io(error)) if is_full(error) && !self.is_hopeless(state) => Ok(false),
+            Some(failure) if failure.is_full() && !self.is_hopeless(state) => Ok(false),
             Some(failure) => Err(failure.again()),
         }
     }
 
-    /// So far behind no store is left.
+    /// So far behind that on a full disk what gives space back is refused too.
+    fn is_far_behind(&self, state: &State) -> bool {
+        state.young_log > LOG_BEHIND_MAX / 2 * 3 || state.young_bytes > 3 * self.young_max
+    }
+
+    /// So far behind no store is left: what was frozen may be young when it is read back.
     fn is_hopeless(&self, state: &State) -> bool {
-        state.young_log > 2 * LOG_BEHIND_MAX || state.young_bytes > 4 * self.young_max
+        state.young_log > 3 * LOG_BEHIND_MAX || state.young_bytes > 6 * self.young_max
     }
 
     fn freeze(&self, tables: &mut Tables, state: &mut State, mark: Mark) {
@@ -416,7 +478,7 @@ impl Shared {
         let log = std::mem::take(&mut state.young_log);
         state.young_bytes = 0;
         state.frozen = Some(Frozen { mark, log });
-        self.work.notify_one();
+        self.progress.work.notify_one();
     }
 
     /// Commits the frozen layer while the caller has the tables to itself.
@@ -441,13 +503,22 @@ impl Shared {
         engine.snapshot()
     }
 
+    /// [`commit`](Self::commit) that waits where there is no space for it.
+    fn commit_with_patience(&self, layer: &Layer) -> Result<Snapshot, IndexError> {
+        self.progress.state.lock().committing = true;
+        let committed = self.commit(layer);
+        let mut state = self.progress.state.lock();
+        (state.committing, state.wanted) = (false, 0);
+        committed
+    }
+
     fn committed(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.progress.state.lock();
         if let Some(frozen) = state.frozen.take() {
             state.applied = Some(frozen.mark);
         }
         state.failure = None;
-        self.room.notify_all();
+        self.progress.room.notify_all();
     }
 
     /// Waits until nothing is frozen, or commits it.
@@ -455,12 +526,12 @@ impl Shared {
         if !threaded {
             return self.commit_here(&mut self.tables.write());
         }
-        let mut state = self.state.lock();
+        let mut state = self.progress.state.lock();
         while state.frozen.is_some() {
             if let Some(failure) = &state.failure {
                 return Err(failure.again());
             }
-            self.room.wait(&mut state);
+            self.progress.room.wait(&mut state);
         }
         Ok(())
     }
@@ -468,12 +539,12 @@ impl Shared {
     fn run(&self, sync_log: &dyn Fn(&Mark) -> io::Result<()>, damaged: &dyn Fn(&str)) {
         loop {
             let mark = {
-                let mut state = self.state.lock();
+                let mut state = self.progress.state.lock();
                 loop {
                     match &state.frozen {
                         Some(frozen) if !state.dead => break frozen.mark.clone(),
                         _ if state.stop => return,
-                        _ => self.work.wait(&mut state),
+                        _ => self.progress.work.wait(&mut state),
                     }
                 }
             };
@@ -482,7 +553,7 @@ impl Shared {
                 continue;
             }
             let Some(layer) = self.tables.read().frozen.clone() else { continue };
-            match self.commit(&layer) {
+            match self.commit_with_patience(&layer) {
                 Ok(snapshot) => {
                     let old = self.tables.write().install(snapshot, layer.last);
                     self.committed();
@@ -490,11 +561,13 @@ impl Shared {
                     drop((old, layer));
                 }
                 Err(error) => {
-                    if !self.not_committed(&error, damaged) && self.pause() {
-                        return;
-                    }
+                    let mut for_good = self.not_committed(&error, damaged);
+                    // At once: until then the engine may answer no question.
                     if let Err(error) = self.reopen(&mut self.tables.write()) {
-                        self.not_committed(&error, damaged);
+                        for_good = self.not_committed(&error, damaged);
+                    }
+                    if !for_good && self.pause() {
+                        return;
                     }
                 }
             }
@@ -505,7 +578,7 @@ impl Shared {
     fn not_committed(&self, error: &IndexError, damaged: &dyn Fn(&str)) -> bool {
         let for_good = match error {
             IndexError::Damaged(what) => {
-                if !self.state.lock().dead {
+                if !self.progress.state.lock().dead {
                     damaged(what);
                 }
                 true
@@ -520,17 +593,17 @@ impl Shared {
     }
 
     fn failed(&self, error: &IndexError, for_good: bool) {
-        let mut state = self.state.lock();
+        let mut state = self.progress.state.lock();
         state.failure = Some(error.again());
         state.dead |= for_good;
-        self.room.notify_all();
+        self.progress.room.notify_all();
     }
 
     /// Waits before another try; true if the end came.
     fn pause(&self) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.progress.state.lock();
         if !state.stop {
-            self.work.wait_for(&mut state, RETRY);
+            self.progress.work.wait_for(&mut state, RETRY);
         }
         state.stop
     }
@@ -539,10 +612,33 @@ impl Shared {
     fn reopen(&self, tables: &mut Tables) -> Result<(), IndexError> {
         let mut engine = self.engine.lock();
         *engine = None;
-        let opened = Engine::open(self.file.clone(), self.engine_cache)?;
+        let opened = Engine::open(self.file.clone(), self.engine_cache, self.progress.clone())?;
         tables.engine = opened.snapshot()?;
         *engine = Some(opened);
         Ok(())
+    }
+}
+
+impl Patience for Progress {
+    fn wait(&self, more: u64) -> bool {
+        let mut state = self.state.lock();
+        if !state.committing || state.stop {
+            return false;
+        }
+        if state.failure.is_none() {
+            tracing::warn!("the disk is full; a batch of the index waits for {more} bytes");
+        }
+        state.wanted = more;
+        state.failure = Some(IndexError::Io(io::ErrorKind::StorageFull.into()));
+        self.room.notify_all();
+        self.work.wait_for(&mut state, RETRY);
+        !state.stop
+    }
+
+    fn grown(&self) {
+        let mut state = self.state.lock();
+        // Who is told to wait waits for this batch again.
+        (state.wanted, state.failure, state.asked) = (0, None, None);
     }
 }
 

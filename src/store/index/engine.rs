@@ -17,7 +17,7 @@ use redb::{
     TableDefinition, TableError,
 };
 
-use super::super::disk::File;
+use super::super::disk::{File, is_full};
 use super::IndexError;
 use super::layer::Layer;
 
@@ -51,12 +51,17 @@ impl fmt::Debug for Engine {
 
 impl Engine {
     /// Opens `file`, or makes it where it is empty. `cache` is in bytes.
-    pub(super) fn open(file: Arc<dyn File>, cache: usize) -> Result<Self, IndexError> {
+    pub(super) fn open(
+        file: Arc<dyn File>,
+        cache: usize,
+        patience: Arc<dyn Patience>,
+    ) -> Result<Self, IndexError> {
         hush();
         guard(|| {
             let mut builder = Builder::new();
             builder.set_cache_size(cache);
-            let database = builder.create_with_backend(Backend(file)).map_err(damage)?;
+            let database =
+                builder.create_with_backend(Backend { file, patience }).map_err(damage)?;
             let engine = Self { database: Some(database) };
             let read = engine.database()?.begin_read().map_err(damage)?;
             if let Err(TableError::TableDoesNotExist(_)) = read.open_table(ROWS) {
@@ -226,8 +231,20 @@ fn damage(error: impl Into<redb::Error>) -> IndexError {
     }
 }
 
+/// Asked when there is no space for a file to grow, in the middle of a commit.
+pub(super) trait Patience: Send + Sync {
+    /// Waits until there may be space for `more` bytes; `false` if nobody will wait for that, and the commit is to fail. After
+    /// that the engine must be opened again to answer anything.
+    fn wait(&self, more: u64) -> bool;
+    /// There is space now for what was waited for.
+    fn grown(&self);
+}
+
 /// A store's file as redb wants one.
-struct Backend(Arc<dyn File>);
+struct Backend {
+    file: Arc<dyn File>,
+    patience: Arc<dyn Patience>,
+}
 
 impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -237,31 +254,49 @@ impl fmt::Debug for Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if self.0.read_at(out, offset)? < out.len() {
+        if self.file.read_at(out, offset)? < out.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let old = self.0.len()?;
-        match len.checked_sub(old) {
-            // Space is set aside when the file grows, so that a full disk is met before anything
-            // of a batch is written.
-            Some(more) if more > 0 => self.0.allocate(old, more),
-            _ => self.0.set_len(len),
+        let old = self.file.len()?;
+        let Some(more) = len.checked_sub(old) else { return self.file.set_len(len) };
+        if more == 0 {
+            // Cutting would give back what is set aside behind the end.
+            return Ok(());
+        }
+        // Space is set aside when the file grows, so that a full disk is met before anything
+        // of a batch is written.
+        let mut waited = false;
+        loop {
+            // The length stays where that fails.
+            let aside = self
+                .file
+                .set_aside(more)
+                .or_else(|error| if is_full(&error) { Err(error) } else { Ok(()) });
+            match aside.and_then(|()| self.file.allocate(old, more)) {
+                Err(error) if is_full(&error) && self.patience.wait(more) => waited = true,
+                other => {
+                    if waited && other.is_ok() {
+                        self.patience.grown();
+                    }
+                    return other;
+                }
+            }
         }
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset)
+        self.file.write_at(data, offset)
     }
 }

@@ -76,6 +76,7 @@ pub use commit::{Index, LOG_BEHIND_MAX, LOG_PER_BATCH, Mark, Options};
 pub use extents::Sought;
 
 use super::content::PAGE;
+use super::disk::is_full;
 use super::event::{Event, FileId, INLINE_MAX, Ino, Location, Seq, Timestamp};
 use parking_lot::Mutex;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -170,6 +171,11 @@ pub enum IndexError {
 }
 
 impl IndexError {
+    /// Whether the disk is full.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self, Self::Io(error) if is_full(error))
+    }
+
     /// The same for one more who waits for it.
     fn again(&self) -> Self {
         match self {

@@ -359,6 +359,9 @@ fn a_batch_that_met_a_full_disk_is_committed_when_there_is_room() {
     }
     index.wait_for_room().expect("there is room to wait in");
     index.advance(&mut index.write(), LOG_BEHIND_MAX, || mark.clone()).unwrap();
+    index.wait_for_room().expect("there is room for what gives space back");
+    assert!(index.is_full(), "and for nothing else");
+    index.advance(&mut index.write(), LOG_BEHIND_MAX, || mark.clone()).unwrap();
     assert!(index.wait_for_room().is_err(), "no room, and no hope");
     assert_eq!(list(&index.read(), Ino::ROOT, Seq::NOW), 5000);
     file.writes_fail.store(false, Ordering::Relaxed);
@@ -371,6 +374,30 @@ fn a_batch_that_met_a_full_disk_is_committed_when_there_is_room() {
     assert_eq!(list(&index.read(), Ino::ROOT, Seq::NOW), 5000);
     drop(index);
     assert_eq!(list(&open(file).unwrap().read(), Ino::ROOT, Seq::NOW), 5000);
+}
+
+#[test]
+fn an_index_is_closed_while_a_batch_waits_for_space() {
+    let file = Arc::new(Flaky::default());
+    let index = open(file.clone()).unwrap();
+    index.start(|_| Ok(()), |_| ()).unwrap();
+    let mut writer = Writer::new(&index);
+    for number in 0..5000 {
+        writer.create(Ino::ROOT, format!("{number}").as_bytes(), S_IFREG);
+    }
+    assert!(!index.is_full());
+    file.writes_fail.store(true, Ordering::Relaxed);
+    index.advance(&mut index.write(), LOG_PER_BATCH, || Mark(b"there".to_vec())).unwrap();
+    let since = Instant::now();
+    while !index.is_full() {
+        assert!(since.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(index.flush(Mark(b"there".to_vec())).is_err());
+    drop(index);
+    assert!(since.elapsed() < Duration::from_secs(20));
+    file.writes_fail.store(false, Ordering::Relaxed);
+    assert_eq!(open(file).unwrap().applied(), None, "all of it or nothing");
 }
 
 #[test]
