@@ -253,6 +253,7 @@ impl Doing<'_> {
                 dst,
                 dst_offset: at,
                 len,
+                uncut: false,
                 ends: false,
                 kill_set_id,
             };
