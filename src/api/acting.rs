@@ -901,11 +901,11 @@ mod tests {
         assert_eq!(ends(&root, Seq::NOW), (COPY_UNCUT_MAX - 1, b'n', b'n'));
         let part = staged(&root, COPY_UNCUT_MAX, b'p');
         let last = tree.last();
-        root.replace_part(&path("file"), Some(1), &part, Must::Be).unwrap();
+        root.replace_part(&path("file"), Some(1), &part, Must::Be, false).unwrap();
         assert_eq!(events(last).0, 1, "a part");
         let part = staged(&root, COPY_UNCUT_MAX + 1, b'q');
         let last = tree.last();
-        root.replace_part(&path("file"), None, &part, Must::Be).unwrap();
+        root.replace_part(&path("file"), None, &part, Must::Be, false).unwrap();
         assert!(events(last).0 > 1, "a longer part");
         assert_eq!(ends(&root, Seq::NOW), (2 * COPY_UNCUT_MAX + 2, b'n', b'q'));
         let longer = staged(&root, COPY_UNCUT_MAX + 1, b'l');
@@ -1084,7 +1084,7 @@ mod tests {
                     Between { tree: tree.clone(), behind: file.ino, at: AtomicUsize::new(at) };
                 let between: Arc<dyn Watcher> = Arc::new(between);
                 tree.watch(Arc::downgrade(&between));
-                let appended = root.replace_part(&path("file"), None, &content, must);
+                let appended = root.replace_part(&path("file"), None, &content, must, false);
                 let size = root.find(&path("file"), Seq::NOW).unwrap().size;
                 let refused = appended.as_ref().err().map(|why| why.status);
                 if whole && matches!(must, Must::Be) {

@@ -154,13 +154,14 @@ impl Acting {
     }
 
     /// Makes `content` a part of the file at the end of `path`: from the offset `from` on, or behind its end. As in
-    /// [`Acting::replace`], by one event unless it is too long for one.
+    /// [`Acting::replace`], by one event unless it is too long for one. With `is_new` it is the beginning of a file where there is none.
     pub(crate) fn replace_part(
         &self,
         path: &TreePath,
         from: Option<u64>,
         content: &Content,
         must: Must,
+        is_new: bool,
     ) -> Result<Inode, Problem> {
         let _one_at_a_time = self.replacing.lock();
         look_again(!matches!(must, Must::Be), || {
@@ -169,7 +170,11 @@ impl Acting {
                 if let Must::BeAsSeen(..) = must {
                     return Err(changed_meanwhile().into());
                 }
-                return Err(Problem::missing(format!("{} does not exist", path.text())).into());
+                if !is_new {
+                    return Err(Problem::missing(format!("{} does not exist", path.text())).into());
+                }
+                self.may_change_names(named.parent, &named.name, None, None)?;
+                return Ok(self.make_file(&named, content, 0o666, false)?.inode);
             };
             self.may_fill(path, &inode, must)?;
             let last = self.fill_part(&inode, from, content, expected(&named, &inode, must))?;
