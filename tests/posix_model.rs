@@ -113,6 +113,7 @@ fn perform(tree: &Tree, step: &Step) -> Result<Outcome, Refusal> {
             dst: Ino(*dst),
             dst_offset: *dst_offset,
             len: *len,
+            uncut: false,
             ends: false,
             kill_set_id: *kill,
         },

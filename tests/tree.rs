@@ -264,7 +264,8 @@ fn what_is_refused_keeps_no_space() {
     let file = make(&tree, b"file");
     write(&tree, file, 0, &[1; 100]);
     let before = tree.store().size().unwrap().content;
-    let expected = Expected { entry: Some((ROOT, b"another")), ino: file, version: None };
+    let expected =
+        Expected { entry: Some((ROOT, b"another")), ino: file, version: None, source: None };
     let (bytes, to) = (vec![7; 1 << 20], WriteTo::Whole);
     for _ in 0..100 {
         let refused =
@@ -315,6 +316,7 @@ fn holes_and_data_are_found_in_files_of_many_chunks() {
             dst,
             dst_offset,
             len,
+            uncut: false,
             ends: false,
             kill_set_id: false,
         };

@@ -5,7 +5,7 @@
 //! acts as. Where a policy says what agents may, it is asked as it is for those who come through a mount.
 //!
 //! Invariants: symbolic links are followed within the tree alone; a file is replaced under one lock, and its content by one
-//! event, so that neither two uploads nor old and new ever mix; every change says which agent made it, in which session.
+//! event unless it is too long for one, so that neither two uploads nor old and new ever mix; every change says which agent made it, in which session.
 
 mod replacing;
 
@@ -146,7 +146,7 @@ impl Emptied {
 #[derive(Debug)]
 pub(crate) enum Content {
     Short(Vec<u8>),
-    /// In a file without a name.
+    /// In another file, which has no name unless it is copied: so much of it, or as much as it has by then.
     Staged {
         ino: Ino,
         len: u64,
@@ -546,7 +546,8 @@ impl Acting {
             S_IFDIR => Operation::Rmdir { parent, name },
             _ => Operation::Unlink { parent, name },
         };
-        let expected = Expected { entry: Some((parent, name)), ino: inode.ino, version };
+        let expected =
+            Expected { entry: Some((parent, name)), ino: inode.ino, version, source: None };
         let removed = self.perform_where(&operation, Some(&expected))?;
         Ok(removed.seq.unwrap_or(inode.changed))
     }
@@ -617,7 +618,7 @@ impl Acting {
                 how: RenameHow::Replace,
             };
             let entry = Some((old.parent, old.name.as_slice()));
-            let expected = Expected { entry, ino: inode.ino, version: None };
+            let expected = Expected { entry, ino: inode.ino, version: None, source: None };
             let moved = self.perform_where(&operation, Some(&expected))?;
             Ok(moved.seq.unwrap_or(inode.changed))
         })
@@ -631,7 +632,7 @@ impl Acting {
             return Err(Problem::conflict(format!("{} is no file", from.text())));
         }
         self.may(&src, READ, Seq::NOW)?;
-        let content = Content::Staged { ino: src.ino, len: src.size };
+        let content = Content::Staged { ino: src.ino, len: u64::MAX };
         if let Ok(Named { inode: Some(there), .. }) = self.entry(to, Seq::NOW, true)
             && there.ino == src.ino
         {
@@ -767,7 +768,7 @@ mod tests {
 
     use axum::http::StatusCode;
 
-    use crate::tree::operation::COPY_MAX;
+    use crate::tree::operation::{COPY_MAX, COPY_PIECES_MAX, COPY_UNCUT_MAX, PERMISSIONS, WriteTo};
     use crate::tree::watch::{Changed, Watcher};
 
     use super::*;
@@ -857,6 +858,95 @@ mod tests {
             assert_eq!(ends(&root, Seq::NOW), (len, byte, byte));
         }
         assert_eq!(content(&root, "file"), b"fff");
+    }
+
+    /// Lets a file that is a mebibyte long repeat itself until it is `len` long.
+    fn repeat(acting: &Acting, ino: Ino, len: u64) {
+        let mut there = 1 << 20;
+        while there < len {
+            let copy = Operation::Copy {
+                src: ino,
+                src_offset: 0,
+                dst: ino,
+                dst_offset: there,
+                len: there.min(len - there),
+                uncut: true,
+                ends: false,
+                kill_set_id: false,
+            };
+            there += acting.perform(&copy).unwrap().len;
+        }
+    }
+
+    /// A staged file of `len` bytes without a hole: a mebibyte that is there many times.
+    fn dense(acting: &Acting, len: u64, byte: u8) -> Content {
+        let ino = acting.stage().unwrap();
+        acting.write(ino, 0, &[byte; 1 << 20]).unwrap();
+        repeat(acting, ino, len);
+        assert!(acting.tree.inode(ino, Seq::NOW).unwrap().allocated >= len);
+        Content::Staged { ino, len }
+    }
+
+    #[test]
+    fn what_is_too_long_for_one_event_comes_in_pieces_the_last_of_which_ends_the_file() {
+        let tree = Tree::in_memory();
+        let root = acting(&tree, None);
+        let events = |last: Seq| (tree.last().0 - last.0, COPY_UNCUT_MAX / COPY_MAX);
+        let old = dense(&root, COPY_UNCUT_MAX, b'o');
+        root.replace(&path("file"), &old, None, Must::Be).unwrap();
+        let new = dense(&root, COPY_UNCUT_MAX - 1, b'n');
+        let last = tree.last();
+        root.replace(&path("file"), &new, None, Must::Be).unwrap();
+        assert_eq!(events(last).0, 1, "as long as it may be");
+        assert_eq!(ends(&root, Seq::NOW), (COPY_UNCUT_MAX - 1, b'n', b'n'));
+        let part = staged(&root, COPY_UNCUT_MAX, b'p');
+        let last = tree.last();
+        root.replace_part(&path("file"), Some(1), &part, Must::Be, false).unwrap();
+        assert_eq!(events(last).0, 1, "a part");
+        let part = staged(&root, COPY_UNCUT_MAX + 1, b'q');
+        let last = tree.last();
+        root.replace_part(&path("file"), None, &part, Must::Be, false).unwrap();
+        assert!(events(last).0 > 1, "a longer part");
+        assert_eq!(ends(&root, Seq::NOW), (2 * COPY_UNCUT_MAX + 2, b'n', b'q'));
+        let longer = staged(&root, COPY_UNCUT_MAX + 1, b'l');
+        let before = root.find(&path("file"), Seq::NOW).unwrap();
+        let must = Must::BeAsSeen(before.ino, before.changed);
+        let last = tree.last();
+        let replaced = root.replace(&path("file"), &longer, None, must).unwrap();
+        assert!(events(last).0 > 1, "a longer one");
+        assert_eq!(ends(&root, replaced.seq.before()).0, before.size, "until the last");
+        assert_eq!(ends(&root, Seq::NOW), (COPY_UNCUT_MAX + 1, b'l', b'l'));
+        let last = tree.last();
+        root.copy(&path("file"), &path("copy")).unwrap();
+        assert!(events(last).0 > 3, "made, filled in pieces, and named");
+        root.replace(&path("file"), &short(b"short"), None, Must::Be).unwrap();
+        root.copy(&path("copy"), &path("file")).unwrap();
+        assert_eq!(ends(&root, Seq::NOW), (COPY_UNCUT_MAX + 1, b'l', b'l'));
+    }
+
+    #[test]
+    fn what_lies_in_too_many_pieces_for_one_event_comes_in_several() {
+        const PER_MIB: u64 = 512;
+        let tree = Tree::in_memory();
+        let root = acting(&tree, None);
+        let frayed = |mib: u64| {
+            let ino = root.stage().unwrap();
+            for n in 0..PER_MIB {
+                root.write(ino, n * (1 << 20) / PER_MIB, b"f").unwrap();
+            }
+            let set = Attributes { size: Some(1 << 20), ..Attributes::default() };
+            root.perform(&Operation::SetAttributes { ino, set }).unwrap();
+            repeat(&root, ino, mib << 20);
+            Content::Staged { ino, len: mib << 20 }
+        };
+        let most = u64::try_from(COPY_PIECES_MAX).unwrap() / PER_MIB;
+        root.replace(&path("file"), &short(b"old"), None, Must::Be).unwrap();
+        for (mib, events) in [(most, 1), (most + 1, 2)] {
+            let content = frayed(mib);
+            let last = tree.last();
+            root.replace(&path("file"), &content, None, Must::Be).unwrap();
+            assert_eq!(tree.last().0 - last.0, events, "{mib} MiB");
+        }
     }
 
     #[test]
@@ -949,6 +1039,117 @@ mod tests {
         let _faster = overtaken(&tree, 1);
         root.rename(&path("file"), &path("moved")).unwrap();
         assert_eq!(content(&root, "moved"), b"", "it is the other one");
+    }
+
+    /// Somebody who puts a byte behind the end of a file before the content of another changes for the `at`th time.
+    #[derive(Debug)]
+    struct Between {
+        tree: Tree,
+        behind: Ino,
+        at: AtomicUsize,
+    }
+
+    impl Watcher for Between {
+        fn changed(&self, _: Changed<'_>) {}
+
+        fn settle(&self) {}
+
+        fn keeps(&self, _: &Inode) -> bool {
+            false
+        }
+
+        fn before_write(&self, _: Ino) {
+            if self.at.fetch_sub(1, Ordering::Relaxed) == 1 {
+                let (caller, to) = (Caller::default(), WriteTo::End);
+                self.tree.write(&caller, self.behind, to, b"!", false).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_overtaken_part_way_says_so_and_does_nothing_twice() {
+        // Two pieces, and what is left at once.
+        const LEN: u64 = COPY_UNCUT_MAX + COPY_MAX + 1;
+        for (at, whole) in [(1, true), (2, false), (3, false)] {
+            for must in [Must::Be, Must::BeNew] {
+                let tree = Tree::in_memory();
+                let root = acting(&tree, None);
+                let file = root.replace(&path("file"), &short(b"0"), None, Must::Be).unwrap().inode;
+                let must = match must {
+                    Must::Be => must,
+                    _ => Must::BeAsSeen(file.ino, file.changed),
+                };
+                let content = staged(&root, LEN, b'a');
+                let between =
+                    Between { tree: tree.clone(), behind: file.ino, at: AtomicUsize::new(at) };
+                let between: Arc<dyn Watcher> = Arc::new(between);
+                tree.watch(Arc::downgrade(&between));
+                let appended = root.replace_part(&path("file"), None, &content, must, false);
+                let size = root.find(&path("file"), Seq::NOW).unwrap().size;
+                let refused = appended.as_ref().err().map(|why| why.status);
+                if whole && matches!(must, Must::Be) {
+                    assert_eq!((refused, size), (None, 2 + LEN), "behind what came meanwhile");
+                } else if whole {
+                    assert_eq!((refused, size), (Some(StatusCode::PRECONDITION_FAILED), 2));
+                } else {
+                    let pieces = u64::try_from(at).unwrap() - 1;
+                    let there = 2 + pieces * COPY_MAX;
+                    assert_eq!((refused, size), (Some(StatusCode::CONFLICT), there), "{must:?}");
+                    let words = appended.unwrap_err().words();
+                    assert!(words.contains("a part of what was sent"), "{words}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_copy_is_of_one_version_whatever_comes_meanwhile() {
+        // It comes before the copy; then also between two of its pieces, where the copy is seen and where it is not.
+        for (len, at, there, status, size) in [
+            (9, 1, true, None, 10),
+            (COPY_UNCUT_MAX, 1, true, None, COPY_UNCUT_MAX + 1),
+            (COPY_UNCUT_MAX + 1, 2, true, Some(StatusCode::CONFLICT), COPY_MAX),
+            (COPY_UNCUT_MAX + 1, 2, false, None, COPY_UNCUT_MAX + 2),
+        ] {
+            let tree = Tree::in_memory();
+            let root = acting(&tree, None);
+            let source = staged(&root, len, b's');
+            let source = root.replace(&path("source"), &source, None, Must::Be).unwrap().inode;
+            if there {
+                root.replace(&path("file"), &short(b""), None, Must::Be).unwrap();
+            }
+            let between =
+                Between { tree: tree.clone(), behind: source.ino, at: AtomicUsize::new(at) };
+            let between: Arc<dyn Watcher> = Arc::new(between);
+            tree.watch(Arc::downgrade(&between));
+            let copied = root.copy(&path("source"), &path("file"));
+            assert_eq!(copied.err().map(|why| why.status), status, "{len}");
+            let file = root.find(&path("file"), Seq::NOW).unwrap();
+            assert_eq!(file.size, size, "{len}");
+        }
+    }
+
+    #[test]
+    fn a_mode_that_takes_rights_away_comes_before_the_content_and_another_behind_it() {
+        for (old, new, events) in
+            [(0o644, 0o600, 2), (0o600, 0o644, 2), (0o640, 0o604, 3), (0o644, 0o644, 1)]
+        {
+            for content in [short(b"long"), short(b"")] {
+                let tree = Tree::in_memory();
+                let root = acting(&tree, None);
+                let file = root.replace(&path("file"), &short(b"old"), Some(old), Must::Be);
+                let file = file.unwrap().inode;
+                let (must, last) = (Must::BeAsSeen(file.ino, file.changed), tree.last());
+                let replaced = root.replace(&path("file"), &content, Some(new), must).unwrap();
+                assert_eq!(replaced.inode.mode & PERMISSIONS, new);
+                assert_eq!((replaced.seq, tree.last().0 - last.0), (tree.last(), events));
+                for at in last.0..=tree.last().0 {
+                    let then = root.find(&path("file"), Seq(at)).unwrap();
+                    let may = if then.size == 3 { old } else { new };
+                    assert_eq!(then.mode & PERMISSIONS & !may, 0, "{old:o}, then {new:o}: @{at}");
+                }
+            }
+        }
     }
 
     #[test]

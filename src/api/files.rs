@@ -15,18 +15,17 @@ use hyper::body::Body as _;
 use serde_json::{Value, json};
 
 use crate::tree::operation::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
-use crate::tree::{Ino, Inode, Seq, Timestamp};
+use crate::tree::{Inode, Seq, Timestamp};
 
-use super::acting::{Acting, Content, Must, READ, Replaced, changed_meanwhile};
+use super::acting::{Acting, Must, READ, Replaced, changed_meanwhile};
 use super::ask::{Part, Query, TreePath, encode, lists_tag, part};
 use super::problem::{Problem, answer, fault};
 use super::routes::{Answer, Asked, next_piece, waiting};
+use super::staging::Staging;
 use super::state::Shared;
 
 /// Bytes read from the store at a time.
 const PIECE: usize = 256 << 10;
-/// So much of an upload is kept in memory; longer ones are staged in the store.
-const SHORT_MAX: usize = 1 << 20;
 
 /// The version of an inode, as a tag.
 pub(crate) fn tag(inode: &Inode) -> String {
@@ -246,11 +245,10 @@ pub(crate) async fn put(shared: Shared, asked: Asked) -> Answer {
     if declared.is_some_and(|len| len > shared.config.upload_max) {
         return Err(too_long(&shared));
     }
-    let mut staging = Staging { acting: acting.clone(), staged: None, pending: Vec::new() };
-    let content = receive(&shared, asked.body, &mut staging).await?;
+    let mut staging = Staging::new(acting.clone());
+    receive(&shared, asked.body, &mut staging).await?;
     waiting(move || {
-        // Until its content is in place.
-        let _staging = staging;
+        let content = staging.content()?;
         // Not before: what is refused leaves no directories behind.
         if parents && !matches!(must, Must::BeAsSeen(..)) {
             acting.make_parents(&path)?;
@@ -267,73 +265,16 @@ fn too_long(shared: &Shared) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the file is longer than {max} bytes"))
 }
 
-/// What came so far of an upload. Dropped before it is whole, it is gone from the store too.
-struct Staging {
-    acting: Acting,
-    /// What is in the store of it.
-    staged: Option<(Ino, u64)>,
-    /// What is not.
-    pending: Vec<u8>,
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if let Some((ino, len)) = self.staged {
-            self.acting.discard(&Content::Staged { ino, len });
-        }
-    }
-}
-
-async fn receive(
-    shared: &Shared,
-    mut body: Body,
-    staging: &mut Staging,
-) -> Result<Content, Problem> {
+async fn receive(shared: &Shared, mut body: Body, staging: &mut Staging) -> Result<(), Problem> {
     let mut total = 0;
     while let Some(piece) = next_piece(shared, &mut body).await? {
         total += piece.len() as u64;
         if total > shared.config.upload_max {
             return Err(too_long(shared));
         }
-        staging.pending.extend_from_slice(&piece);
-        if staging.pending.len() >= SHORT_MAX {
-            staging.spill().await?;
-        }
+        staging.add(&piece).await?;
     }
-    if staging.staged.is_some() {
-        staging.spill().await?;
-    }
-    Ok(match staging.staged {
-        Some((ino, len)) => Content::Staged { ino, len },
-        None => Content::Short(std::mem::take(&mut staging.pending)),
-    })
-}
-
-impl Staging {
-    /// Puts what is pending into the store.
-    async fn spill(&mut self) -> Result<(), Problem> {
-        let (acting, staged) = (self.acting.clone(), self.staged);
-        let pending = std::mem::take(&mut self.pending);
-        let (ino, len) = match staged {
-            Some(staged) => staged,
-            None => {
-                let acting = acting.clone();
-                let ino = waiting(move || acting.stage()).await?;
-                (ino, 0)
-            }
-        };
-        // Known from here on, so that it goes when this is dropped.
-        self.staged = Some((ino, len));
-        let written = waiting(move || {
-            acting.write(ino, len, &pending)?;
-            Ok(pending)
-        });
-        let mut pending = written.await?;
-        self.staged = Some((ino, len + pending.len() as u64));
-        pending.clear();
-        self.pending = pending;
-        Ok(())
-    }
+    Ok(())
 }
 
 #[derive(Clone, Debug, Default)]

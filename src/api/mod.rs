@@ -14,6 +14,7 @@
 //!     +--> dav/        the tree for WebDAV
 //!     +--> metrics.rs  live counters
 //!     +--> upstream.rs what belongs elsewhere, passed on
+//!  staging.rs    uploads on their way
 //!  acting.rs     the tree as somebody may see and change it
 //! ```
 //!
@@ -40,6 +41,7 @@ mod processes;
 mod routes;
 mod serve;
 mod session;
+mod staging;
 mod state;
 mod upstream;
 

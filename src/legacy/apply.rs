@@ -248,12 +248,28 @@ impl Doing<'_> {
             let set = Attributes { mtime: Some(TimeTo::Now), ..Attributes::default() };
             return self.perform(&Operation::SetAttributes { ino: dst, set });
         }
-        let (src, len) = (source.ino, source.size);
-        if len == 0 {
+        if source.size == 0 {
             return self.fill(dst, b"");
         }
-        let (src_offset, dst_offset, ends, kill_set_id) = (0, 0, true, false);
-        self.perform(&Operation::Copy { src, src_offset, dst, dst_offset, len, ends, kill_set_id })
+        let mut at = 0;
+        while at < source.size {
+            // What is too long for one event comes in pieces.
+            let copy = Operation::Copy {
+                src: source.ino,
+                src_offset: at,
+                dst,
+                dst_offset: at,
+                len: source.size - at,
+                uncut: true,
+                ends: true,
+                kill_set_id: false,
+            };
+            match self.tree.perform(self.caller, &copy)?.len {
+                0 => break,
+                len => at += len,
+            }
+        }
+        Ok(())
     }
 
     fn remove_empty(&self, path: &[&[u8]]) -> Result<(), Unapplied> {

@@ -11,10 +11,11 @@ use crate::store::index::{Entry, Inode, Tables};
 
 use super::acl::{self, Acl, AclError};
 use super::operation::{
-    Attributes, COPY_MAX, Caller, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE,
-    FILE_SIZE_MAX, LINK_MAX, NAME_MAX, Operation, PERMISSIONS, RenameHow, S_IFBLK, S_IFCHR,
-    S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, S_ISGID, S_ISUID, Security, TARGET_MAX,
-    TimeTo, WriteTo, XATTR_LIST_MAX, XATTR_NAME_MAX, XATTR_VALUE_MAX, XattrMust,
+    Attributes, COPY_MAX, COPY_PIECES_MAX, COPY_UNCUT_MAX, Caller, FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE, FILE_SIZE_MAX, LINK_MAX, NAME_MAX, Operation,
+    PERMISSIONS, RenameHow, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK,
+    S_ISGID, S_ISUID, Security, TARGET_MAX, TimeTo, WriteTo, XATTR_LIST_MAX, XATTR_NAME_MAX,
+    XATTR_VALUE_MAX, XattrMust,
 };
 use super::{Refusal, directory, regular, there};
 
@@ -133,8 +134,8 @@ pub fn decide<'a>(
         Operation::Allocate { ino, flags, offset, len, kill_set_id } => {
             allocate(tables, ino, flags, (offset, len), kill_set_id)
         }
-        Operation::Copy { src, src_offset, dst, dst_offset, len, ends, kill_set_id } => {
-            copy(tables, (src, src_offset), (dst, dst_offset), (len, ends), kill_set_id)
+        Operation::Copy { src, src_offset, dst, dst_offset, len, uncut, ends, kill_set_id } => {
+            copy(tables, (src, src_offset), (dst, dst_offset), len, (uncut, ends), kill_set_id)
         }
         Operation::SetXattr { ino, name, value, must, kill_sgid } => {
             set_xattr(tables, ino, (name, value), must, kill_sgid, room)
@@ -239,7 +240,8 @@ fn copy<'a>(
     tables: &Tables,
     (src, src_offset): (Ino, u64),
     (dst, dst_offset): (Ino, u64),
-    (len, ends): (u64, bool),
+    len: u64,
+    (uncut, ends): (bool, bool),
     kill_set_id: bool,
 ) -> Result<Decision<'a>, Refusal> {
     let from = regular(tables, src, Seq::NOW)?;
@@ -248,14 +250,19 @@ fn copy<'a>(
     if len == 0 {
         return Ok(Decision::default());
     }
-    let most = if ends { len } else { len.min(COPY_MAX) };
-    let (src_end, dst_end) = (end_of(src_offset, len)?, end_of(dst_offset, most)?);
+    let src_end = end_of(src_offset, len)?;
+    let whole = len <= COPY_MAX
+        || uncut
+            && len <= COPY_UNCUT_MAX
+            && !tables.lies_in_more_pieces(src, (src_offset, src_end), COPY_PIECES_MAX)?;
+    let most = if whole { len } else { COPY_MAX };
+    let dst_end = end_of(dst_offset, most)?;
     if src == dst && dst_offset < src_end && src_offset < dst_offset.saturating_add(len) {
         return Err(Refusal::Invalid);
     }
     let len = dst_end - dst_offset;
     let mode = kill_set_id.then(|| without_set_id(to.mode)).flatten();
-    let ends = ends && dst_end < to.size;
+    let ends = ends && whole && dst_end < to.size;
     let change = Change::Clone { src, src_offset, dst, dst_offset, len, ends, mode };
     Ok(Decision::quiet(change, len))
 }
@@ -1020,6 +1027,7 @@ mod tests {
             dst,
             dst_offset,
             len,
+            uncut: false,
             ends: false,
             kill_set_id: false,
         };
@@ -1046,6 +1054,7 @@ mod tests {
             dst,
             dst_offset: 0,
             len,
+            uncut: true,
             ends: true,
             kill_set_id: false,
         };
@@ -1067,6 +1076,42 @@ mod tests {
             });
             small.perform(&operation);
             assert_eq!(small.inode(dst).size, len, "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_to_be_cut_is_cut_where_it_is_too_long_for_one_event_and_ends_nothing_there() {
+        let small = Small::new();
+        let (src, dst) = (small.make(ROOT, b"s", 0o644), small.make(ROOT, b"d", 0o644));
+        let sized = |ino, size| set(ino, Attributes { size: Some(size), ..Attributes::default() });
+        for (uncut, size, len) in [
+            (false, COPY_MAX, COPY_MAX),
+            (false, COPY_MAX + 1, COPY_MAX),
+            (true, COPY_MAX + 1, COPY_MAX + 1),
+            (true, COPY_UNCUT_MAX, COPY_UNCUT_MAX),
+            (true, COPY_UNCUT_MAX + 1, COPY_MAX),
+            (true, u64::MAX >> 2, COPY_MAX),
+        ] {
+            for ends in [false, true] {
+                small.perform(&sized(src, size + 7));
+                small.perform(&sized(dst, u64::MAX >> 1 & !0xffff));
+                let (src_offset, dst_offset, kill_set_id) = (7, 1, false);
+                let operation = Operation::Copy {
+                    src,
+                    src_offset,
+                    dst,
+                    dst_offset,
+                    len: u64::MAX,
+                    uncut,
+                    ends,
+                    kill_set_id,
+                };
+                small.ask(&operation, |decided| {
+                    let Decision { change, len: copied, .. } = decided.unwrap();
+                    assert_eq!(copied, len, "{operation:?} of {size}");
+                    assert_eq!(change.unwrap().ends_a_file(), ends && len == size);
+                });
+            }
         }
     }
 

@@ -25,9 +25,14 @@ pub const XATTR_VALUE_MAX: usize = 64 << 10;
 /// Most bytes the names of one inode's extended attributes take together, each with a NUL
 /// (`XATTR_LIST_MAX`): more could be set but never be listed.
 pub const XATTR_LIST_MAX: usize = 64 << 10;
-/// Most bytes one [`Operation::Copy`] takes over that does not end its destination, so that a fragmented source holds
-/// up other changes for a bounded time. Asking for more copies this much; programs ask again.
+/// Most bytes one [`Operation::Copy`] takes over that may be cut, so that a fragmented source holds up other changes for a
+/// bounded time. Asking for more copies this much; programs ask again.
 pub const COPY_MAX: u64 = 64 << 20;
+/// Most bytes one takes over that is to be `uncut`. Every other change waits for it: 30 ms where its source was written from
+/// one end to the other. What is longer comes in pieces of [`COPY_MAX`], until what is left is not.
+pub const COPY_UNCUT_MAX: u64 = 1 << 30;
+/// Most pieces that its source may lie in: each takes 3 µs and a kilobyte of memory, so 0.2 s and 64 MiB in all.
+pub const COPY_PIECES_MAX: usize = 65_536;
 
 /// The type bits of a mode.
 pub const S_IFMT: u32 = 0o170_000;
@@ -194,7 +199,8 @@ pub enum WriteTo {
     /// At this offset, where the write before it through the same open file ended: the bytes of both should lie side by
     /// side in the store.
     GoesOn(u64),
-    /// At the beginning, and the file ends where the write does: what is written is all of it, in one event.
+    /// At the beginning, and the file ends where the write does: what is written is all of it, in one event. Without
+    /// bytes that is nothing, as everywhere: to empty a file is to set its size.
     Whole,
     /// At the end of the file as it is when the write is decided. The kernel resolves `O_APPEND` itself and gives
     /// the offset; this is for callers who do not go through it.
@@ -340,7 +346,7 @@ pub enum Operation<'a> {
     },
     /// `copy_file_range`: a range of `dst` becomes a reference to what `src` has there. How much was
     /// copied is in [`Outcome::len`](super::Outcome::len): cut at the end of `src`, and at
-    /// [`COPY_MAX`].
+    /// [`COPY_MAX`] where it is not `uncut` or more than that allows.
     Copy {
         /// Source file.
         src: Ino,
@@ -352,8 +358,10 @@ pub enum Operation<'a> {
         dst_offset: u64,
         /// How many bytes.
         len: u64,
-        /// The destination ends where the copy does: together they are one event, so it is not cut at
-        /// [`COPY_MAX`], and what was there before is never seen beside what comes.
+        /// All of it is one event, up to [`COPY_UNCUT_MAX`] bytes and [`COPY_PIECES_MAX`] pieces: nobody sees a part of it.
+        uncut: bool,
+        /// The destination ends where the copy does, unless that is cut before `len`. Where there is nothing to copy,
+        /// nothing ends either: to empty a file is to set its size.
         ends: bool,
         /// Whether set-id bits of the destination go.
         kill_set_id: bool,

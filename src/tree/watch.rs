@@ -76,6 +76,8 @@ pub struct Expected<'a> {
     pub ino: Ino,
     /// The version it must have.
     pub version: Option<Seq>,
+    /// Another inode, which must have this version: what is copied.
+    pub source: Option<(Ino, Seq)>,
 }
 
 impl Expected<'_> {
@@ -85,13 +87,13 @@ impl Expected<'_> {
         {
             return Err(Refusal::Stale);
         }
-        let Some(version) = self.version else { return Ok(()) };
-        let inode = tables.inode(self.ino, Seq::NOW)?;
-        if inode.is_some_and(|inode| inode.changed == version) {
-            Ok(())
-        } else {
-            Err(Refusal::Stale)
+        let versions = self.version.map(|version| (self.ino, version)).into_iter();
+        for (ino, version) in versions.chain(self.source) {
+            if tables.inode(ino, Seq::NOW)?.is_none_or(|inode| inode.changed != version) {
+                return Err(Refusal::Stale);
+            }
         }
+        Ok(())
     }
 }
 

@@ -538,8 +538,9 @@ impl View {
         }
         let actor = self.actor(asker, false);
         let kill_set_id = loses_set_id(asker);
+        let (uncut, ends) = (false, false);
         let operation =
-            Operation::Copy { src, src_offset, dst, dst_offset, len, ends: false, kill_set_id };
+            Operation::Copy { src, src_offset, dst, dst_offset, len, uncut, ends, kill_set_id };
         self.mark(dst, self.drafts.before_write(dst, actor));
         let copied = self.perform(asker, actor, &operation)?;
         self.has_written((to, to_handle), dst, actor, Some((dst_offset, copied.len)));

@@ -499,6 +499,24 @@ fn an_upload_of_another_length_than_was_said_changes_nothing() {
         assert_eq!(content(&agent, "/f").unwrap(), b"old");
         assert_eq!(content(&agent, "/g"), None);
     }
+    // A part, of which too little comes, too much at once, and too much once all has come.
+    for (range, body) in [
+        ("bytes 0-3/*", "3\r\nnew\r\n0\r\n\r\n"),
+        ("bytes 0-1/*", "3\r\nnew\r\n0\r\n\r\n"),
+        ("bytes 1-3/9", "3\r\nnew\r\n1\r\n!\r\n0\r\n\r\n"),
+    ] {
+        let headers = [("transfer-encoding", "chunked"), ("content-range", range)];
+        for path in ["/f", "/g"] {
+            let (status, said) = dav(&agent, "PUT", path, &headers, body.as_bytes());
+            let refused = if path == "/g" && range.contains(" 1") { 416 } else { 400 };
+            assert_eq!(status, refused, "{range} of {path}: {said}");
+        }
+        assert_eq!(content(&agent, "/f").unwrap(), b"old", "{range}");
+        assert_eq!(content(&agent, "/g"), None, "{range}");
+    }
+    let part = [("transfer-encoding", "chunked"), ("content-range", "bytes 1-3/*")];
+    assert_eq!(dav(&agent, "PUT", "/f", &part, b"3\r\nnew\r\n0\r\n\r\n").0, 204);
+    assert_eq!(content(&agent, "/f").unwrap(), b"onew");
     assert_eq!((sent("/f", "3"), sent("/g", "3")), (204, 201));
     assert_eq!(content(&agent, "/f").unwrap(), b"new");
     assert_eq!(content(&agent, "/g").unwrap(), b"new");

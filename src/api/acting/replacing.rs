@@ -2,11 +2,46 @@
 
 use crate::api::ask::TreePath;
 use crate::api::problem::Problem;
-use crate::tree::operation::{Attributes, COPY_MAX, Operation, S_IFDIR, S_IFMT, S_IFREG, WriteTo};
+use crate::tree::operation::{
+    Attributes, Operation, PERMISSIONS, S_IFDIR, S_IFMT, S_IFREG, WriteTo,
+};
 use crate::tree::watch::Expected;
 use crate::tree::{Ino, Inode, Outcome, Refusal, Seq};
 
-use super::{Acting, Content, Must, Named, Replaced, WRITE, changed_meanwhile, look_again};
+use super::{
+    Acting, Content, Must, Named, Replaced, Stopped, WRITE, changed_meanwhile, look_again,
+};
+
+/// What is copied into a file.
+#[derive(Clone, Copy)]
+struct Given {
+    src: Ino,
+    /// No more of it than there is.
+    len: u64,
+    /// Where in the file it comes to lie.
+    to: u64,
+    /// Whether the file ends with it.
+    ends: bool,
+}
+
+/// What `must` says of `inode`, which the name led to, when it is changed.
+fn expected<'n>(named: &'n Named, inode: &Inode, must: Must) -> Expected<'n> {
+    let version = matches!(must, Must::BeAsSeen(..)).then_some(inode.changed);
+    Expected { entry: named.as_entry(), ino: inode.ino, version, source: None }
+}
+
+/// The file has a part of what was to come, and no more came.
+fn part_way(refusal: Refusal) -> Problem {
+    let problem = match refusal {
+        Refusal::Stale => Problem::conflict("somebody else changed one of the files meanwhile"),
+        other => other.into(),
+    };
+    let words = problem.words();
+    Problem::new(
+        problem.status,
+        format!("{words}; a part of what was sent is in the file: look at it, and send all again"),
+    )
+}
 
 impl Acting {
     /// A new file without a name, for content that is on its way.
@@ -76,9 +111,20 @@ impl Acting {
             if set.is_some() {
                 self.may_set_attributes(&inode)?;
             }
-            let version = matches!(must, Must::BeAsSeen(..)).then_some(inode.changed);
-            let mut seq = self.fill(&named, &inode, content, version)?;
-            if let Some(mode) = set {
+            let mut expected = expected(&named, &inode, must);
+            if let Some(mode) = set
+                && inode.mode & PERMISSIONS & !mode != 0
+            {
+                // Nobody has a right to what comes that is not to have it, nor one to what was there that was not to have it.
+                let set = Attributes { mode: Some(inode.mode & mode), ..Attributes::default() };
+                let operation = Operation::SetAttributes { ino: inode.ino, set };
+                let taken = self.perform_where(&operation, Some(&expected))?.seq;
+                expected.version = expected.version.and(taken);
+            }
+            let mut seq = self.fill(&inode, content, expected)?;
+            if let Some(mode) = set
+                && self.tree.inode(inode.ino, seq)?.mode & PERMISSIONS != mode
+            {
                 let set = Attributes { mode: Some(mode), ..Attributes::default() };
                 seq = self.set_attributes(&inode, set)?.seq.unwrap_or(seq);
             }
@@ -107,14 +153,15 @@ impl Acting {
         self.may(inode, WRITE, Seq::NOW)
     }
 
-    /// Makes `content` a part of the file at the end of `path`: from the offset `from` on, or behind its end. By one event, where it
-    /// is no longer than [`COPY_MAX`]; if `must` says what is there, nobody else's comes between those of a longer one.
+    /// Makes `content` a part of the file at the end of `path`: from the offset `from` on, or behind its end. As in
+    /// [`Acting::replace`], by one event unless it is too long for one. With `is_new` it is the beginning of a file where there is none.
     pub(crate) fn replace_part(
         &self,
         path: &TreePath,
         from: Option<u64>,
         content: &Content,
         must: Must,
+        is_new: bool,
     ) -> Result<Inode, Problem> {
         let _one_at_a_time = self.replacing.lock();
         look_again(!matches!(must, Must::Be), || {
@@ -123,11 +170,14 @@ impl Acting {
                 if let Must::BeAsSeen(..) = must {
                     return Err(changed_meanwhile().into());
                 }
-                return Err(Problem::missing(format!("{} does not exist", path.text())).into());
+                if !is_new {
+                    return Err(Problem::missing(format!("{} does not exist", path.text())).into());
+                }
+                self.may_change_names(named.parent, &named.name, None, None)?;
+                return Ok(self.make_file(&named, content, 0o666, false)?.inode);
             };
             self.may_fill(path, &inode, must)?;
-            let version = matches!(must, Must::BeAsSeen(..)).then_some(inode.changed);
-            let last = self.fill_part(&named, &inode, from, content, version)?;
+            let last = self.fill_part(&inode, from, content, expected(&named, &inode, must))?;
             self.version_ends(inode.ino);
             Ok(self.tree.inode(inode.ino, last.unwrap_or(inode.changed))?)
         })
@@ -136,13 +186,11 @@ impl Acting {
     /// Returns the last event, if there was one.
     fn fill_part(
         &self,
-        named: &Named,
         inode: &Inode,
         from: Option<u64>,
         content: &Content,
-        version: Option<Seq>,
-    ) -> Result<Option<Seq>, Refusal> {
-        let mut expected = Expected { entry: named.as_entry(), ino: inode.ino, version };
+        mut expected: Expected<'_>,
+    ) -> Result<Option<Seq>, Stopped> {
         let (src, len) = match content {
             Content::Short(bytes) => {
                 let to = from.map_or(WriteTo::End, WriteTo::Offset);
@@ -154,27 +202,9 @@ impl Acting {
             // It ends there for as long as nobody changes it.
             expected.version = Some(inode.changed);
         }
-        let (mut done, mut last) = (0, None);
-        if let Some(dropped) = self.drop_capability(&expected)? {
-            expected.version = expected.version.map(|_| dropped);
-            last = Some(dropped);
-        }
-        while done < len {
-            let operation = Operation::Copy {
-                src,
-                src_offset: done,
-                dst: inode.ino,
-                dst_offset: from.unwrap_or(inode.size).saturating_add(done),
-                len: (len - done).min(COPY_MAX),
-                ends: false,
-                kill_set_id: self.uid != 0,
-            };
-            let copied = self.perform_where(&operation, Some(&expected))?;
-            let Some(seq) = copied.seq else { break };
-            expected.version = expected.version.map(|_| seq);
-            (done, last) = (done + copied.len, Some(seq));
-        }
-        Ok(last)
+        let dropped = self.drop_capability(&mut expected)?;
+        let given = Given { src, len, to: from.unwrap_or(inode.size), ends: false };
+        Ok(self.copy_shown(given, expected)?.or(dropped))
     }
 
     /// A name for new content: the file shows whole or not at all.
@@ -208,31 +238,29 @@ impl Acting {
         match content {
             Content::Short(bytes) if bytes.is_empty() => Ok(()),
             Content::Short(bytes) => self.write_where(ino, WriteTo::Whole, bytes, None).map(drop),
-            &Content::Staged { ino: src, len } => self.copy_pieces(src, ino, len),
+            &Content::Staged { ino: src, len } => {
+                let expected = Expected { entry: None, ino, version: None, source: None };
+                self.copy_all(Given { src, len, to: 0, ends: false }, expected, &mut None)
+            }
         }
     }
 
-    /// Gives the file all of `content` in one event, so that nobody meets a mixture of it and of what was there before. Returns
-    /// the event.
+    /// Gives the file all of `content` in one event, so that nobody meets a mixture of it and of what was there before; in
+    /// several where it is too long for one. Returns the last.
     fn fill(
         &self,
-        named: &Named,
         inode: &Inode,
         content: &Content,
-        version: Option<Seq>,
-    ) -> Result<Seq, Refusal> {
-        let mut expected = Expected { entry: named.as_entry(), ino: inode.ino, version };
+        mut expected: Expected<'_>,
+    ) -> Result<Seq, Stopped> {
         let filled = match content {
             Content::Short(bytes) if bytes.is_empty() => None,
             Content::Short(bytes) => {
                 self.write_where(inode.ino, WriteTo::Whole, bytes, Some(&expected))?.seq
             }
-            &Content::Staged { ino, len } => {
-                if let Some(dropped) = self.drop_capability(&expected)? {
-                    expected.version = version.map(|_| dropped);
-                }
-                self.perform_where(&self.copies(ino, inode.ino, (0, len), true), Some(&expected))?
-                    .seq
+            &Content::Staged { ino: src, len } => {
+                self.drop_capability(&mut expected)?;
+                self.copy_shown(Given { src, len, to: 0, ends: true }, expected)?
             }
         };
         let last = match filled {
@@ -254,49 +282,68 @@ impl Acting {
     }
 
     /// A file whose content is replaced by others loses its capabilities. Before a copy a kernel would see to that itself; here is
-    /// none. Returns the event, if there was one.
-    fn drop_capability(&self, expected: &Expected<'_>) -> Result<Option<Seq>, Refusal> {
+    /// none. Returns the event, if there was one: it is the version that is expected then.
+    fn drop_capability(&self, expected: &mut Expected<'_>) -> Result<Option<Seq>, Refusal> {
         let ino = expected.ino;
         if !self.tree.store().read().has_capability(ino).map_err(Refusal::from)? {
             return Ok(None);
         }
         let operation = Operation::RemoveXattr { ino, name: b"security.capability" };
-        match self.perform_where(&operation, Some(expected)) {
+        let dropped = match self.perform_where(&operation, Some(expected)) {
             // Somebody was faster.
-            Err(Refusal::NoData) => Ok(None),
-            other => Ok(other?.seq),
+            Err(Refusal::NoData) => None,
+            other => other?.seq,
+        };
+        if dropped.is_some() {
+            expected.version = expected.version.and(dropped);
         }
+        Ok(dropped)
     }
 
-    /// Copies up to `len` bytes to a file that nobody sees yet.
-    fn copy_pieces(&self, src: Ino, dst: Ino, len: u64) -> Result<(), Refusal> {
-        let mut offset = 0;
-        while offset < len {
-            let copies = self.copies(src, dst, (offset, (len - offset).min(COPY_MAX)), false);
-            match self.perform_where(&copies, None)?.len {
-                0 => break,
-                copied => offset += copied,
+    /// As [`Acting::copy_all`], for a file that others see: once it has a part of what comes, nobody may look again and have that
+    /// come twice. Returns the last event, if there was one.
+    fn copy_shown(&self, given: Given, expected: Expected<'_>) -> Result<Option<Seq>, Stopped> {
+        let mut last = None;
+        match self.copy_all(given, expected, &mut last) {
+            Ok(()) => Ok(last),
+            Err(refusal) if last.is_none() => Err(refusal.into()),
+            Err(refusal) => {
+                self.version_ends(expected.ino);
+                Err(part_way(refusal).into())
             }
         }
-        Ok(())
     }
 
-    /// Copies `len` bytes from `offset` on to where they were; the destination `ends` there or may go on.
-    const fn copies(
+    /// Copies what is given, by one event; what is too long for one in pieces, between which nobody else changes either file.
+    /// The last event is in `last`, also where it is refused.
+    fn copy_all(
         &self,
-        src: Ino,
-        dst: Ino,
-        (offset, len): (u64, u64),
-        ends: bool,
-    ) -> Operation<'static> {
-        Operation::Copy {
-            src,
-            src_offset: offset,
-            dst,
-            dst_offset: offset,
-            len,
-            ends,
-            kill_set_id: self.uid != 0,
+        given: Given,
+        mut expected: Expected<'_>,
+        last: &mut Option<Seq>,
+    ) -> Result<(), Refusal> {
+        let Given { src, len, to, ends } = given;
+        let mut done = 0;
+        loop {
+            let copy = Operation::Copy {
+                src,
+                src_offset: done,
+                dst: expected.ino,
+                dst_offset: to.saturating_add(done),
+                len: len.saturating_sub(done),
+                uncut: true,
+                ends,
+                kill_set_id: self.uid != 0,
+            };
+            let copied = self.perform_where(&copy, Some(&expected))?;
+            let Some(seq) = copied.seq else { return Ok(()) };
+            *last = Some(seq);
+            done += copied.len;
+            let source = self.tree.inode(src, seq)?;
+            if done >= len.min(source.size) {
+                return Ok(());
+            }
+            (expected.version, expected.source) = (Some(seq), Some((src, source.changed)));
         }
     }
 

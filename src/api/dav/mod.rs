@@ -20,6 +20,7 @@ mod transfer;
 mod tree;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -108,7 +109,7 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         return Err(Problem::bad("the part of the file that is sent ends nowhere"));
     }
     end_ranges(&mut parts.headers);
-    let said_len = said_len(&mut parts.headers);
+    let len = said_len(&mut parts.headers);
     let method = parts.method.clone();
     if method == Method::DELETE && path.names.is_empty() {
         // Else all in it would go first.
@@ -143,15 +144,13 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         cut_short: Arc::clone(&cut_short),
         makes_files: method.as_str() == "LOCK",
     };
+    let other_len = Arc::new(AtomicBool::new(false));
     let body = match method.as_str() {
         "LOCK" | "PROPFIND" | "PROPPATCH" => xml(&shared, body).await?,
-        _ => {
-            let body = patient(shared.clone(), body);
-            match said_len.filter(|_| method == Method::PUT) {
-                Some(len) => of_length(body, len),
-                None => body,
-            }
+        "PUT" | "PATCH" => {
+            as_long_as_said(patient(shared.clone(), body), len, Arc::clone(&other_len))
         }
+        _ => patient(shared.clone(), body),
     };
     let handler = DavHandler::builder()
         .filesystem(Box::new(tree))
@@ -160,6 +159,10 @@ pub(crate) async fn serve(shared: Shared, asked: Asked) -> Answer {
         .build_handler();
     let request = Request::from_parts(parts, body);
     let response = handler.handle_guarded(request, session.agent, acting).await;
+    if other_len.load(Ordering::Relaxed) {
+        let why = "the body has another length than was said";
+        return Err(Problem::bad(why).with(header::CONNECTION, HeaderValue::from_static("close")));
+    }
     let (parts, body) = response.into_parts();
     let mut body = Body::new(body);
     if method.as_str() == "PROPFIND" {
@@ -190,10 +193,7 @@ async fn answered(response: Response, conditional: bool, head: bool) -> Response
             StatusCode::FORBIDDEN,
             "this cannot be asked here: a listing of all depths (ask for Depth 0 or 1), or a method that is unknown",
         ),
-        StatusCode::BAD_GATEWAY => (
-            StatusCode::BAD_REQUEST,
-            "Destination is outside this tree, or the body has another length than was said",
-        ),
+        StatusCode::BAD_GATEWAY => (StatusCode::BAD_REQUEST, "Destination is outside this tree"),
         StatusCode::LOCKED => (StatusCode::LOCKED, "somebody has locked it"),
         // Something else was there when all had come.
         StatusCode::METHOD_NOT_ALLOWED if conditional => (
@@ -324,44 +324,45 @@ fn end_ranges(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out how long a client says that is what it sends in chunks: a part of a file, or a whole one, as Finder does.
-/// `dav-server` (0.11) holds what came against it only when that is in the file.
+/// How long a client says that what it sends is: the part, or else the file, of which Finder says it in a header of its own.
+/// That one is taken out: `dav-server` (0.11) holds what came against it.
 fn said_len(headers: &mut HeaderMap) -> Option<u64> {
-    let whole = headers.remove("x-expected-entity-length");
-    if headers.contains_key(header::CONTENT_LENGTH) {
-        return None;
-    }
-    match headers.get(header::CONTENT_RANGE).and_then(part_len) {
-        Some(len) => Some(len),
-        None => whole?.to_str().ok()?.parse().ok(),
-    }
-}
-
-/// How long the part is that `range` tells of, if it does.
-fn part_len(range: &HeaderValue) -> Option<u64> {
-    let (range, _) = range.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
-    last.checked_sub(first)?.checked_add(1)
-}
-
-/// `body`, which ends with an error where it has not `len` bytes: what does not come to its end changes nothing.
-fn of_length(body: Body, len: u64) -> Body {
-    let pieces = stream::unfold(Some((body.into_data_stream(), len)), |rest| async {
-        let (mut pieces, left) = rest?;
-        let other = std::io::Error::other("the body has another length than was said");
-        let other = Some((Err(axum::Error::new(other)), None));
-        match pieces.next().await {
-            None if left == 0 => None,
-            None => other,
-            Some(Err(error)) => Some((Err(error), None)),
-            Some(Ok(piece)) => match left.checked_sub(piece.len() as u64) {
-                Some(left) => Some((Ok(piece), Some((pieces, left)))),
-                None => other,
-            },
-        }
+    let of_finder = headers.remove("x-expected-entity-length");
+    let number = |value: &HeaderValue| value.to_str().ok()?.parse().ok();
+    let part = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let part = part.and_then(|part| {
+        let (first, last) = part.strip_prefix("bytes ")?.split_once('/')?.0.split_once('-')?;
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        last.checked_sub(first)?.checked_add(1)
     });
-    Body::from_stream(pieces)
+    let whole = || headers.get(header::CONTENT_LENGTH).and_then(number);
+    part.or_else(whole).or_else(|| of_finder.as_ref().and_then(number))
+}
+
+/// `body`, which ends with an error where it has another length than was said, and then that is noted: `dav-server` (0.11) counts
+/// once all has taken effect.
+fn as_long_as_said(body: Body, len: Option<u64>, other_len: Arc<AtomicBool>) -> Body {
+    let Some(len) = len else { return body };
+    let pieces = body.into_data_stream();
+    Body::from_stream(stream::unfold(Some((pieces, len)), move |left| {
+        let other_len = Arc::clone(&other_len);
+        async move {
+            let (mut pieces, left) = left?;
+            let piece = pieces.next().await;
+            let left = match &piece {
+                Some(Ok(piece)) => left.checked_sub(piece.len() as u64),
+                Some(Err(_)) => return Some((piece?, None)),
+                None if left == 0 => return None,
+                None => None,
+            };
+            let Some(left) = left else {
+                other_len.store(true, Ordering::Relaxed);
+                let why = std::io::Error::other("another length than was said");
+                return Some((Err(axum::Error::new(why)), None));
+            };
+            Some((piece?, Some((pieces, left))))
+        }
+    }))
 }
 
 /// `body`, which ends with an error where the client does not go on with it.

@@ -19,6 +19,7 @@ use crate::api::acting::{Acting, Content, Must, NAMES_AT_ONCE, Named, READ, WRIT
 use crate::api::ask::TreePath;
 use crate::api::problem::Problem;
 use crate::api::routes::waiting;
+use crate::api::staging::Staging;
 use crate::tree::operation::{Attributes, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, TimeTo};
 use crate::tree::{Ino, Inode, Seq, Timestamp};
 
@@ -26,8 +27,6 @@ use super::transfer::Transfer;
 
 /// Bytes read at a time.
 const PIECE: usize = 256 << 10;
-/// So much of an upload is kept in memory.
-const SHORT_MAX: usize = 1 << 20;
 
 /// What the conditions of a request were held against: the version of a file, or that there is none.
 pub(super) type Seen = Arc<OnceLock<Option<(Ino, Seq)>>>;
@@ -67,6 +66,13 @@ fn told_looking(problem: &Problem) -> FsError {
     match told(problem) {
         FsError::Exists => FsError::NotFound,
         other => other,
+    }
+}
+
+/// Notes that a listing has not even a beginning. Of what is gone, or closed to who asks, there is none.
+fn note_unless_nothing(cut_short: &CutShort, problem: &Problem) {
+    if !matches!(told_looking(problem), FsError::NotFound | FsError::Forbidden) {
+        let _ = cut_short.set(problem.words());
     }
 }
 
@@ -152,12 +158,13 @@ impl GuardedFileSystem<Acting> for DavTree {
                 Some(None) => Must::BeNew,
                 None => Must::Be,
             };
-            let becomes = match &there {
-                Some(_) if options.append => Becomes::End,
-                Some(_) if !options.truncate => Becomes::Part { from: 0 },
+            let becomes = match options {
+                OpenOptions { append: true, .. } => Becomes::End,
+                OpenOptions { truncate: false, .. } => Becomes::Part { from: 0 },
                 _ => Becomes::All,
             };
-            let how = How::Upload { path, becomes, staged: None, pending: Vec::new(), must };
+            let staging = Staging::new(with.clone());
+            let how = How::Upload { path, becomes, staging, must };
             let offset = match &there {
                 Some(inode) if options.append => inode.size,
                 _ => 0,
@@ -177,8 +184,9 @@ impl GuardedFileSystem<Acting> for DavTree {
         let with = acting.clone();
         self.with_path(acting, path, told_looking, move |acting, path| {
             let at = acting.tree.last();
-            let dir = acting.find(&path, at)?;
-            acting.may(&dir, READ, at)?;
+            let dir = acting.find(&path, at);
+            let dir = dir.and_then(|dir| acting.may(&dir, READ, at).map(|()| dir));
+            let dir = dir.inspect_err(|problem| note_unless_nothing(&cut_short, problem))?;
             let listing = Listing {
                 acting: with,
                 dir: dir.ino,
@@ -420,16 +428,10 @@ enum How {
     /// One version of it.
     Read { at: Seq },
     /// What is written takes effect at the flush.
-    Upload {
-        path: TreePath,
-        becomes: Becomes,
-        staged: Option<(Ino, u64)>,
-        pending: Vec<u8>,
-        must: Must,
-    },
+    Upload { path: TreePath, becomes: Becomes, staging: Staging, must: Must },
 }
 
-/// What of a file becomes of what is written.
+/// What of a file becomes of what is written, also where there was none before.
 #[derive(Clone, Copy, Debug)]
 enum Becomes {
     All,
@@ -440,14 +442,6 @@ enum Becomes {
     End,
 }
 
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let How::Upload { staged: Some((ino, len)), .. } = self.how {
-            self.acting.discard(&Content::Staged { ino, len });
-        }
-    }
-}
-
 impl Open {
     async fn write(&mut self, bytes: Bytes) -> FsResult<()> {
         let len = bytes.len() as u64;
@@ -455,35 +449,11 @@ impl Open {
         let end = end.ok_or(FsError::TooLarge)?;
         match &mut self.how {
             How::Read { .. } => return Err(FsError::Forbidden),
-            How::Upload { pending, .. } => {
-                pending.extend_from_slice(&bytes);
-                if pending.len() >= SHORT_MAX {
-                    self.spill().await?;
-                }
+            How::Upload { staging, .. } => {
+                staging.add(&bytes).await.map_err(|problem| told(&problem))?;
             }
         }
         self.offset = end;
-        Ok(())
-    }
-
-    async fn spill(&mut self) -> FsResult<()> {
-        let How::Upload { staged, pending, .. } = &mut self.how else { return Ok(()) };
-        let bytes = std::mem::take(pending);
-        let (ino, len) = match *staged {
-            Some(staged) => staged,
-            None => {
-                let acting = self.acting.clone();
-                let ino =
-                    waiting(move || acting.stage()).await.map_err(|problem| told(&problem))?;
-                (ino, 0)
-            }
-        };
-        let all = len + bytes.len() as u64;
-        *staged = Some((ino, len));
-        let acting = self.acting.clone();
-        let written = waiting(move || acting.write(ino, len, &bytes).map(drop)).await;
-        written.map_err(|problem| told(&problem))?;
-        *staged = Some((ino, all));
         Ok(())
     }
 }
@@ -528,10 +498,10 @@ impl DavFile for Open {
                 self.offset = to;
                 true
             }
-            (
-                How::Upload { becomes: Becomes::Part { from }, pending, staged: None, .. },
-                Some(to),
-            ) if pending.is_empty() => {
+            // Where there is no file, one begins at its beginning.
+            (How::Upload { becomes: Becomes::Part { from }, staging, .. }, Some(to))
+                if staging.is_empty() && (to == 0 || self.inode.is_some()) =>
+            {
                 (*from, self.offset) = (to, to);
                 true
             }
@@ -546,27 +516,22 @@ impl DavFile for Open {
 
     fn flush(&'_ mut self) -> FsFuture<'_, ()> {
         Box::pin(async move {
-            match &self.how {
-                How::Read { .. } => return Ok(()),
-                How::Upload { staged: Some(_), .. } => self.spill().await?,
-                How::Upload { .. } => (),
-            }
-            let acting = self.acting.clone();
-            let How::Upload { path, becomes, staged, pending, must } = &mut self.how else {
-                return Ok(());
-            };
-            let content = match *staged {
-                Some((ino, len)) => Content::Staged { ino, len },
-                None => Content::Short(std::mem::take(pending)),
-            };
+            let (acting, is_new) = (self.acting.clone(), self.inode.is_none());
+            let How::Upload { path, becomes, staging, must } = &mut self.how else { return Ok(()) };
             let (path, becomes, must) = (path.clone(), *becomes, *must);
-            let inode = waiting(move || match becomes {
-                Becomes::All => Ok(acting.replace(&path, &content, None, must)?.inode),
-                Becomes::Part { from } => acting.replace_part(&path, Some(from), &content, must),
-                Becomes::End => acting.replace_part(&path, None, &content, must),
-            })
-            .await;
-            self.inode = Some(inode.map_err(|problem| told(&problem))?);
+            // Who asks may go away meanwhile.
+            let mut staging = staging.take();
+            let inode = waiting(move || {
+                let content = staging.content()?;
+                match becomes {
+                    Becomes::All => Ok(acting.replace(&path, &content, None, must)?.inode),
+                    Becomes::Part { from } => {
+                        acting.replace_part(&path, Some(from), &content, must, is_new)
+                    }
+                    Becomes::End => acting.replace_part(&path, None, &content, must, is_new),
+                }
+            });
+            self.inode = Some(inode.await.map_err(|problem| told(&problem))?);
             Ok(())
         })
     }
@@ -599,24 +564,115 @@ mod tests {
         plug
     }
 
+    fn acting(tree: &Tree) -> Acting {
+        let session = Session { id: "session".to_owned(), agent: "agent".to_owned() };
+        Acting::new(tree, &session, None, &Arc::default(), None).unwrap()
+    }
+
+    fn dav() -> DavTree {
+        DavTree {
+            upload_max: 1 << 30,
+            transfer: None,
+            seen: None,
+            cut_short: CutShort::default(),
+            makes_files: false,
+        }
+    }
+
+    /// A thread for what is asked, and one for what waits.
+    fn runtime() -> tokio::runtime::Runtime {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.max_blocking_threads(1).build().unwrap()
+    }
+
+    fn content(acting: &Acting, name: &str) -> Vec<u8> {
+        let inode = acting.find(&TreePath::from_text(name).unwrap(), Seq::NOW).unwrap();
+        acting.read(inode.ino, 0, 4 << 20, Seq::NOW).unwrap().to_vec()
+    }
+
+    #[test]
+    fn who_goes_away_while_an_upload_takes_effect_takes_nothing_of_it_along() {
+        let tree = Tree::in_memory();
+        let acting = acting(&tree);
+        let dav = dav();
+        let path = DavPath::new("/file").unwrap();
+        let (runtime, bytes) = (runtime(), vec![b'n'; 2 << 20]);
+        runtime.block_on(async {
+            let (write, create, truncate) = (true, true, true);
+            let options = OpenOptions { write, create, truncate, ..OpenOptions::default() };
+            let mut file = dav.open(&path, options, &acting).await.unwrap();
+            file.write_bytes(bytes.clone().into()).await.unwrap();
+            let plugged = plug();
+            let mut flush = file.flush();
+            poll_fn(|context| {
+                assert!(flush.as_mut().poll(context).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+            drop(flush);
+            drop(file);
+            drop(plugged);
+            // Behind the change, on the only thread there is.
+            waiting(|| Ok(())).await.unwrap();
+        });
+        assert!(content(&acting, "file") == bytes);
+        let (_, totals) = tree.space().unwrap();
+        assert_eq!(totals.inodes, 2, "the root and the file: nothing is left of the upload");
+    }
+
+    #[test]
+    fn a_part_stays_one_where_a_file_comes_meanwhile_and_begins_one_where_none_does() {
+        for (append, comes, expected) in [
+            (false, true, &b"partthing"[..]),
+            (true, true, b"somethingpart"),
+            (false, false, b"part"),
+            (true, false, b"part"),
+        ] {
+            let tree = Tree::in_memory();
+            let acting = acting(&tree);
+            let dav = dav();
+            let path = DavPath::new("/file").unwrap();
+            runtime().block_on(async {
+                let (write, create) = (true, true);
+                let options = OpenOptions { write, create, append, ..OpenOptions::default() };
+                let mut file = dav.open(&path, options, &acting).await.unwrap();
+                file.seek(SeekFrom::Start(0)).await.unwrap();
+                file.write_bytes(Bytes::from_static(b"part")).await.unwrap();
+                if comes {
+                    let (path, other) = (TreePath::from_text("file").unwrap(), b"something");
+                    let other = Content::Short(other.to_vec());
+                    acting.replace(&path, &other, None, Must::Be).unwrap();
+                }
+                file.flush().await.unwrap();
+            });
+            assert_eq!(content(&acting, "file"), expected, "append: {append}, comes: {comes}");
+        }
+    }
+
+    #[test]
+    fn a_listing_that_does_not_begin_is_cut_short_unless_there_is_nothing_to_tell() {
+        for (problem, noted) in [
+            (Problem::missing("it is gone"), false),
+            (Problem::conflict("a file is in the way"), false),
+            (Problem::new(StatusCode::FORBIDDEN, "it is closed"), false),
+            (Problem::unavailable("the disk does not answer"), true),
+        ] {
+            let cut_short = CutShort::default();
+            note_unless_nothing(&cut_short, &problem);
+            assert_eq!(cut_short.get(), noted.then(|| problem.words()).as_ref(), "{problem:?}");
+        }
+    }
+
     #[test]
     fn a_directory_is_read_page_by_page_while_it_is_told_of() {
         let tree = Tree::in_memory();
         for n in 0..2 * NAMES_AT_ONCE + 1 {
             make(&tree, &format!("f{n}"));
         }
-        let session = Session { id: "session".to_owned(), agent: "agent".to_owned() };
-        let acting = Acting::new(&tree, &session, None, &Arc::default(), None).unwrap();
-        let dav = DavTree {
-            upload_max: 0,
-            transfer: None,
-            seen: None,
-            cut_short: CutShort::default(),
-            makes_files: false,
-        };
+        let acting = acting(&tree);
+        let dav = dav();
         let root = DavPath::new("/").unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build();
-        let (told, pauses) = runtime.unwrap().block_on(async {
+        let (told, pauses) = runtime().block_on(async {
             let mut names = dav.read_dir(&root, ReadDirMeta::Data, &acting).await.unwrap();
             let (mut told, mut pauses) = (0, Vec::new());
             let mut plugged = Some(plug());

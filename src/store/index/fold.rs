@@ -33,6 +33,8 @@ pub(super) const RESERVES_MAX: usize = 16;
 const FRAYED: usize = 8;
 /// Most inodes that are remembered for it.
 const FRAYED_MAX: usize = 1024;
+/// Rows of one event for which there is room at the next.
+const KEPT_MAX: usize = 1024;
 
 /// The rows one event changes, in the order they are to be changed.
 #[derive(Debug, Default)]
@@ -42,6 +44,24 @@ pub(super) struct Batch {
     names: Vec<(Ino, u64, Small, Option<Entry>)>,
     nodes: Vec<(Ino, Option<Node>)>,
     frayed: Vec<(Ino, u64)>,
+}
+
+impl Batch {
+    /// Empties it for the next event. What a rare one needed is not kept for those that do not.
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.rows.shrink_to(KEPT_MAX);
+        self.names.clear();
+        self.nodes.clear();
+        self.frayed.clear();
+        self.frayed.shrink_to(KEPT_MAX);
+    }
+
+    /// For how many rows there is room.
+    #[cfg(test)]
+    pub(super) const fn room(&self) -> usize {
+        self.rows.capacity()
+    }
 }
 
 /// One event being folded in.
@@ -104,10 +124,7 @@ impl Tables {
             }
             self.absorb(&mut batch);
         }
-        batch.rows.clear();
-        batch.names.clear();
-        batch.nodes.clear();
-        batch.frayed.clear();
+        batch.clear();
         self.scratch = batch;
         done
     }
@@ -124,7 +141,7 @@ impl Tables {
         if done.is_ok() {
             self.absorb(&mut batch);
         }
-        batch.rows.clear();
+        batch.clear();
         self.scratch = batch;
         done
     }
@@ -744,7 +761,7 @@ impl<'t> Fold<'t> {
         node.inode.allocated =
             (node.inode.allocated + (end - start)).saturating_sub(held + reserved);
         exclude(&mut node.reserves, start, u64::MAX);
-        node.high = node.high.min(start).max(end);
+        node.high = end;
         node.inode.size = end;
         Ok(())
     }
@@ -1005,15 +1022,24 @@ impl<'t> Fold<'t> {
             return Err(self.damaged(&format!("copies from inode {src}, which is not there")));
         };
         // What reads as zeros in the source becomes a hole, whether space is set aside for it or not.
-        let mut pieces = Vec::new();
+        let mut pieces: Vec<(u64, u64, Location)> = Vec::new();
         self.tables.pieces(
             &source,
             (src_offset, src_end),
             Seq::NOW,
             u64::MAX,
             |at, len, what| {
-                if let What::At(location) = what {
-                    pieces.push((at, len, location));
+                let What::At(location) = what else { return ControlFlow::Continue(()) };
+                match pieces.last_mut() {
+                    // It goes on there as here. What is noted down of it is to be no longer than a chunk: see `Tables::shared`.
+                    Some((begin, known, first))
+                        if *begin + *known == at
+                            && first.advance(*known) == location
+                            && *known + len <= CHUNK_LEN =>
+                    {
+                        *known += len;
+                    }
+                    _ => pieces.push((at, len, location)),
                 }
                 ControlFlow::Continue(())
             },

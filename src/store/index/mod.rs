@@ -422,6 +422,22 @@ impl Tables {
         frayed.into_iter().map(move |(ino, (from, to))| (ino, bytes(from), bytes(to)))
     }
 
+    /// Whether a range of `ino` lies in more than `most` pieces, each in a place of its own.
+    pub fn lies_in_more_pieces(
+        &self,
+        ino: Ino,
+        range: (u64, u64),
+        most: usize,
+    ) -> Result<bool, IndexError> {
+        let Some(node) = self.node(ino, Seq::NOW)? else { return Ok(false) };
+        let mut pieces = 0;
+        self.pieces(&node, range, Seq::NOW, u64::MAX, |_, _, _| {
+            pieces += 1;
+            if pieces > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(pieces > most)
+    }
+
     /// Calls `visit(location, len, ino, offset)` for each content range of `file` that a clone refers
     /// to and that reaches into `start..end` of it, as far as clones have been recorded: content may be
     /// given back only if nothing else refers to it.

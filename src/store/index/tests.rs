@@ -266,6 +266,50 @@ fn holes_of_a_tebibyte_are_made_and_read_in_a_few_steps() {
 }
 
 #[test]
+fn a_long_clone_notes_down_what_goes_on_in_one_file_as_one_and_leaves_no_room_behind() {
+    let index = Index::in_memory(&Options::default()).unwrap();
+    let mut writer = Writer::new(&index);
+    let src = writer.create(Ino::ROOT, b"src", S_IFREG);
+    let dst = writer.create(Ino::ROOT, b"dst", S_IFREG);
+    let chunk = extents::CHUNK_LEN;
+    // Of parts that lie side by side, but for one that was written again.
+    let (chunks, part) = (1024, 16 << 10);
+    let len = chunks * chunk;
+    let mut write = |offset, at| {
+        let location = Location { file: FileId::Content(1), offset: at };
+        let data = Data {
+            hash: [0; 32],
+            salt: [0; 16],
+            place: Place::Extent { location, len: part, crcs: &[] },
+        };
+        let (ino, mode, drop_capability) = (src, None, false);
+        writer.push(Change::Write { ino, offset, data, ends: false, mode, drop_capability });
+    };
+    (0..len / part).for_each(|n| write(n * part, n * part));
+    write(chunk + part, len);
+    let (src_offset, dst_offset, ends, mode) = (0, 0, true, None);
+    writer.push(Change::Clone { src, src_offset, dst, dst_offset, len, ends, mode });
+    let tables = index.read();
+    let mut noted = Vec::new();
+    let mut note = |location: Location, len, ino, offset| {
+        if ino == dst {
+            noted.push((location.offset, len, offset));
+        }
+        ControlFlow::Continue(())
+    };
+    tables.shared(FileId::Content(1), 0, u64::MAX, &mut note).unwrap();
+    assert_eq!(noted.len(), 1024 + 2, "the chunk is in three, the last of which goes on");
+    assert_eq!(noted.iter().map(|(_, len, _)| len).sum::<u64>(), len);
+    assert!(noted.iter().all(|&(_, len, _)| len <= chunk));
+    let mut stretches = Vec::new();
+    tables.stretches(dst, 0, len, Seq::NOW, &mut stretches).unwrap();
+    let mut there = Vec::new();
+    tables.stretches(src, 0, len, Seq::NOW, &mut there).unwrap();
+    assert_eq!(format!("{stretches:?}"), format!("{there:?}"));
+    assert!(tables.scratch.room() <= 2 * 1024, "room for {} rows", tables.scratch.room());
+}
+
+#[test]
 fn an_event_that_does_not_fit_the_tree_changes_nothing() {
     let index = Index::in_memory(&Options::default()).unwrap();
     let mut writer = Writer::new(&index);
