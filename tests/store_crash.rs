@@ -80,7 +80,7 @@ fn append(
                 ino: Ino(3),
                 offset: 5,
                 data,
-                ends: false,
+                ends: fill.is_multiple_of(5),
                 mode: None,
                 drop_capability: false,
             }

@@ -163,7 +163,7 @@ impl GuardedFileSystem<Acting> for DavTree {
                 OpenOptions { truncate: false, .. } => Becomes::Part { from: 0 },
                 _ => Becomes::All,
             };
-            let staging = Staging::new(with.clone());
+            let staging = Box::new(Staging::new(with.clone()));
             let how = How::Upload { path, becomes, staging, must };
             let offset = match &there {
                 Some(inode) if options.append => inode.size,
@@ -428,7 +428,7 @@ enum How {
     /// One version of it.
     Read { at: Seq },
     /// What is written takes effect at the flush.
-    Upload { path: TreePath, becomes: Becomes, staging: Staging, must: Must },
+    Upload { path: TreePath, becomes: Becomes, staging: Box<Staging>, must: Must },
 }
 
 /// What of a file becomes of what is written, also where there was none before.
