@@ -99,15 +99,10 @@ impl Acting {
     ) -> Result<Replaced, Problem> {
         let _one_at_a_time = self.replacing.lock();
         look_again(!matches!(must, Must::Be), || {
-            let named = self.entry(path, Seq::NOW, true)?;
+            let named = self.to_fill(path, must)?;
             let Some(inode) = named.inode else {
-                if let Must::BeAsSeen(..) = must {
-                    return Err(changed_meanwhile().into());
-                }
-                self.may_change_names(named.parent, &named.name, None, None)?;
-                return Ok(self.make_file(&named, content, new, set.is_some())?);
+                return self.make_file(&named, content, new, set.is_some());
             };
-            self.may_fill(path, &inode, must)?;
             if set.is_some() {
                 self.may_set_attributes(&inode)?;
             }
@@ -131,6 +126,17 @@ impl Acting {
             // What others change from then on is not ours to tell of.
             Ok(Replaced { inode: self.tree.inode(inode.ino, seq)?, new: false, seq })
         })
+    }
+
+    /// What is at the end of `path`, if `must` allows that it gets other content.
+    fn to_fill(&self, path: &TreePath, must: Must) -> Result<Named, Problem> {
+        let named = self.entry(path, Seq::NOW, true)?;
+        match (&named.inode, must) {
+            (Some(inode), _) => self.may_fill(path, inode, must)?,
+            (None, Must::BeAsSeen(..)) => return Err(changed_meanwhile()),
+            (None, Must::Be | Must::BeNew) => (),
+        }
+        Ok(named)
     }
 
     /// Refuses to give `inode` at the end of `path` other content.
@@ -165,18 +171,13 @@ impl Acting {
     ) -> Result<Inode, Problem> {
         let _one_at_a_time = self.replacing.lock();
         look_again(!matches!(must, Must::Be), || {
-            let named = self.entry(path, Seq::NOW, true)?;
+            let named = self.to_fill(path, must)?;
             let Some(inode) = named.inode else {
-                if let Must::BeAsSeen(..) = must {
-                    return Err(changed_meanwhile().into());
-                }
                 if !is_new {
                     return Err(Problem::missing(format!("{} does not exist", path.text())).into());
                 }
-                self.may_change_names(named.parent, &named.name, None, None)?;
                 return Ok(self.make_file(&named, content, 0o666, false)?.inode);
             };
-            self.may_fill(path, &inode, must)?;
             let last = self.fill_part(&inode, from, content, expected(&named, &inode, must))?;
             self.version_ends(inode.ino);
             Ok(self.tree.inode(inode.ino, last.unwrap_or(inode.changed))?)
@@ -214,8 +215,9 @@ impl Acting {
         content: &Content,
         mode: u32,
         as_asked: bool,
-    ) -> Result<Replaced, Refusal> {
+    ) -> Result<Replaced, Stopped> {
         let (parent, name) = (named.parent, named.name.as_slice());
+        self.may_change_names(parent, name, None, None)?;
         // The parent hands down its group and default ACL; only in it is known what they are.
         let operation =
             Operation::Tmpfile { parent, mode: S_IFREG | mode & 0o7777, security: None };
