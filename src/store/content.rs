@@ -69,8 +69,8 @@ pub struct Content {
     cursor: Mutex<Cursor>,
     /// Files with bytes that no `sync` has seen; a few at most, for each is a gigabyte.
     dirty: Mutex<Vec<Dirty>>,
-    /// What of them is on the disk since, and a stream.
-    streamed: Mutex<Vec<Dirty>>,
+    /// Where streams lie that are on the disk since.
+    streamed: Mutex<Vec<Stretches>>,
     /// Bytes appended since a `sync` last began.
     unsynced: AtomicU64,
     open: Mutex<FxHashMap<FileId, Arc<dyn File>>>,
@@ -86,6 +86,9 @@ pub struct Content {
 pub struct Pin<'c> {
     _guard: RwLockReadGuard<'c, ()>,
 }
+
+/// A file and ranges of it.
+type Stretches = (Arc<dyn File>, Vec<Range<u64>>);
 
 /// A file with bytes that no `sync` has seen.
 struct Dirty {
@@ -321,10 +324,10 @@ impl Content {
     pub fn sync(&self) -> io::Result<()> {
         self.unsynced.store(0, Ordering::Relaxed);
         let dirty = std::mem::take(&mut *self.dirty.lock());
-        for dirty in dirty {
-            dirty.file.sync_data()?;
-            if dirty.bulk.iter().map(|range| range.end - range.start).sum::<u64>() >= STREAM {
-                self.streamed.lock().push(dirty);
+        for Dirty { file, bulk, .. } in dirty {
+            file.sync_data()?;
+            if bulk.iter().map(|range| range.end - range.start).sum::<u64>() >= STREAM {
+                self.streamed.lock().push((file, bulk));
             }
         }
         Ok(())
@@ -335,7 +338,7 @@ impl Content {
     /// need. What is written in small pieces stays: a build that is mounted anew for each run finds its files in memory.
     pub fn uncache_streams(&self) {
         let streamed = std::mem::take(&mut *self.streamed.lock());
-        for Dirty { file, bulk, .. } in streamed {
+        for (file, bulk) in streamed {
             bulk.iter().for_each(|range| file.uncache(range.start, range.end - range.start));
         }
     }

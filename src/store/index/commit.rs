@@ -338,28 +338,16 @@ impl Index {
     /// Whether what grows is to be refused: a batch waits for space, and what memory there is meanwhile is for what gives
     /// space back. Looks whether space has come.
     pub fn is_full(&self) -> bool {
-        let shared = &self.shared;
-        let mut state = shared.progress.state.lock();
-        if state.wanted == 0 {
-            return state.failure.as_ref().is_some_and(IndexError::is_full)
-                && shared.is_behind(&state);
-        }
-        if shared.file.set_aside(state.wanted).is_err() {
-            return true;
-        }
-        // Nobody else can take it now.
-        (state.wanted, state.failure, state.asked) = (0, None, None);
-        shared.progress.work.notify_all();
-        false
+        self.shared.lacks_space(&mut self.shared.progress.state.lock())
     }
 
     /// Whether history should give way for the index: there [is no space](Self::is_full), and nobody asked just now, since
     /// asking in vain takes a while.
     pub fn wants_room(&self) -> bool {
-        if !self.is_full() {
+        let mut state = self.shared.progress.state.lock();
+        if !self.shared.lacks_space(&mut state) {
             return false;
         }
-        let mut state = self.shared.progress.state.lock();
         if state.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN) {
             return false;
         }
@@ -449,6 +437,21 @@ impl Shared {
         let frozen = state.frozen.as_ref().map_or(0, |frozen| frozen.log);
         state.frozen.is_some()
             && (state.young_log + frozen > LOG_BEHIND_MAX || state.young_bytes > self.young_max)
+    }
+
+    /// See [`Index::is_full`].
+    fn lacks_space(&self, state: &mut State) -> bool {
+        if state.wanted == 0 {
+            return state.failure.as_ref().is_some_and(IndexError::is_full)
+                && self.is_behind(state);
+        }
+        if self.file.set_aside(state.wanted).is_err() {
+            return true;
+        }
+        // Nobody else can take it now.
+        (state.wanted, state.failure, state.asked) = (0, None, None);
+        self.progress.work.notify_all();
+        false
     }
 
     /// Whether whoever reads the log back has to wait.
