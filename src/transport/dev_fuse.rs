@@ -27,12 +27,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
 use super::turns::{ReaderId, Turn, Turns};
+use super::waiting::{Courtesy, Habit, Luck};
 use super::{Buffer, Delivery, Frame, Transport};
 use crate::proto::Reply;
 use crate::sys::blocking;
@@ -44,7 +46,8 @@ pub enum Wait {
     /// Sleeps in `poll(2)`.
     #[default]
     Block,
-    /// Looks for so long first, unless it was in vain lately, then sleeps in `poll(2)`.
+    /// Looks for so long first, then sleeps in `poll(2)`; sleeps at once where looking was in vain lately, or where callers
+    /// come back sooner so.
     ///
     /// A caller that comes back at once is answered without waking anybody: on two idle CPUs a round trip falls from
     /// about 45 us to 14 us with 20 us of looking. Between two looks the CPU is given to whoever else has something to
@@ -61,93 +64,12 @@ pub struct DevFuse {
     device: OwnedFd,
     wait: Wait,
     turns: Arc<Turns>,
+    habit: Mutex<Habit>,
     luck: Luck,
     courtesy: Courtesy,
     crowd: Crowd,
     /// Readable once nothing more is to be received.
     stop: Option<OwnedFd>,
-}
-
-/// How often looking for a request is worth it.
-///
-/// Each time in vain halves how often it is tried, down to one in [`Luck::PAUSE_MAX`] receives; once it finds
-/// something it is tried with each again. On busy CPUs nothing comes while the reader has the one that the
-/// caller needs; so it gives way there, and finds out by itself when that is over.
-#[derive(Debug, Default)]
-struct Luck {
-    /// So many receives are not preceded by a look.
-    pause: AtomicU32,
-    /// How many that will be after the next look in vain.
-    next_pause: AtomicU32,
-}
-
-impl Luck {
-    const PAUSE_MAX: u32 = 64;
-
-    /// Whether to try now.
-    fn tries(&self) -> bool {
-        let pause = self.pause.load(Ordering::Relaxed);
-        if pause > 0 {
-            // Of two at once one may be lost, and then the pause is one longer.
-            self.pause.store(pause - 1, Ordering::Relaxed);
-        }
-        pause == 0
-    }
-
-    /// Learns what a try came to.
-    fn tried(&self, found: bool) {
-        let pause = if found { 0 } else { self.next_pause.load(Ordering::Relaxed).max(1) };
-        self.pause.store(pause, Ordering::Relaxed);
-        self.next_pause.store((pause * 2).min(Self::PAUSE_MAX), Ordering::Relaxed);
-    }
-}
-
-/// Whether the CPU is given to others between two looks for a request.
-///
-/// Where a lone caller runs on the reader's CPU it can only come back once the reader lets it: then `sched_yield(2)` is
-/// all that a round trip needs, and no other CPU is woken. A program that only computes keeps the CPU for
-/// milliseconds instead, so after such a time it is not given away for a while.
-#[derive(Debug, Default)]
-struct Courtesy {
-    /// For so many receives it is not.
-    pause: AtomicU32,
-    /// How many that will be the next time.
-    next_pause: AtomicU32,
-}
-
-impl Courtesy {
-    /// Longer than callers need to ask for something, shorter than a slice of the scheduler.
-    const LONG: Duration = Duration::from_micros(300);
-    const PAUSE_MIN: u32 = 64;
-    /// A slice of 4 ms lost in so many receives is a microsecond for each.
-    const PAUSE_MAX: u32 = 4096;
-
-    /// Whether to, in the receive that begins.
-    fn is_due(&self) -> bool {
-        let pause = self.pause.load(Ordering::Relaxed);
-        if pause > 0 {
-            self.pause.store(pause - 1, Ordering::Relaxed);
-        }
-        pause == 0
-    }
-
-    /// Gives the CPU away for once, since `now`. Whether to go on doing so.
-    fn give_way(&self, now: Instant) -> bool {
-        rustix::thread::sched_yield();
-        self.gave_way(now.elapsed())
-    }
-
-    /// Learns how long it was away.
-    fn gave_way(&self, took: Duration) -> bool {
-        let next = self.next_pause.load(Ordering::Relaxed).max(Self::PAUSE_MIN);
-        if took < Self::LONG {
-            self.next_pause.store(next - 1, Ordering::Relaxed);
-            return true;
-        }
-        self.pause.store(next, Ordering::Relaxed);
-        self.next_pause.store((next * 2).min(Self::PAUSE_MAX), Ordering::Relaxed);
-        false
-    }
 }
 
 /// Whether requests come faster than one reader takes them.
@@ -192,9 +114,16 @@ impl DevFuse {
     pub fn new(device: OwnedFd, wait: Wait) -> io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&device)?;
         rustix::fs::fcntl_setfl(&device, flags | OFlags::NONBLOCK)?;
-        let (luck, courtesy) = (Luck::default(), Courtesy::default());
-        let crowd = Crowd::of_this_machine();
-        Ok(Self { device, wait, turns: Arc::default(), luck, courtesy, crowd, stop: None })
+        Ok(Self {
+            device,
+            wait,
+            turns: Arc::default(),
+            habit: Mutex::default(),
+            luck: Luck::default(),
+            courtesy: Courtesy::default(),
+            crowd: Crowd::of_this_machine(),
+            stop: None,
+        })
     }
 
     /// As [`DevFuse::new`], for a device whose readers also end once `stop` is readable.
@@ -232,8 +161,9 @@ impl DevFuse {
 
     /// One message, for `reader`, which has the turn; `None` at the end.
     fn read(&self, reader: ReaderId, bytes: &mut [u8]) -> io::Result<Option<usize>> {
+        let sleeps = self.wait != Wait::Block && self.habit.lock().sleeps();
         let mut looks = match self.wait {
-            Wait::Spin(time) if self.luck.tries() => Some(time),
+            Wait::Spin(time) if !sleeps && self.luck.tries() => Some(time),
             _ => None,
         };
         let mut gives_way = looks.is_some() && self.courtesy.is_due();
@@ -243,6 +173,9 @@ impl DevFuse {
                 Ok(length) => {
                     if looks.is_some() {
                         self.luck.tried(true);
+                    }
+                    if self.wait != Wait::Block {
+                        self.habit.lock().received(Instant::now());
                     }
                     self.turns.serves(reader);
                     self.crowd.received(since.is_none());
@@ -553,54 +486,6 @@ mod tests {
             }
             sender.join().unwrap();
         }
-    }
-
-    #[test]
-    fn looking_in_vain_becomes_rare_and_one_find_makes_up_for_it() {
-        let luck = Luck::default();
-        let tries = |receives: u32, found: bool| {
-            let try_once = || {
-                let tries = luck.tries();
-                if tries {
-                    luck.tried(found);
-                }
-                tries
-            };
-            (0..receives).filter(|_| try_once()).count()
-        };
-        assert_eq!(tries(100, true), 100);
-        assert!(tries(1000, false) < 30);
-        // The pause under way is kept, no longer.
-        let most = usize::try_from(Luck::PAUSE_MAX).unwrap();
-        assert!(tries(1000, true) >= 1000 - most);
-        assert_eq!(tries(100, true), 100);
-    }
-
-    #[test]
-    fn the_cpu_is_given_away_until_somebody_keeps_it_for_long() {
-        let courtesy = Courtesy::default();
-        let given = |receives: u32, took: Duration| {
-            let give_once = || {
-                let due = courtesy.is_due();
-                if due {
-                    courtesy.gave_way(took);
-                }
-                due
-            };
-            (0..receives).filter(|_| give_once()).count()
-        };
-        let (short, long) = (Duration::from_micros(10), Duration::from_millis(4));
-        assert_eq!(given(1000, short), 1000);
-        // Once, and then ever more rarely.
-        assert_eq!(given(Courtesy::PAUSE_MIN, long), 1);
-        assert!(given(20 * Courtesy::PAUSE_MAX, long) < 30);
-        assert_eq!(given(Courtesy::PAUSE_MAX, long), 1);
-        // The pause under way is kept, no longer; of how long it was so much is forgotten with each receive.
-        let all = usize::try_from(3 * Courtesy::PAUSE_MAX).unwrap();
-        let most = usize::try_from(Courtesy::PAUSE_MAX).unwrap();
-        assert!(given(3 * Courtesy::PAUSE_MAX, short) >= all - most);
-        assert_eq!(given(1000, short), 1000);
-        assert_eq!(given(Courtesy::PAUSE_MIN, long), 1);
     }
 
     #[test]

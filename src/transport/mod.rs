@@ -28,6 +28,7 @@ pub mod recording;
 pub mod turns;
 pub mod unmount;
 pub mod uring;
+mod waiting;
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;

@@ -1,0 +1,347 @@
+//! How a reader of a device waits for the next request: it looks for it, gives its CPU away between two looks, or
+//! sleeps, by what was worth it lately.
+//!
+//! What a lone caller's round trip takes is decided by waking: on two CPUs of a virtual machine (Linux 6.18, GETATTR)
+//!
+//! | the reader | a round trip |
+//! |---|--:|
+//! | sleeps, and is woken on the caller's CPU | 7 us |
+//! | looks, on another CPU than the caller's, which has to be woken | 15 to 18 us |
+//! | sleeps, and is woken on another CPU, as its caller is then | 40 us |
+//!
+//! Between the first and the last the scheduler chooses: the first where a caller begins to ask after a pause, and for
+//! as long as nobody is moved; of two that both have something to do, as a caller and a reader that looks, one is. A reader
+//! cannot have it otherwise (one that is pinned to its caller's CPU sees its caller woken on another as soon as
+//! that is idle), but it can see it: so [`Habit`] tries.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often looking for a request is worth it.
+///
+/// Each time in vain halves how often it is tried, down to one in [`Luck::PAUSE_MAX`] receives; once it finds
+/// something it is tried with each again. On busy CPUs nothing comes while the reader has the one that the
+/// caller needs; so it gives way there, and finds out by itself when that is over.
+#[derive(Debug, Default)]
+pub(super) struct Luck {
+    /// So many receives are not preceded by a look.
+    pause: AtomicU32,
+    /// How many that will be after the next look in vain.
+    next_pause: AtomicU32,
+}
+
+impl Luck {
+    const PAUSE_MAX: u32 = 64;
+
+    /// Whether to try now.
+    pub(super) fn tries(&self) -> bool {
+        let pause = self.pause.load(Ordering::Relaxed);
+        if pause > 0 {
+            // Of two at once one may be lost, and then the pause is one longer.
+            self.pause.store(pause - 1, Ordering::Relaxed);
+        }
+        pause == 0
+    }
+
+    /// Learns what a try came to.
+    pub(super) fn tried(&self, found: bool) {
+        let pause = if found { 0 } else { self.next_pause.load(Ordering::Relaxed).max(1) };
+        self.pause.store(pause, Ordering::Relaxed);
+        self.next_pause.store((pause * 2).min(Self::PAUSE_MAX), Ordering::Relaxed);
+    }
+}
+
+/// Whether the CPU is given to others between two looks for a request.
+///
+/// Where a lone caller runs on the reader's CPU it can only come back once the reader lets it: then `sched_yield(2)` is
+/// all that a round trip needs, and no other CPU is woken. A program that only computes keeps the CPU for
+/// milliseconds instead, so after such a time it is not given away for a while.
+#[derive(Debug, Default)]
+pub(super) struct Courtesy {
+    /// For so many receives it is not.
+    pause: AtomicU32,
+    /// How many that will be the next time.
+    next_pause: AtomicU32,
+}
+
+impl Courtesy {
+    /// Longer than callers need to ask for something, shorter than a slice of the scheduler.
+    const LONG: Duration = Duration::from_micros(300);
+    const PAUSE_MIN: u32 = 64;
+    /// A slice of 4 ms lost in so many receives is a microsecond for each.
+    const PAUSE_MAX: u32 = 4096;
+
+    /// Whether to, in the receive that begins.
+    pub(super) fn is_due(&self) -> bool {
+        let pause = self.pause.load(Ordering::Relaxed);
+        if pause > 0 {
+            self.pause.store(pause - 1, Ordering::Relaxed);
+        }
+        pause == 0
+    }
+
+    /// Gives the CPU away for once, since `now`. Whether to go on doing so.
+    pub(super) fn give_way(&self, now: Instant) -> bool {
+        rustix::thread::sched_yield();
+        self.gave_way(now.elapsed())
+    }
+
+    /// Learns how long it was away.
+    fn gave_way(&self, took: Duration) -> bool {
+        let next = self.next_pause.load(Ordering::Relaxed).max(Self::PAUSE_MIN);
+        if took < Self::LONG {
+            self.next_pause.store(next - 1, Ordering::Relaxed);
+            return true;
+        }
+        self.pause.store(next, Ordering::Relaxed);
+        self.next_pause.store((next * 2).min(Self::PAUSE_MAX), Ordering::Relaxed);
+        false
+    }
+}
+
+/// Whether a reader looks for the next request or goes to sleep at once: whichever has requests follow each other sooner.
+///
+/// ```text
+///  a pause, or after thousands ---> tries sleeping ---> tries looking ---> sleeps ---> looks
+///                                         |                   |      while it is better  ^
+///                                         +--- far worse -----+--------------------------+
+/// ```
+///
+/// What a caller does besides takes as long either way, so the time from one request to the next tells which of both is
+/// better.
+#[derive(Debug, Default)]
+pub(super) struct Habit {
+    doing: Doing,
+    /// How many more requests until the next try, of those that count.
+    left: u32,
+    /// When the last request was received.
+    last: Option<Instant>,
+    /// What is counted since it was judged the last time.
+    round: Round,
+    /// How long a request took when sleeping was tried.
+    sleeping: Option<Duration>,
+    /// How long one took with looking.
+    looking: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Doing {
+    #[default]
+    TriesSleeping,
+    TriesLooking,
+    Sleeps,
+    Looks,
+}
+
+/// Some requests in a row.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    requests: u32,
+    took: Duration,
+}
+
+impl Round {
+    fn add(&mut self, took: Duration) {
+        self.requests += 1;
+        self.took += took;
+    }
+
+    fn mean(self) -> Option<Duration> {
+        self.took.checked_div(self.requests)
+    }
+}
+
+impl Habit {
+    /// After such a pause whoever asks now may run elsewhere.
+    const PAUSE: Duration = Duration::from_millis(10);
+    /// A request that took longer waited for its caller, or for a disk, and does not count.
+    const LONG: Duration = Duration::from_micros(250);
+    /// As so much one counts at most: what something else came in between must not decide for all.
+    const MOST: Duration = Duration::from_micros(100);
+    /// So many requests tell how long one takes.
+    const ROUND: u32 = 32;
+    /// So many tell what is far worse.
+    const FAR_WORSE: u32 = 8;
+    /// For so many it is left at what was found. Where sleeping takes 25 us longer, [`Habit::FAR_WORSE`] such in so
+    /// many are 0.05 us for each.
+    const STAY: u32 = 4096;
+
+    /// Whether to sleep at once, in the receive that begins.
+    pub(super) fn sleeps(&self) -> bool {
+        matches!(self.doing, Doing::TriesSleeping | Doing::Sleeps)
+    }
+
+    /// Learns that a request was received.
+    pub(super) fn received(&mut self, now: Instant) {
+        let last = self.last.replace(now);
+        let took = last.map_or(Self::PAUSE, |last| now.saturating_duration_since(last));
+        if took >= Self::PAUSE {
+            self.begin(Doing::TriesSleeping);
+        } else if took < Self::LONG {
+            self.round.add(took.min(Self::MOST));
+            self.left = self.left.saturating_sub(1);
+            match self.round.requests {
+                Self::ROUND => self.judge(),
+                Self::FAR_WORSE if self.doing == Doing::TriesSleeping => self.judge_early(),
+                _ => (),
+            }
+        }
+    }
+
+    /// Sleeping was tried for some requests.
+    fn judge_early(&mut self) {
+        let far_worse = self.looking.map(|looking| looking * 3 / 2);
+        if far_worse.is_some_and(|limit| self.round.mean() > Some(limit)) {
+            self.begin(Doing::Looks);
+        }
+    }
+
+    /// A round is over.
+    fn judge(&mut self) {
+        let took = std::mem::take(&mut self.round).mean();
+        if self.sleeps() {
+            self.sleeping = took;
+        } else {
+            self.looking = took;
+        }
+        match self.doing {
+            Doing::TriesSleeping => self.begin(Doing::TriesLooking),
+            Doing::TriesLooking if self.is_sleeping_better() => self.begin(Doing::Sleeps),
+            Doing::TriesLooking => self.begin(Doing::Looks),
+            _ if self.left == 0 => self.begin(Doing::TriesSleeping),
+            Doing::Sleeps if self.sleeping > self.looking => self.doing = Doing::Looks,
+            Doing::Sleeps | Doing::Looks => (),
+        }
+    }
+
+    /// Whether it is by more than chance.
+    fn is_sleeping_better(&self) -> bool {
+        let both = self.sleeping.zip(self.looking);
+        both.is_some_and(|(sleeping, looking)| sleeping < looking * 7 / 8)
+    }
+
+    fn begin(&mut self, doing: Doing) {
+        (self.doing, self.left, self.round) = (doing, Self::STAY, Round::default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_in_vain_becomes_rare_and_one_find_makes_up_for_it() {
+        let luck = Luck::default();
+        let tries = |receives: u32, found: bool| {
+            let try_once = || {
+                let tries = luck.tries();
+                if tries {
+                    luck.tried(found);
+                }
+                tries
+            };
+            (0..receives).filter(|_| try_once()).count()
+        };
+        assert_eq!(tries(100, true), 100);
+        assert!(tries(1000, false) < 30);
+        // The pause under way is kept, no longer.
+        let most = usize::try_from(Luck::PAUSE_MAX).unwrap();
+        assert!(tries(1000, true) >= 1000 - most);
+        assert_eq!(tries(100, true), 100);
+    }
+
+    #[test]
+    fn the_cpu_is_given_away_until_somebody_keeps_it_for_long() {
+        let courtesy = Courtesy::default();
+        let given = |receives: u32, took: Duration| {
+            let give_once = || {
+                let due = courtesy.is_due();
+                if due {
+                    courtesy.gave_way(took);
+                }
+                due
+            };
+            (0..receives).filter(|_| give_once()).count()
+        };
+        let (short, long) = (Duration::from_micros(10), Duration::from_millis(4));
+        assert_eq!(given(1000, short), 1000);
+        // Once, and then ever more rarely.
+        assert_eq!(given(Courtesy::PAUSE_MIN, long), 1);
+        assert!(given(20 * Courtesy::PAUSE_MAX, long) < 30);
+        assert_eq!(given(Courtesy::PAUSE_MAX, long), 1);
+        // The pause under way is kept, no longer; of how long it was so much is forgotten with each receive.
+        let all = usize::try_from(3 * Courtesy::PAUSE_MAX).unwrap();
+        let most = usize::try_from(Courtesy::PAUSE_MAX).unwrap();
+        assert!(given(3 * Courtesy::PAUSE_MAX, short) >= all - most);
+        assert_eq!(given(1000, short), 1000);
+        assert_eq!(given(Courtesy::PAUSE_MIN, long), 1);
+    }
+
+    /// Whom a reader serves, as far as it shows: how long a request takes.
+    struct Served {
+        now: Instant,
+        habit: Habit,
+    }
+
+    impl Served {
+        fn new() -> Self {
+            Self { now: Instant::now(), habit: Habit::default() }
+        }
+
+        /// So many requests, with what one takes in microseconds. How many were slept for.
+        fn asks(&mut self, requests: u32, sleeping: u64, looking: u64) -> u32 {
+            (0..requests)
+                .map(|_| {
+                    let sleeps = self.habit.sleeps();
+                    let takes = if sleeps { sleeping } else { looking };
+                    self.now += Duration::from_micros(takes);
+                    self.habit.received(self.now);
+                    u32::from(sleeps)
+                })
+                .sum()
+        }
+    }
+
+    #[test]
+    fn a_reader_sleeps_where_callers_come_back_sooner_so() {
+        let mut served = Served::new();
+        let slept = served.asks(10_000, 7, 15);
+        assert!(slept > 9_800, "{slept}");
+    }
+
+    #[test]
+    fn where_sleeping_is_worse_it_is_tried_rarely_and_given_up_soon() {
+        let mut served = Served::new();
+        assert!(served.asks(1000, 40, 15) <= 1 + Habit::ROUND);
+        assert!(served.asks(100_000, 40, 15) <= 30 * Habit::FAR_WORSE);
+        // And where neither is better the reader looks.
+        assert!(served.asks(100_000, 15, 15) <= 30 * Habit::ROUND);
+    }
+
+    #[test]
+    fn sleeping_ends_once_it_is_not_better_any_more() {
+        let mut served = Served::new();
+        served.asks(1000, 7, 15);
+        let slept = served.asks(1000, 40, 15);
+        assert!(slept <= 2 * Habit::ROUND, "{slept}");
+    }
+
+    #[test]
+    fn sleeping_is_tried_again_after_a_pause() {
+        let mut served = Served::new();
+        served.asks(1000, 40, 15);
+        served.now += Habit::PAUSE;
+        let slept = served.asks(1000, 7, 15);
+        assert!(slept > 900, "{slept}");
+    }
+
+    #[test]
+    fn one_that_waits_long_decides_nothing() {
+        let mut served = Served::new();
+        served.asks(1000, 7, 15);
+        for _ in 0..100 {
+            served.asks(1, 5000, 5000);
+            assert_eq!(served.asks(10, 7, 15), 10);
+        }
+    }
+}
