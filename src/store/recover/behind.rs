@@ -55,7 +55,7 @@ pub(in crate::store) fn last_written(file: &dyn File, from: u64) -> io::Result<O
 /// Up to where seals behind the end say that everything is on the disk; `None` if there are none. `written` is all there is.
 ///
 /// What is bad hides where the next record begins, so seals are looked for at every byte. Content may look like one,
-/// but nobody else can [sign](sign) it for the place where it lies.
+/// but nobody else can [sign] it for the place where it lies.
 pub(super) fn promised_behind(
     disk: &dyn Disk,
     state: &Super,
