@@ -29,12 +29,14 @@
 //! `tar x` 0.88, `git clone` 0.97, `cargo build` 1.02, `npm ci` 1.04. Beside two or three programs that only compute it is as before.
 //!
 //! A reader that looks has its caller woken on another CPU; so where callers come back sooner without, it sleeps at once
-//! ([`Wait::Spin`]). Against one that always looks, geometric means of three runs with 4, 8 and 6 servers of each: GETATTR
-//! 0.75, missing name 0.88, file made 0.73, renamed 0.83, unlinked 0.96, and in CPU time 0.72, 0.84, 0.65, 0.75, 0.95; with
-//! two clients 0.86, 0.94, 1.06, 0.92, 1.04; with eight, in one run, 0.99, 1.01, 1.02, 0.87, 1.01; `tar x` 0.99, `git clone` 1.00,
+//! ([`Wait::Spin`]). Against one that always looks, geometric means of four runs with 4 to 8 servers of each: GETATTR 0.88
+//! (0.47 to 1.47 in single runs), missing name 0.96, file made 0.69, renamed 0.81, unlinked 0.94, and in CPU time 0.83, 0.87, 0.63,
+//! 0.74, 0.93; with two clients 0.90, 0.95, 1.04, 0.93, 1.03; with eight, in one run, 0.99, 1.01, 1.02, 0.87, 1.01; 4 KiB appended
+//! and `fsync` 1.03 to 1.06; `tar x` 0.99, `git clone` 1.00,
 //! `cargo build` 0.94, `npm ci` 1.02; beside two programs that only compute 0.4 to 1.12. Tried and left out: a
 //! reader that follows its caller (`/proc/TID/stat` tells where that runs) and stays on its CPU. 52 of 53 times the caller
-//! was elsewhere again at its next request, and the rows were as without.
+//! was elsewhere again at its next request, and the rows were as without. So was counting from an answer, not from a request, to
+//! the next request.
 
 use std::io::{self, Read as _};
 use std::net::Shutdown;
