@@ -32,11 +32,12 @@
 //! ([`Wait::Spin`]). Against one that always looks, geometric means of four runs with 4 to 8 servers of each: GETATTR 0.88
 //! (0.47 to 1.47 in single runs), missing name 0.96, file made 0.69, renamed 0.81, unlinked 0.94, and in CPU time 0.83, 0.87, 0.63,
 //! 0.74, 0.93; with two clients 0.90, 0.95, 1.04, 0.93, 1.03; with eight, in one run, 0.99, 1.01, 1.02, 0.87, 1.01; 4 KiB appended
-//! and `fsync` 1.03 to 1.06; `tar x` 0.99, `git clone` 1.00,
-//! `cargo build` 0.94, `npm ci` 1.02; beside two programs that only compute 0.4 to 1.12. Tried and left out: a
-//! reader that follows its caller (`/proc/TID/stat` tells where that runs) and stays on its CPU. 52 of 53 times the caller
-//! was elsewhere again at its next request, and the rows were as without. So was counting from an answer, not from a request, to
-//! the next request.
+//! and `fsync` 1.03 to 1.06; `tar x` 0.99, `git clone` 1.00, `cargo build` 0.94, `npm ci` 1.02; beside two programs that only
+//! compute 0.4 to 1.12.
+//!
+//! Tried and left out: a reader that follows its caller (`/proc/TID/stat` tells where that runs) and stays on its CPU. 52 of 53
+//! times the caller was elsewhere again at its next request, and the rows were as without. So they were where what counts was the
+//! time from an answer to the next request, and with reads that block (no `O_NONBLOCK`, no poll(2)).
 
 use std::io::{self, Read as _};
 use std::net::Shutdown;

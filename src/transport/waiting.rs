@@ -17,37 +17,58 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// For how many receives something is not done, and for how many the next time. Only whoever has the turn counts; of two at once
+/// one may be lost, and then it is one longer.
+#[derive(Debug, Default)]
+struct Pause {
+    left: AtomicU32,
+    next: AtomicU32,
+}
+
+impl Pause {
+    /// Whether it is over in the receive that begins, and one less is left of it.
+    fn is_over(&self) -> bool {
+        let left = self.left.load(Ordering::Relaxed);
+        if left > 0 {
+            self.left.store(left - 1, Ordering::Relaxed);
+        }
+        left == 0
+    }
+
+    fn next(&self) -> u32 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    fn set_next(&self, receives: u32) {
+        self.next.store(receives, Ordering::Relaxed);
+    }
+
+    /// Begins one of so many, whose next is twice as long up to `most`.
+    fn begin(&self, receives: u32, most: u32) {
+        self.left.store(receives, Ordering::Relaxed);
+        self.set_next((receives * 2).min(most));
+    }
+}
+
 /// How often looking for a request is worth it.
 ///
 /// Each time in vain halves how often it is tried, down to one in [`Luck::PAUSE_MAX`] receives; once it finds
 /// something it is tried with each again. On busy CPUs nothing comes while the reader has the one that the
 /// caller needs; so it gives way there, and finds out by itself when that is over.
 #[derive(Debug, Default)]
-pub(super) struct Luck {
-    /// So many receives are not preceded by a look.
-    pause: AtomicU32,
-    /// How many that will be after the next look in vain.
-    next_pause: AtomicU32,
-}
+pub(super) struct Luck(Pause);
 
 impl Luck {
     const PAUSE_MAX: u32 = 64;
 
     /// Whether to try now.
     pub(super) fn tries(&self) -> bool {
-        let pause = self.pause.load(Ordering::Relaxed);
-        if pause > 0 {
-            // Of two at once one may be lost, and then the pause is one longer.
-            self.pause.store(pause - 1, Ordering::Relaxed);
-        }
-        pause == 0
+        self.0.is_over()
     }
 
     /// Learns what a try came to.
     pub(super) fn tried(&self, found: bool) {
-        let pause = if found { 0 } else { self.next_pause.load(Ordering::Relaxed).max(1) };
-        self.pause.store(pause, Ordering::Relaxed);
-        self.next_pause.store((pause * 2).min(Self::PAUSE_MAX), Ordering::Relaxed);
+        self.0.begin(if found { 0 } else { self.0.next().max(1) }, Self::PAUSE_MAX);
     }
 }
 
@@ -57,12 +78,7 @@ impl Luck {
 /// all that a round trip needs, and no other CPU is woken. A program that only computes keeps the CPU for
 /// milliseconds instead, so after such a time it is not given away for a while.
 #[derive(Debug, Default)]
-pub(super) struct Courtesy {
-    /// For so many receives it is not.
-    pause: AtomicU32,
-    /// How many that will be the next time.
-    next_pause: AtomicU32,
-}
+pub(super) struct Courtesy(Pause);
 
 impl Courtesy {
     /// Longer than callers need to ask for something, shorter than a slice of the scheduler.
@@ -73,11 +89,7 @@ impl Courtesy {
 
     /// Whether to, in the receive that begins.
     pub(super) fn is_due(&self) -> bool {
-        let pause = self.pause.load(Ordering::Relaxed);
-        if pause > 0 {
-            self.pause.store(pause - 1, Ordering::Relaxed);
-        }
-        pause == 0
+        self.0.is_over()
     }
 
     /// Gives the CPU away for once, since `now`. Whether to go on doing so.
@@ -88,13 +100,12 @@ impl Courtesy {
 
     /// Learns how long it was away.
     fn gave_way(&self, took: Duration) -> bool {
-        let next = self.next_pause.load(Ordering::Relaxed).max(Self::PAUSE_MIN);
+        let next = self.0.next().max(Self::PAUSE_MIN);
         if took < Self::LONG {
-            self.next_pause.store(next - 1, Ordering::Relaxed);
+            self.0.set_next(next - 1);
             return true;
         }
-        self.pause.store(next, Ordering::Relaxed);
-        self.next_pause.store((next * 2).min(Self::PAUSE_MAX), Ordering::Relaxed);
+        self.0.begin(next, Self::PAUSE_MAX);
         false
     }
 }
@@ -229,19 +240,15 @@ impl Habit {
 mod tests {
     use super::*;
 
+    /// In how many of so many receives something was done, which is whenever it `is_due`.
+    fn times_done(receives: u32, is_due: impl Fn() -> bool, act: impl Fn()) -> usize {
+        (0..receives).filter(|_| is_due()).inspect(|_| act()).count()
+    }
+
     #[test]
     fn looking_in_vain_becomes_rare_and_one_find_makes_up_for_it() {
         let luck = Luck::default();
-        let tries = |receives: u32, found: bool| {
-            let try_once = || {
-                let tries = luck.tries();
-                if tries {
-                    luck.tried(found);
-                }
-                tries
-            };
-            (0..receives).filter(|_| try_once()).count()
-        };
+        let tries = |receives, found| times_done(receives, || luck.tries(), || luck.tried(found));
         assert_eq!(tries(100, true), 100);
         assert!(tries(1000, false) < 30);
         // The pause under way is kept, no longer.
@@ -253,15 +260,11 @@ mod tests {
     #[test]
     fn the_cpu_is_given_away_until_somebody_keeps_it_for_long() {
         let courtesy = Courtesy::default();
-        let given = |receives: u32, took: Duration| {
-            let give_once = || {
-                let due = courtesy.is_due();
-                if due {
-                    courtesy.gave_way(took);
-                }
-                due
+        let given = |receives, took| {
+            let give = || {
+                courtesy.gave_way(took);
             };
-            (0..receives).filter(|_| give_once()).count()
+            times_done(receives, || courtesy.is_due(), give)
         };
         let (short, long) = (Duration::from_micros(10), Duration::from_millis(4));
         assert_eq!(given(1000, short), 1000);

@@ -203,14 +203,16 @@ fn of_another_users_file_the_content_alone_is_replaced() {
     assert_eq!(root.find(&path("new"), Seq::NOW).unwrap().mode & 0o777, 0o644, "by the umask");
 }
 
-/// Somebody who gives the name `file` to another file before what is written next.
-#[derive(Debug)]
-struct Faster {
-    tree: Tree,
-    times: AtomicUsize,
+/// Somebody who does something before the content of a file changes.
+struct Before<F>(F);
+
+impl<F> std::fmt::Debug for Before<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Before")
+    }
 }
 
-impl Watcher for Faster {
+impl<F: Fn() + Send + Sync> Watcher for Before<F> {
     fn changed(&self, _: Changed<'_>) {}
 
     fn settle(&self) {}
@@ -220,9 +222,24 @@ impl Watcher for Faster {
     }
 
     fn before_write(&self, _: Ino) {
+        self.0();
+    }
+}
+
+/// For as long as what is returned lives.
+fn before_writes(tree: &Tree, act: impl Fn() + Send + Sync + 'static) -> Arc<dyn Watcher> {
+    let watcher: Arc<dyn Watcher> = Arc::new(Before(act));
+    tree.watch(Arc::downgrade(&watcher));
+    watcher
+}
+
+/// Gives the name `file` to another file before what is written the next `times`.
+fn overtaken(tree: &Tree, times: usize) -> Arc<dyn Watcher> {
+    let (other, times) = (tree.clone(), AtomicUsize::new(times));
+    before_writes(tree, move || {
         let less = |times: usize| times.checked_sub(1);
-        if self.times.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
-            make(&self.tree, Ino::ROOT, b"another", S_IFREG | 0o644);
+        if times.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+            make(&other, Ino::ROOT, b"another", S_IFREG | 0o644);
             let rename = Operation::Rename {
                 parent: Ino::ROOT,
                 name: b"another",
@@ -230,16 +247,9 @@ impl Watcher for Faster {
                 new_name: b"file",
                 how: RenameHow::Replace,
             };
-            self.tree.perform(&Caller::default(), &rename).unwrap();
+            other.perform(&Caller::default(), &rename).unwrap();
         }
-    }
-}
-
-fn overtaken(tree: &Tree, times: usize) -> Arc<dyn Watcher> {
-    let faster = Faster { tree: tree.clone(), times: AtomicUsize::new(times) };
-    let faster: Arc<dyn Watcher> = Arc::new(faster);
-    tree.watch(Arc::downgrade(&faster));
-    faster
+    })
 }
 
 #[test]
@@ -277,29 +287,15 @@ fn who_is_overtaken_looks_again_unless_it_said_what_must_be_there() {
     assert_eq!(content(&root, "moved"), b"", "it is the other one");
 }
 
-/// Somebody who puts a byte behind the end of a file before the content of another changes for the `at`th time.
-#[derive(Debug)]
-struct Between {
-    tree: Tree,
-    behind: Ino,
-    at: AtomicUsize,
-}
-
-impl Watcher for Between {
-    fn changed(&self, _: Changed<'_>) {}
-
-    fn settle(&self) {}
-
-    fn keeps(&self, _: &Inode) -> bool {
-        false
-    }
-
-    fn before_write(&self, _: Ino) {
-        if self.at.fetch_sub(1, Ordering::Relaxed) == 1 {
+/// Puts a byte behind the end of `behind` before the content of another changes for the `at`th time.
+fn appended_between(tree: &Tree, behind: Ino, at: usize) -> Arc<dyn Watcher> {
+    let (other, at) = (tree.clone(), AtomicUsize::new(at));
+    before_writes(tree, move || {
+        if at.fetch_sub(1, Ordering::Relaxed) == 1 {
             let (caller, to) = (Caller::default(), WriteTo::End);
-            self.tree.write(&caller, self.behind, to, b"!", false).unwrap();
+            other.write(&caller, behind, to, b"!", false).unwrap();
         }
-    }
+    })
 }
 
 #[test]
@@ -316,10 +312,7 @@ fn who_is_overtaken_part_way_says_so_and_does_nothing_twice() {
                 _ => Must::BeAsSeen(file.ino, file.changed),
             };
             let content = staged(&root, LEN, b'a');
-            let between =
-                Between { tree: tree.clone(), behind: file.ino, at: AtomicUsize::new(at) };
-            let between: Arc<dyn Watcher> = Arc::new(between);
-            tree.watch(Arc::downgrade(&between));
+            let _between = appended_between(&tree, file.ino, at);
             let appended = root.replace_part(&path("file"), None, &content, must, false);
             let size = root.find(&path("file"), Seq::NOW).unwrap().size;
             let refused = appended.as_ref().err().map(|why| why.status);
@@ -354,9 +347,7 @@ fn a_copy_is_of_one_version_whatever_comes_meanwhile() {
         if there {
             root.replace(&path("file"), &short(b""), None, Must::Be).unwrap();
         }
-        let between = Between { tree: tree.clone(), behind: source.ino, at: AtomicUsize::new(at) };
-        let between: Arc<dyn Watcher> = Arc::new(between);
-        tree.watch(Arc::downgrade(&between));
+        let _between = appended_between(&tree, source.ino, at);
         let copied = root.copy(&path("source"), &path("file"));
         assert_eq!(copied.err().map(|why| why.status), status, "{len}");
         let file = root.find(&path("file"), Seq::NOW).unwrap();
