@@ -4,6 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// How ring buffers of ours are called, before the number of who made it.
+const INSTANCE: &str = "lighthouse-bench-";
+
 /// The kernel's own trace of what it sends, in a ring buffer of ours.
 pub(crate) struct Counter {
     tracefs: PathBuf,
@@ -24,7 +27,9 @@ impl Counter {
             rustix::mount::mount("tracefs", &tracefs, "tracefs", flags, None).ok()?;
             mounted = Some(directory);
         }
-        let instance = tracefs.join(format!("instances/lighthouse-bench-{}", std::process::id()));
+        let instances = tracefs.join("instances");
+        remove_dead(&instances);
+        let instance = instances.join(format!("{INSTANCE}{}", std::process::id()));
         let made = fs::create_dir(&instance).is_ok();
         let counter = Self { tracefs, instance, mounted };
         // A walk of all files sends more than fits otherwise.
@@ -65,6 +70,19 @@ impl Counter {
             all.names = format!("{} {name}", all.names);
             all
         })
+    }
+}
+
+/// Removes the ring buffers of those that were interrupted: each holds 16 MiB a CPU until someone does.
+fn remove_dead(instances: &Path) {
+    for entry in fs::read_dir(instances).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(maker) = name.to_str().and_then(|name| name.strip_prefix(INSTANCE)) else {
+            continue;
+        };
+        if !Path::new("/proc").join(maker).exists() {
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 

@@ -61,9 +61,11 @@
 //! comparison and the sweep, 2 in the quick one), `BENCH_MIB` how long the file is that is written and read whole (256), `BENCH_ONLY`
 //! the names of servers to ask, separated by commas, rather than all. `--test` asks each once, at the smallest size.
 //!
-//! The servers are processes of their own, this program again for bare loops and most peers. What a lone client sees is
-//! decided, on two idle CPUs, by waking the other CPU: so by where the scheduler has put the server, which stays there. Hence
-//! several of each kind.
+//! The servers are processes of their own, this program again for bare loops and most peers, all in a mount namespace of
+//! their own, which ends with them: to look at a mount meanwhile, `nsenter --mount --target PID`.
+//!
+//! What a lone client sees is decided, on two idle CPUs, by waking the other CPU: so by where the scheduler has put the
+//! server, which stays there. Hence several of each kind.
 
 mod acts;
 mod bare;
@@ -82,7 +84,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use lighthouse_fuse::sys;
 use lighthouse_fuse::transport::uring::Queues;
+use rustix::mount::MountPropagationFlags;
 
 use counter::Counter;
 use questions::{QUESTIONS, Size};
@@ -108,6 +112,10 @@ fn main() -> ExitCode {
         eprintln!("SKIPPED: mounting needs root and /dev/fuse");
         return ExitCode::SUCCESS;
     }
+    if let Err(error) = keep_mounts() {
+        eprintln!("no mount namespace of its own: {error}");
+        return ExitCode::FAILURE;
+    }
     match Run::new(&arguments).all() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -115,6 +123,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Moves this program, and with it all that it starts, to where what they mount ends with the last of them, however they
+/// end: nobody is left to unmount after ^C, and who clears away the temporary directories would do it through the mounts.
+fn keep_mounts() -> std::io::Result<()> {
+    sys::process::unshare_mounts(false)?;
+    let ours = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change("/", ours)?)
 }
 
 /// Where this program was started as one of the servers, being it.
