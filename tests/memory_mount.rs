@@ -39,16 +39,22 @@ struct Mounted {
 }
 
 fn mount(store: &Arc<Store>, options: Options) -> Mounted {
+    // As the programs show it, and with every other seed as where directories are opened.
+    mount_view(view_of(store, options.seed.is_multiple_of(2)), options)
+}
+
+fn view_of(store: &Arc<Store>, no_opendir: bool) -> Arc<View> {
     let agents = Agents::new(Arc::clone(store));
-    let view = View::new(Tree::new(Arc::clone(store)), agents, view::Options::default());
-    mount_view(Arc::new(view), options)
+    let options = view::Options { no_opendir, ..view::Options::default() };
+    Arc::new(View::new(Tree::new(Arc::clone(store)), agents, options))
 }
 
 /// As [`mount`], with a tree that tells the kernel of what is changed beside it.
 fn mount_watched(store: &Arc<Store>) -> (Mounted, Tree) {
     let tree = Tree::new(Arc::clone(store));
     let agents = Agents::new(Arc::clone(store));
-    let view = Arc::new(View::new(tree.clone(), agents, view::Options::default()));
+    let options = view::Options { no_opendir: true, ..view::Options::default() };
+    let view = Arc::new(View::new(tree.clone(), agents, options));
     let watcher: Weak<View> = Arc::downgrade(&view);
     tree.watch(watcher);
     (mount_view(view, Options::default()), tree)
@@ -145,17 +151,19 @@ fn a_second_stat_and_a_second_read_send_nothing() {
     assert_eq!(look(), 1);
     mounted.kernel.settle();
     let counts = mounted.kernel.take_counts();
-    let asked: Vec<_> =
-        counts.keys().filter(|name| !["OPENDIR", "RELEASEDIR"].contains(name)).collect();
-    assert!(asked.is_empty(), "{counts:?}");
+    assert!(counts.is_empty(), "{counts:?}");
     user.close(fd).unwrap();
     mounted.unmount();
 }
 
 /// Walks a directory of `files` names whose listing the kernel has kept and whose names it has forgotten. Returns what it asked.
-fn walk_what_was_forgotten(files: usize) -> std::collections::BTreeMap<&'static str, u64> {
+fn walk_what_was_forgotten(
+    files: usize,
+    no_opendir: bool,
+) -> std::collections::BTreeMap<&'static str, u64> {
     let (store, _dir) = stores::fresh();
-    let mounted = mount(&store, Options::default());
+    let view = view_of(&store, no_opendir);
+    let mounted = mount_view(Arc::clone(&view), Options::default());
     let user = mounted.kernel.as_root();
     for number in 0..files {
         user.write_file(format!("/current/{number}"), b"", 0o644).unwrap();
@@ -172,6 +180,7 @@ fn walk_what_was_forgotten(files: usize) -> std::collections::BTreeMap<&'static 
     assert_eq!((walk(), walk()), (files, files));
     mounted.kernel.shrink();
     mounted.kernel.settle();
+    assert!(view.news().settle(Duration::from_secs(60)), "the kernel is told what to read again");
     mounted.kernel.take_counts();
     assert_eq!(walk(), files);
     let counts = mounted.kernel.take_counts();
@@ -182,13 +191,81 @@ fn walk_what_was_forgotten(files: usize) -> std::collections::BTreeMap<&'static 
 
 #[test]
 fn a_walk_over_forgotten_names_reads_the_listing_again_with_their_attributes() {
-    let asked = walk_what_was_forgotten(50);
-    assert!(asked.contains_key("READDIRPLUS"), "{asked:?}");
-    // `current` itself was forgotten too.
-    assert!(asked.get("LOOKUP").is_none_or(|&lookups| lookups <= 1), "{asked:?}");
-    // One READDIRPLUS would bring too few of them.
-    let asked = walk_what_was_forgotten(1000);
-    assert!(!asked.contains_key("READDIRPLUS"), "{asked:?}");
+    for no_opendir in [false, true] {
+        for files in [1, 2, 50, 100] {
+            let asked = walk_what_was_forgotten(files, no_opendir);
+            assert!(asked.contains_key("READDIRPLUS"), "{files}: {asked:?}");
+            // `current` itself was forgotten too.
+            assert!(asked.get("LOOKUP").is_none_or(|&lookups| lookups <= 1), "{files}: {asked:?}");
+            assert_eq!(asked.contains_key("OPENDIR"), !no_opendir, "{files}: {asked:?}");
+        }
+        // One READDIRPLUS would bring too few of them.
+        let asked = walk_what_was_forgotten(1000, no_opendir);
+        assert!(!asked.contains_key("READDIRPLUS"), "{asked:?}");
+    }
+}
+
+#[test]
+fn a_label_shows_in_a_listing_that_the_kernel_keeps() {
+    let (store, _dir) = stores::fresh();
+    let view = view_of(&store, true);
+    let mounted = mount_view(Arc::clone(&view), Options::default());
+    let user = mounted.kernel.as_root();
+    let labels = || {
+        let mut names: Vec<_> =
+            user.list("/history").unwrap().into_iter().map(|entry| entry.name).collect();
+        names.sort();
+        names.into_iter().map(|name| String::from_utf8(name).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((labels().len(), labels().len()), (0, 0));
+    mounted.kernel.take_counts();
+    assert!(labels().is_empty());
+    assert!(mounted.kernel.take_counts().is_empty(), "the kernel keeps it");
+    user.mkdir("/history/made", 0o755).unwrap();
+    assert_eq!(labels(), ["made"]);
+    assert_eq!(user.stat("/history/then"), Err(Errno::ENOENT));
+    // What the command `label` does: the kernel sees an attribute that is set, and no name.
+    user.set_xattr("/history", "user.lighthouse.label", b"@2/then", 0).unwrap();
+    assert!(view.news().settle(Duration::from_secs(60)));
+    assert_eq!(labels(), ["made", "then"]);
+    assert!(user.stat("/history/then").is_ok());
+    user.rmdir("/history/made").unwrap();
+    assert_eq!(labels(), ["then"]);
+    mounted.unmount();
+}
+
+#[test]
+fn directories_are_opened_where_a_listing_may_change_beside_the_kernel() {
+    let unopened = view::Options { no_opendir: true, ..view::Options::default() };
+    let uncached = view::Caching { listings: false, ..view::Caching::default() };
+    for (options, opened) in [
+        (unopened, false),
+        (view::Options { list_times: 1, ..unopened }, true),
+        (view::Options { sections: true, ..unopened }, true),
+        (view::Options { caching: uncached, ..unopened }, true),
+    ] {
+        let (store, _dir) = stores::fresh();
+        let agents = Agents::new(Arc::clone(&store));
+        let view = Arc::new(View::new(Tree::new(Arc::clone(&store)), agents, options));
+        let mounted = mount_view(view, Options::default());
+        let user = mounted.kernel.as_root();
+        for _ in 0..2 {
+            assert_eq!(user.list("/").unwrap().len(), if options.sections { 6 } else { 2 });
+        }
+        let asked = mounted.kernel.take_counts().get("OPENDIR").copied().unwrap_or(0);
+        // Refused once, it is not asked for again.
+        assert_eq!(asked, if opened { 2 } else { 1 }, "{options:?}");
+        mounted.unmount();
+    }
+    // A kernel from before NO_OPENDIR_SUPPORT would tell who lists a directory of the refusal.
+    let (store, _dir) = stores::fresh();
+    let mounted = mount(&store, Options { minor: 28, ..Options::default() });
+    let user = mounted.kernel.as_root();
+    assert_eq!(user.list("/").unwrap().len(), 2);
+    assert_eq!(mounted.kernel.take_counts().get("OPENDIR"), Some(&1));
+    assert_eq!(user.list("/").unwrap().len(), 2);
+    assert_eq!(mounted.kernel.take_counts().get("OPENDIR"), Some(&1));
+    mounted.unmount();
 }
 
 #[test]

@@ -33,6 +33,7 @@ use lighthouse_fuse::store::Store;
 use lighthouse_fuse::store::event::{FileId, Ino, Seq};
 use lighthouse_fuse::transport::{Buffer, Delivery, Frame, Lane, Received, SpliceError, Transport};
 use lighthouse_fuse::tree::Tree;
+use lighthouse_fuse::view::news::{News, Next};
 use lighthouse_fuse::view::{Options, View};
 
 fn view_of(store: &Arc<Store>) -> View {
@@ -182,28 +183,33 @@ fn names_that_are_not_there_may_be_remembered_in_the_present_only() {
 }
 
 #[test]
-fn a_listing_is_kept_unless_the_kernel_may_have_forgotten_its_names() {
-    let (store, _dir) = stores::fresh();
-    {
-        let (wire, view) = (Wire::default(), view_of(&store));
-        let mut kernel = Kernel::connect(&wire, &view);
-        let dir = current(&mut kernel);
+fn a_listing_is_kept_until_the_kernel_has_forgotten_most_of_its_names() {
+    with(|kernel, view| {
+        let dir = current(kernel);
+        let mut nodes = Vec::new();
         for number in 0..20 {
-            kernel.make(dir, format!("{number}").as_bytes(), b"");
+            let (entry, handle) = kernel.create(dir, format!("{number}").as_bytes()).unwrap();
+            kernel.release(entry.node, handle).unwrap();
+            nodes.push(entry.node);
         }
-    }
-    // Another kernel, which has looked up none of them.
-    let (wire, view) = (Wire::default(), view_of(&store));
-    let mut kernel = Kernel::connect(&wire, &view);
-    let dir = current(&mut kernel);
-    let kept = |kernel: &mut Kernel<'_>| {
-        let opened = kernel.open_directory(dir).unwrap();
-        opened.flags.0 & OpenedFlags::KEEP_CACHE.0 != 0
-    };
-    assert!(kept(&mut kernel), "it has let go of nothing yet");
-    let file = kernel.look(dir, b"0").unwrap();
-    kernel.forget(file.node, 1);
-    assert!(!kept(&mut kernel), "of names it does not know any more");
+        let told = |view: &View| {
+            let next = view.news().next(Duration::ZERO);
+            view.news().told();
+            next
+        };
+        for node in nodes.drain(..15) {
+            kernel.forget(node, 1);
+        }
+        assert_eq!(told(view), Next::Nothing, "16 is the power of two above half of them");
+        kernel.forget(nodes.pop().unwrap(), 1);
+        assert_eq!(told(view), Next::News(News::Content(dir)));
+        assert!(kernel.open_directory(dir).unwrap().flags.0 & OpenedFlags::KEEP_CACHE.0 != 0);
+        // Those that are left are most of none.
+        for node in nodes.drain(..) {
+            kernel.forget(node, 1);
+        }
+        assert_eq!(told(view), Next::Nothing);
+    });
 }
 
 #[test]

@@ -202,6 +202,7 @@ impl ServiceArgs {
             list_times: self.list_times.unwrap_or(list_times),
             sections,
             no_open: false,
+            no_opendir: true,
             no_birth_times: self.tuning.no_birth_times,
         }
     }

@@ -85,7 +85,8 @@ pub(super) struct TuningArgs {
     /// Read a file anew each time it is opened
     #[arg(long, env = "LIGHTHOUSE_FUSE_NO_KEEP_CACHE", value_parser = super::flag())]
     no_keep_cache: bool,
-    /// Ask for a directory's names each time it is listed
+    /// Ask for a directory's names each time it is listed, and have each opened. Else the kernel lists what it has kept without
+    /// a request, unless --sections or --list-times show what comes and goes by itself: then it opens the directory
     #[arg(long, env = "LIGHTHOUSE_FUSE_NO_CACHE_DIR", value_parser = super::flag())]
     no_cache_dir: bool,
     /// When listings bring attributes, which saves a request for each name that is looked at

@@ -61,6 +61,8 @@ pub struct Config {
     pub readdirplus: ReadDirPlus,
     /// Lookups and listings in one directory may run side by side.
     pub parallel_dirops: bool,
+    /// Directories need not be opened: OPENDIR is refused with ENOSYS.
+    pub no_opendir: bool,
     /// The transport splices replies.
     pub splice: bool,
     /// The transport is the ring.
@@ -100,6 +102,7 @@ impl Default for Config {
             page_size: 4096,
             readdirplus: ReadDirPlus::Adaptive,
             parallel_dirops: true,
+            no_opendir: false,
             splice: false,
             io_uring: false,
             export: false,

@@ -94,8 +94,8 @@ flags! {
         "requests longer than 32 pages";
     FUSE_CACHE_SYMLINKS "CACHE_SYMLINKS" 28 Always,
         "the target of a link never changes";
-    FUSE_NO_OPENDIR_SUPPORT "NO_OPENDIR_SUPPORT" 29 Never,
-        "OPENDIR says which listings may be cached";
+    FUSE_NO_OPENDIR_SUPPORT "NO_OPENDIR_SUPPORT" 29 If(|config| config.no_opendir),
+        "OPENDIR may be answered with ENOSYS; every listing is cached then, so each must be one that may be";
     FUSE_EXPLICIT_INVAL_DATA "EXPLICIT_INVAL_DATA" 30 Always,
         "we know every change, so pages are dropped when we say so and not when a time stamp moved";
     FUSE_MAP_ALIGNMENT "MAP_ALIGNMENT" 31 Never,

@@ -7,7 +7,8 @@
 //! | FLUSH | ENOSYS | closes without asking, after writing mapped pages back |
 //! | ACCESS | ENOSYS | nothing changes: it checks modes itself |
 //! | OPEN | ENOSYS where the view's options say so | takes every file for open, and reads it through handle 0 |
-//! | STATX | the same | tells of an inode what GETATTR says, which has no birth time |
+//! | OPENDIR | ENOSYS where NO_OPENDIR_SUPPORT was agreed on | takes every directory for open, and keeps its listing |
+//! | STATX | ENOSYS where the view's options say so | tells of an inode what GETATTR says, which has no birth time |
 //! | GETLK, SETLK, SETLKW | ENOSYS | keeps locks itself; it never asks unless we offered |
 //! | POLL | ENOSYS where there are no streams | says that files are always ready |
 //! | BMAP | ENOSYS | says that there are no blocks |

@@ -25,12 +25,12 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::meter::{LaneId, Request};
-use crate::proto::Reply;
-use crate::proto::abi::{FUSE_HAS_EXPIRE_ONLY, FUSE_OVER_IO_URING};
+use crate::proto::abi::{FUSE_HAS_EXPIRE_ONLY, FUSE_NO_OPENDIR_SUPPORT, FUSE_OVER_IO_URING};
 use crate::proto::connection::{self, Action, Connection, Limits};
 use crate::proto::message;
 use crate::proto::notify::Notice;
 use crate::proto::types::{Errno, Name, NodeId};
+use crate::proto::{Op, Reply};
 use crate::transport::turns::Turn;
 use crate::transport::{Delivery, DeviceLane, Frame, Lane, Received, SpliceError, Transport};
 use crate::view::news::{News, Next};
@@ -148,7 +148,10 @@ impl<'s> Server<'s> {
         Self {
             transport,
             view,
-            connection: Connection::new(config.connection),
+            connection: Connection::new(connection::Config {
+                no_opendir: view.lists_unopened(),
+                ..config.connection
+            }),
             counters: Arc::default(),
             readers: config.readers.max(1),
             ring_only: config.ring_only,
@@ -161,7 +164,8 @@ impl<'s> Server<'s> {
     /// with it. `view` must be of the store that the other served, opened again. What was not answered is
     /// sent again by the kernel, and what of it is in the log is answered from there, not done a second time.
     ///
-    /// Nodes below `history/` are stale afterwards, and files without a name are ended by the next mount only.
+    /// Nodes below `history/` are stale afterwards, and files without a name are ended by the next mount only. A view that
+    /// lists what was not opened ([`View::lists_unopened`]) is not for this: a listing that is stale is an error then.
     #[must_use]
     pub fn resume(
         transport: &'s dyn Transport,
@@ -397,6 +401,12 @@ impl<'s> Server<'s> {
         }
     }
 
+    /// Whether the kernel need not ask `op`, as was agreed on.
+    fn refuses(&self, op: &Op<'_>) -> bool {
+        let agreed = |flag| self.connection.limits().is_some_and(|limits| limits.has(flag));
+        matches!(op, Op::OpenDir(_)) && agreed(FUSE_NO_OPENDIR_SUPPORT)
+    }
+
     /// Does all that is due for one message, but for sending the reply.
     pub fn take<'w>(&self, received: Received<'_>, work: &'w mut Work) -> Taken<'w, 's> {
         let Received { frame, room } = received;
@@ -425,7 +435,11 @@ impl<'s> Server<'s> {
                 {
                     turn.waits();
                 }
-                let answer = guarded(|| dispatch::answer(self.view, id, caller, &op, room, work));
+                let answer = if self.refuses(&op) {
+                    Ok(Reply::error(id, Errno::ENOSYS).into())
+                } else {
+                    guarded(|| dispatch::answer(self.view, id, caller, &op, room, work))
+                };
                 let Answer { reply, stored: elsewhere } = answer.unwrap_or_else(|_| {
                     self.counters.panicked();
                     tracing::error!(operation = op.name(), "a handler panicked; answered EIO");

@@ -31,8 +31,6 @@ impl View {
     ) -> Result<(), E> {
         self.adopted.store(true, Ordering::Relaxed);
         self.nodes.clear();
-        // What it let go of before, nobody knows any more.
-        self.nodes.see_let_go();
         self.nodes.after_restarts(restarts, is_held)?;
         self.handles.clear();
         self.computed.clear();
@@ -82,10 +80,10 @@ impl View {
     /// `ino` as it is; or as event `seq` left it, if somebody has ended it since.
     fn entry_again(&self, ino: Ino, seq: Seq) -> Result<Entry, Refusal> {
         match self.tree.inode(ino, Seq::NOW) {
-            Ok(inode) => self.give_out(Tense::Now, &inode),
+            Ok(inode) => self.give_out(Tense::Now, None, &inode),
             Err(TreeRefusal::Stale) => {
                 let then: Inode = self.tree.inode(ino, seq)?;
-                let entry = self.give_out(Tense::Now, &then)?;
+                let entry = self.give_out(Tense::Now, None, &then)?;
                 Ok(Entry { entry_valid: Duration::ZERO, attr_valid: Duration::ZERO, ..entry })
             }
             Err(refusal) => Err(refusal.into()),

@@ -171,7 +171,7 @@ impl View {
                 security: asker.security,
             },
         )?;
-        self.give_out(Tense::Now, &about(made)?)
+        self.give_out(Tense::Now, Some(parent), &about(made)?)
     }
 
     /// Makes a directory; in `history/` a label of the present.
@@ -203,7 +203,7 @@ impl View {
             asker,
             &Operation::Symlink { parent, name: name.as_bytes(), target, security: asker.security },
         )?;
-        self.give_out(Tense::Now, &about(made)?)
+        self.give_out(Tense::Now, Some(parent), &about(made)?)
     }
 
     /// Makes the regular file `name`, and opens it. One that is there already is stale: the kernel, which asks for
@@ -233,7 +233,7 @@ impl View {
         if made.seq.is_none() {
             return Err(TreeRefusal::Stale.into());
         }
-        let entry = self.give_out(Tense::Now, &about(made)?)?;
+        let entry = self.give_out(Tense::Now, Some(parent), &about(made)?)?;
         let handle = self.handles.open(entry.node, Open::file(flags, None));
         Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
     }
@@ -251,7 +251,7 @@ impl View {
         let made =
             self.change(asker, &Operation::Tmpfile { parent, mode, security: asker.security })?;
         let inode = about(made)?;
-        let entry = self.give_out(Tense::Now, &inode)?;
+        let entry = self.give_out(Tense::Now, None, &inode)?;
         self.may_be_nameless(&inode)?;
         let handle = self.handles.open(entry.node, Open::file(flags, None));
         Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
@@ -339,7 +339,7 @@ impl View {
         self.mark(ino, self.drafts.take(ino));
         let linked = self.change(asker, &Operation::Link { ino, parent, name: name.as_bytes() })?;
         self.nameless.lock().remove(&ino.0);
-        self.give_out(Tense::Now, &about(linked)?)
+        self.give_out(Tense::Now, Some(parent), &about(linked)?)
     }
 
     /// Takes away the name of a file, or with `directory` of an empty directory; in `history/` a label.

@@ -23,7 +23,8 @@ use crate::tree::{Ino, Inode, LabelError, Seq, Timestamp};
 
 use super::listing::{Filling, Listed};
 use super::moment::{self, Moment};
-use super::nodes::{Entered, Still, Tense};
+use super::news::News;
+use super::nodes::{Entered, Place, Still, Tense};
 use super::{Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, shown_ino};
 
 /// Setting this attribute of `history/` labels a moment; it is never there to be read.
@@ -74,7 +75,7 @@ impl View {
         let entry = self
             .within_reach(at)
             .and_then(|()| self.top_at(at))
-            .and_then(|top| self.give_out(Tense::Past(view), &top));
+            .and_then(|top| self.give_out(Tense::Past(view), None, &top));
         self.nodes.let_go(view);
         // Below, everything is as fixed as the event; the name itself may come to mean another.
         Ok(Entry { entry_valid: valid, ..entry? })
@@ -102,6 +103,13 @@ impl View {
         }
         let at = self.sequence(moment)?;
         self.tree.store().label(name, Some(at)).map_err(label_refusal)?;
+        // The kernel sees an attribute set, and no directory made; and the name may be one that it has not found.
+        if let Some(history) = Place::History.node() {
+            let news = News::Content(history);
+            // Without room it is told when it is told once more.
+            let _ = self.news.push(news.clone());
+            self.told.add(news);
+        }
         Ok(())
     }
 

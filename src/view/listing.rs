@@ -44,6 +44,8 @@ pub(super) const AFTER_DOTS: u64 = 2;
 pub(super) struct Filling<'p> {
     page: &'p mut dyn Page,
     nodes: &'p Nodes,
+    /// What is listed.
+    pub(super) directory: NodeId,
     /// Of the names added last, the hash they share.
     hash: u64,
     /// Where the first of them begins.
@@ -54,9 +56,9 @@ pub(super) struct Filling<'p> {
 }
 
 impl<'p> Filling<'p> {
-    pub(super) fn new(page: &'p mut dyn Page, nodes: &'p Nodes) -> Self {
+    pub(super) fn new(page: &'p mut dyn Page, nodes: &'p Nodes, directory: NodeId) -> Self {
         let mark = page.mark();
-        Self { page, nodes, hash: 0, mark, first: None, more: Vec::new() }
+        Self { page, nodes, directory, hash: 0, mark, first: None, more: Vec::new() }
     }
 
     /// Adds `.` and `..`, if they are behind `offset`; `false` once the page is full.
@@ -87,7 +89,7 @@ impl<'p> Filling<'p> {
             return false;
         }
         if let Some(entry) = listed.entry {
-            self.nodes.looked_up(entry.node);
+            self.nodes.looked_up(entry.node, Some(self.directory));
             if self.first.is_none() {
                 self.first = Some(entry.node);
             } else {
@@ -131,7 +133,7 @@ mod tests {
     fn fill(room: usize, hashes: &[u64]) -> (Vec<Vec<u8>>, Nodes) {
         let nodes = Nodes::new();
         let mut page = Few(room, Vec::new());
-        let mut filling = Filling::new(&mut page, &nodes);
+        let mut filling = Filling::new(&mut page, &nodes, NodeId::ROOT);
         for (number, &hash) in hashes.iter().enumerate() {
             let entry = Entry {
                 node: NodeId::new(number as u64 + 10).unwrap(),

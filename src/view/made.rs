@@ -434,7 +434,7 @@ impl View {
 
     pub(super) fn give_out_made(&self, made: Made) -> Result<Found, Refusal> {
         let entry = self.made_entry(made)?;
-        self.nodes.looked_up(entry.node);
+        self.nodes.looked_up(entry.node, None);
         Ok(Found::Entry(entry))
     }
 

@@ -159,6 +159,10 @@ pub struct Options {
     /// Files are read without having been opened: whoever serves this refuses OPEN, and the kernel asks for it no more.
     /// Only where nothing can be written, for it would lose O_TRUNC, and nothing asks for flags of its own, as the sections do.
     pub no_open: bool,
+    /// Directories are listed without having been opened, wherever every listing is one that the kernel may keep: whoever
+    /// serves this refuses OPENDIR (Linux 5.1, [`View::lists_unopened`]). Not for a connection that another process may take over:
+    /// a node of the past is stale to that one, which the kernel does not ask about again when it is only listed.
+    pub no_opendir: bool,
     /// Birth times are not told: STATX is refused, and the kernel asks for it no more. What else statx(2) gives is what
     /// the kernel knows anyway; a birth time comes with no listing and no lookup, so it is a request for each inode.
     pub no_birth_times: bool,
@@ -328,10 +332,13 @@ impl View {
 
     /// The kernel lets go of `lookups` references to `node`.
     pub fn forget(&self, node: NodeId, lookups: u64) {
-        self.nodes.see_let_go();
+        let Some(gone) = self.nodes.forgotten(node, lookups) else { return };
         // How often an adopted kernel has looked a node up, it alone knows: the next mount ends what is left.
-        if !self.nodes.forgotten(node, lookups) || self.is_adopted() {
+        if self.is_adopted() {
             return;
+        }
+        if let Some(directory) = gone.within {
+            self.forgotten_within(directory);
         }
         if let Some(Place::Tree(Tense::Now, ino)) = Place::of(node)
             && self.nameless.lock().remove(&ino.0)
@@ -423,7 +430,7 @@ impl View {
     fn directory(&self, handle: FileHandle, node: NodeId) -> Result<(), Refusal> {
         match self.handles.find(handle, node) {
             Some(Open::Directory) => Ok(()),
-            None if self.is_adopted() => Ok(()),
+            None if self.is_adopted() || self.lists_unopened() => Ok(()),
             Some(Open::File { .. }) | None => Err(Refusal::BadHandle),
         }
     }
@@ -466,10 +473,10 @@ impl View {
         })
     }
 
-    /// As [`View::entry`], and counts the lookup.
-    fn give_out(&self, tense: Tense, inode: &Inode) -> Result<Entry, Refusal> {
+    /// As [`View::entry`], and counts the lookup, in the directory `within` if it has a name in one.
+    fn give_out(&self, tense: Tense, within: Option<Ino>, inode: &Inode) -> Result<Entry, Refusal> {
         let entry = self.entry(tense, inode)?;
-        self.nodes.looked_up(entry.node);
+        self.nodes.looked_up(entry.node, within.and_then(|dir| Place::Tree(tense, dir).node()));
         Ok(entry)
     }
 }

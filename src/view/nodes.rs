@@ -22,7 +22,7 @@
 //! has the number of one that the kernel still holds: see [`Nodes::after_restarts`].
 
 use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -96,13 +96,29 @@ impl Place {
 /// What the kernel knows.
 #[derive(Debug)]
 pub(crate) struct Nodes {
-    /// Node number to lookups not yet forgotten; at 16 bytes a node, and as many to spare.
-    counts: [Mutex<FxHashMap<u64, u64>>; SHARDS],
-    /// Whether it ever let go of a node.
-    lets_go: AtomicBool,
+    /// By node number; at 24 bytes a node, and as many to spare.
+    known: [Mutex<FxHashMap<u64, Known>>; SHARDS],
+    /// Of directories, how many of their nodes the kernel has forgotten since it last read the listing.
+    forgotten: Mutex<FxHashMap<NodeId, u64>>,
     /// Of nodes of the past.
     generation: AtomicU64,
     views: RwLock<Views>,
+}
+
+/// A node that the kernel knows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// Not yet forgotten.
+    lookups: u64,
+    /// The directory that it was last found in, if that is known.
+    within: Option<NodeId>,
+}
+
+/// A node that the kernel knew, and does not any more.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Gone {
+    /// The directory that it was last found in, if that is known.
+    pub(crate) within: Option<NodeId>,
 }
 
 #[derive(Debug, Default)]
@@ -159,66 +175,74 @@ pub(crate) struct Entered {
 impl Nodes {
     pub(crate) fn new() -> Self {
         Self {
-            counts: std::array::from_fn(|_| Mutex::default()),
-            lets_go: AtomicBool::new(false),
+            known: std::array::from_fn(|_| Mutex::default()),
+            forgotten: Mutex::default(),
             generation: AtomicU64::new(0),
             views: RwLock::default(),
         }
     }
 
-    fn shard(&self, node: NodeId) -> &Mutex<FxHashMap<u64, u64>> {
+    fn shard(&self, node: NodeId) -> &Mutex<FxHashMap<u64, Known>> {
         // Neighbours in number are neighbours in time: different locks for them.
-        &self.counts[node.get() as usize % SHARDS]
+        &self.known[node.get() as usize % SHARDS]
     }
 
-    /// Counts one more lookup of `node`.
-    pub(crate) fn looked_up(&self, node: NodeId) {
+    /// Counts one more lookup of `node`, in the directory `within` if it is known in which.
+    pub(crate) fn looked_up(&self, node: NodeId, within: Option<NodeId>) {
         if node == NodeId::ROOT {
             return;
         }
-        let mut counts = self.shard(node).lock();
-        let count = counts.entry(node.get()).or_insert(0);
-        *count = count.saturating_add(1);
-        if *count == 1
+        let mut known = self.shard(node).lock();
+        let known = known.entry(node.get()).or_default();
+        known.lookups = known.lookups.saturating_add(1);
+        known.within = within.or(known.within);
+        if known.lookups == 1
             && let Some(Place::Tree(Tense::Past(view), _)) = Place::of(node)
         {
             self.hold(view);
         }
     }
 
-    /// Takes back `lookups` of `node`. Returns whether the kernel does not know it any more, having
+    /// Takes back `lookups` of `node`. Returns what it was, if the kernel does not know it any more, having
     /// known it before.
-    pub(crate) fn forgotten(&self, node: NodeId, lookups: u64) -> bool {
-        let mut counts = self.shard(node).lock();
-        let Some(count) = counts.get_mut(&node.get()) else { return false };
-        *count = count.saturating_sub(lookups);
-        if *count > 0 {
-            return false;
+    pub(crate) fn forgotten(&self, node: NodeId, lookups: u64) -> Option<Gone> {
+        let mut nodes = self.shard(node).lock();
+        let known = nodes.get_mut(&node.get())?;
+        known.lookups = known.lookups.saturating_sub(lookups);
+        if known.lookups > 0 {
+            return None;
         }
-        counts.remove(&node.get());
+        let within = known.within;
+        nodes.remove(&node.get());
         // A table that was once full is given back when it is nearly empty.
-        if counts.capacity() > 1024 && counts.len() < counts.capacity() / 8 {
-            let keep = counts.len() * 2;
-            counts.shrink_to(keep);
+        if nodes.capacity() > 1024 && nodes.len() < nodes.capacity() / 8 {
+            let keep = nodes.len() * 2;
+            nodes.shrink_to(keep);
         }
-        drop(counts);
+        drop(nodes);
+        // Its listing went with it.
+        self.listed(node);
         if let Some(Place::Tree(Tense::Past(view), _)) = Place::of(node) {
             self.let_go(view);
         }
-        true
+        Some(Gone { within })
     }
 
-    /// Takes note that the kernel lets go of nodes.
-    pub(crate) fn see_let_go(&self) {
-        // Read first: so many come that writing would take the line from every other reader.
-        if !self.lets_go.load(Ordering::Relaxed) {
-            self.lets_go.store(true, Ordering::Relaxed);
+    /// Counts one more node that the kernel has forgotten and found in `directory` last. Returns how many there were since it
+    /// last read the listing; none where it does not know the directory.
+    pub(crate) fn forgotten_within(&self, directory: NodeId) -> u64 {
+        if !self.knows(directory) {
+            return 0;
         }
+        let mut forgotten = self.forgotten.lock();
+        let count = forgotten.entry(directory).or_insert(0);
+        *count += 1;
+        *count
     }
 
-    /// Whether the kernel has let go of a node since it connected.
-    pub(crate) fn lets_go(&self) -> bool {
-        self.lets_go.load(Ordering::Relaxed)
+    /// The kernel reads the listing of `directory`, or is about to.
+    pub(crate) fn listed(&self, directory: NodeId) {
+        self.forgotten.lock().remove(&directory);
     }
 
     /// Whether the kernel knows `node`.
@@ -228,7 +252,7 @@ impl Nodes {
 
     /// How many nodes the kernel knows.
     pub(crate) fn len(&self) -> usize {
-        self.counts.iter().map(|counts| counts.lock().len()).sum()
+        self.known.iter().map(|known| known.lock().len()).sum()
     }
 
     /// How many views are bound.
@@ -354,10 +378,10 @@ impl Nodes {
 
     /// The kernel is gone: it knows nothing any more.
     pub(crate) fn clear(&self) {
-        for counts in &self.counts {
-            *counts.lock() = FxHashMap::default();
+        for known in &self.known {
+            *known.lock() = FxHashMap::default();
         }
-        self.lets_go.store(false, Ordering::Relaxed);
+        *self.forgotten.lock() = FxHashMap::default();
         self.generation.store(0, Ordering::Relaxed);
         *self.views.write() = Views::default();
     }
@@ -438,17 +462,38 @@ mod tests {
     fn a_node_is_known_until_every_lookup_is_forgotten() {
         let nodes = Nodes::new();
         let node = NodeId::new(9).unwrap();
-        nodes.looked_up(node);
-        nodes.looked_up(node);
-        nodes.looked_up(node);
-        assert!(!nodes.forgotten(node, 2));
+        nodes.looked_up(node, None);
+        nodes.looked_up(node, None);
+        nodes.looked_up(node, None);
+        assert_eq!(nodes.forgotten(node, 2), None);
         assert!(nodes.knows(node));
-        assert!(nodes.forgotten(node, 1));
+        assert!(nodes.forgotten(node, 1).is_some());
         assert!(!nodes.knows(node));
-        assert!(!nodes.forgotten(node, 1));
-        nodes.looked_up(node);
-        assert!(nodes.forgotten(node, u64::MAX));
+        assert_eq!(nodes.forgotten(node, 1), None);
+        nodes.looked_up(node, None);
+        assert!(nodes.forgotten(node, u64::MAX).is_some());
         assert_eq!(nodes.len(), 0);
+    }
+
+    #[test]
+    fn nodes_that_are_forgotten_are_counted_where_they_were_found_last() {
+        let nodes = Nodes::new();
+        let [first, second, file] = [5, 6, 9].map(|number| NodeId::new(number).unwrap());
+        assert_eq!(nodes.forgotten_within(first), 0, "the kernel does not know it");
+        for directory in [first, second] {
+            nodes.looked_up(directory, None);
+        }
+        nodes.looked_up(file, Some(first));
+        nodes.looked_up(file, Some(second));
+        nodes.looked_up(file, None);
+        assert_eq!(nodes.forgotten(file, 3), Some(Gone { within: Some(second) }));
+        assert_eq!((nodes.forgotten_within(second), nodes.forgotten_within(second)), (1, 2));
+        assert_eq!(nodes.forgotten_within(first), 1);
+        nodes.listed(second);
+        assert_eq!(nodes.forgotten_within(second), 1, "since it was listed");
+        nodes.forgotten(second, 1);
+        nodes.looked_up(second, None);
+        assert_eq!(nodes.forgotten_within(second), 1, "its listing went with it");
     }
 
     #[test]
@@ -457,16 +502,16 @@ mod tests {
         let entered = nodes.enter(b"10min-ago", Seq(5), STILL).unwrap();
         let root = past(entered.view, 2);
         let below = past(entered.view, 40);
-        nodes.looked_up(root);
+        nodes.looked_up(root, None);
         nodes.let_go(entered.view);
-        nodes.looked_up(below);
+        nodes.looked_up(below, None);
         let again = nodes.enter(b"10min-ago", Seq(6), STILL).unwrap();
         assert_eq!((again.view, again.at), (entered.view, Seq(5)));
-        nodes.looked_up(root);
+        nodes.looked_up(root, None);
         nodes.let_go(again.view);
-        assert!(nodes.forgotten(root, 2));
+        assert!(nodes.forgotten(root, 2).is_some());
         assert_eq!(nodes.at(entered.view), Some(Seq(5)));
-        assert!(nodes.forgotten(below, 1));
+        assert!(nodes.forgotten(below, 1).is_some());
         assert_eq!(nodes.at(entered.view), None);
         assert_eq!(nodes.enter(b"10min-ago", Seq(6), STILL).unwrap().at, Seq(6));
     }
@@ -476,7 +521,7 @@ mod tests {
         let nodes = Nodes::new();
         let entered = nodes.enter(b"10min-ago", Seq(5), Still::NOT).unwrap();
         let root = past(entered.view, 2);
-        nodes.looked_up(root);
+        nodes.looked_up(root, None);
         nodes.let_go(entered.view);
         let later = nodes.enter(b"10min-ago", Seq(9), Still::NOT).unwrap();
         assert_ne!(later.view, entered.view);
@@ -495,7 +540,7 @@ mod tests {
         let enter =
             |minutes, at| nodes.enter_when(b"1min-ago", Seq(at), STILL, start + MINUTE * minutes);
         let first = enter(0, 5).unwrap();
-        nodes.looked_up(past(first.view, 2));
+        nodes.looked_up(past(first.view, 2), None);
         // As long as nothing happens there is nowhere to move on to.
         for minutes in (0..=600).step_by(50) {
             assert_eq!(enter(minutes, 5).unwrap().view, first.view);
@@ -577,7 +622,7 @@ mod tests {
                 scope.spawn(|| {
                     for round in 0..2000u64 {
                         let node = past(entered.view, 2 + round % 7);
-                        nodes.looked_up(node);
+                        nodes.looked_up(node, None);
                         nodes.forgotten(node, 1);
                     }
                 });

@@ -18,16 +18,16 @@ use super::handles::Open;
 use super::history::history_mode;
 use super::listing::{AFTER_DOTS, Filling, Listed, Page};
 use super::made::Made;
+use super::news::News;
 use super::nodes::{Place, Tense};
 use super::{
-    Asker, BLOCK_SIZE, Found, HISTORY_INO, ROOT_INO, Refusal, TreeRefusal, View, attr, shown_ino,
+    Asker, BLOCK_SIZE, Found, HISTORY_INO, Options, ROOT_INO, Refusal, TreeRefusal, View, attr,
+    shown_ino,
 };
 
 /// What fits into the reply of one READDIRPLUS, about: the buffer of the C library is 32 KiB, and a name with its
 /// attributes takes some 170 bytes.
 const NAMES_OF_ONE_READDIRPLUS: u64 = 190;
-/// How many names of a directory are tried to see whether the kernel has forgotten them.
-const NAMES_TRIED: usize = 8;
 
 /// Room that one reader keeps from request to request, so that reading allocates nothing.
 #[derive(Debug, Default)]
@@ -116,7 +116,7 @@ impl View {
             Place::History => self.history_lookup(name),
             Place::Made(made) => self.made_lookup(made, name),
             Place::Tree(tense, dir) => match self.tree.lookup(dir, name, self.at(tense)?) {
-                Ok(inode) => Ok(Found::Entry(self.give_out(tense, &inode)?)),
+                Ok(inode) => Ok(Found::Entry(self.give_out(tense, Some(dir), &inode)?)),
                 Err(TreeRefusal::NotFound) => Ok(Found::Absent(self.caching(tense).absent)),
                 Err(refusal) => Err(refusal.into()),
             },
@@ -141,6 +141,14 @@ impl View {
     #[must_use]
     pub const fn opens_files(&self) -> bool {
         !self.options.no_open
+    }
+
+    /// Whether directories are listed without having been opened: the kernel keeps every listing then until it is told
+    /// otherwise, and is told of no hour that begins and of nothing that the sections list.
+    #[must_use]
+    pub const fn lists_unopened(&self) -> bool {
+        let Options { caching, list_times, sections, no_opendir, .. } = &self.options;
+        *no_opendir && caching.listings && *list_times == 0 && !*sections
     }
 
     /// Whether STATX is answered.
@@ -186,44 +194,40 @@ impl View {
             }
             Place::Root if !self.options.caching.listings => OpenedFlags::NONE,
             Place::Root => OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE,
-            Place::Tree(tense, ino) => {
-                let at = self.at(tense)?;
-                let directory = self.tree.inode(ino, at)?;
-                if self.names_are_forgotten(tense, &directory, at)? {
-                    OpenedFlags::CACHE_DIR
-                } else {
-                    OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE
-                }
+            Place::Tree(tense, _) => {
+                self.at(tense)?;
+                OpenedFlags::CACHE_DIR | OpenedFlags::KEEP_CACHE
             }
         };
         Ok(Opened { handle: self.handles.open(node, Open::Directory), flags, backing_id: 0 })
     }
 
-    /// Whether the kernel knows so few of the names in a directory that it should read the listing again rather
+    /// The kernel has forgotten a node that it found in `directory`. Once it has most of them, it is to read the listing again rather
     /// than use the one it may have kept.
     ///
-    /// Under memory pressure the kernel lets go of names and inodes before it lets go of listings (an inode with
-    /// pages stays). A walk would then take the names from the cache and look up each one, where one READDIRPLUS
+    /// Under memory pressure the kernel lets go of names and inodes before it lets go of the directory that they are in, and with
+    /// that of its listing. A walk would then take the names from the cache and look up each one, where one READDIRPLUS
     /// brings names and attributes at once. A listing of more than that would be read on without attributes
-    /// (adaptive READDIRPLUS), so long ones are left in the cache. Before its first FORGET the kernel has let go of none, and
-    /// nothing is looked up.
-    fn names_are_forgotten(
-        &self,
-        tense: Tense,
-        directory: &Inode,
-        at: Seq,
-    ) -> Result<bool, Refusal> {
-        if !self.nodes.lets_go() || !(1..=NAMES_OF_ONE_READDIRPLUS).contains(&directory.entries) {
-            return Ok(false);
+    /// (adaptive READDIRPLUS), so long ones are left in the cache.
+    pub(super) fn forgotten_within(&self, directory: NodeId) {
+        let count = self.nodes.forgotten_within(directory);
+        // Between half of any number and all of it there is a power of two: so few are looked at.
+        if !self.options.caching.listings || !count.is_power_of_two() {
+            return;
         }
-        let (mut tried, mut unknown) = (0, 0);
-        self.tree.list(directory.ino, AFTER_DOTS, at, &mut |_, _, entry| {
-            tried += 1;
-            let node = Place::Tree(tense, entry.ino).node();
-            unknown += usize::from(!node.is_some_and(|node| self.nodes.knows(node)));
-            flow(tried < NAMES_TRIED)
-        })?;
-        Ok(unknown * 2 > tried)
+        let Ok(Place::Tree(tense, ino)) = self.place(directory) else { return };
+        let Ok(Inode { entries, .. }) =
+            self.at(tense).and_then(|at| Ok(self.tree.inode(ino, at)?))
+        else {
+            return;
+        };
+        // More than there are: those were removed.
+        let most = entries / 2 < count && count <= entries;
+        if most && entries <= NAMES_OF_ONE_READDIRPLUS {
+            self.nodes.listed(directory);
+            // Without room it is looked up name by name.
+            let _ = self.news.push(News::Content(directory));
+        }
     }
 
     /// Closes a directory.
@@ -396,7 +400,7 @@ impl View {
         page: &mut dyn Page,
     ) -> Result<(), Refusal> {
         self.directory(handle, node)?;
-        let mut filling = Filling::new(page, &self.nodes);
+        let mut filling = Filling::new(page, &self.nodes, node);
         let listed = match self.place(node)? {
             Place::Root => self.root_list(offset, plus, &mut filling),
             Place::History => self.history_list(offset, &mut filling),
@@ -417,6 +421,7 @@ impl View {
     ) -> Result<(), Refusal> {
         let at = self.at(tense)?;
         if offset < AFTER_DOTS {
+            self.nodes.listed(filling.directory);
             let inode = self.tree.inode(dir, at)?;
             let (own, above) = (shown_ino(at, &inode), self.ino_above(tense, &inode, at)?);
             if !filling.push_dots(offset, own, above, inode.mode) {

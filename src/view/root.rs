@@ -61,7 +61,7 @@ impl View {
                 };
             }
         };
-        self.nodes.looked_up(entry.node);
+        self.nodes.looked_up(entry.node, None);
         Ok(Found::Entry(entry))
     }
 

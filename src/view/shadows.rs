@@ -267,7 +267,7 @@ impl View {
             Err(refusal) => return Err(refusal.into()),
         };
         let entry = self.shadow_entry(&inode)?;
-        self.nodes.looked_up(entry.node);
+        self.nodes.looked_up(entry.node, None);
         Ok(Found::Entry(entry))
     }
 
