@@ -26,8 +26,11 @@ use rustc_hash::FxHashMap;
 
 use crate::meter::Snapshot;
 use crate::proto::Dialect;
-use crate::proto::abi::{FUSE_SETXATTR_EXT, fuse_forget_one};
+use crate::proto::abi::{
+    FUSE_NO_OPENDIR_SUPPORT, FUSE_SETXATTR_EXT, fuse_forget_one, fuse_init_out,
+};
 use crate::proto::answer::{Answer, Body};
+use crate::proto::connection::MINOR_MAX;
 use crate::proto::dirent;
 use crate::proto::message::Message;
 use crate::proto::op::{BatchForget, ForgetList, Lookup, Op};
@@ -91,6 +94,30 @@ impl From<io::Error> for ReplayError {
     fn from(error: io::Error) -> Self {
         Self::Read(error)
     }
+}
+
+/// The handle through which the kernel lists a directory that it does not have opened.
+const UNOPENED: FileHandle = FileHandle(0);
+
+fn flags(out: &fuse_init_out) -> u64 {
+    u64::from(out.flags) | u64::from(out.flags2) << 32
+}
+
+/// Whether the recorded server had directories listed that were not opened ([`View::lists_unopened`]), as INIT tells, which is
+/// answered first of all. The view that is to answer alike must do the same.
+///
+/// # Errors
+///
+/// Whatever reading says.
+pub fn lists_unopened(records: &mut Records<impl Read>) -> io::Result<bool> {
+    while let Some(record) = records.read()? {
+        let Kind::Reply = record.kind else { continue };
+        let answer = Answer::decode(&record.message).ok();
+        // A kernel that knows the flag takes the reply in full.
+        let out = answer.and_then(|answer| answer.result.ok()?.init(MINOR_MAX).ok());
+        return Ok(out.is_some_and(|out| flags(&out) & FUSE_NO_OPENDIR_SUPPORT != 0));
+    }
+    Ok(false)
 }
 
 /// Asks `view` all that `records` holds.
@@ -173,8 +200,8 @@ struct Replay<'v> {
     /// Where a node of the recording was last told to be.
     names: FxHashMap<NodeId, (NodeId, Box<[u8]>)>,
     handles: FxHashMap<FileHandle, FileHandle>,
-    /// Offsets in the listing that a handle of the recording reads.
-    offsets: FxHashMap<(FileHandle, u64), u64>,
+    /// Offsets in the listing of a directory of the recording, which a handle of it reads.
+    offsets: FxHashMap<(NodeId, FileHandle, u64), u64>,
     waiting: FxHashMap<u64, Waiting>,
     report: Report,
 }
@@ -338,14 +365,14 @@ impl Replay<'_> {
                 let old = op.handle;
                 (op.node, op.handle) = self.open(op.node, op.handle)?;
                 self.handles.remove(&old);
-                self.offsets.retain(|(handle, _), _| *handle != old);
+                self.offsets.retain(|(_, handle, _), _| *handle != old);
             }
             Op::ReadDir(op) => {
-                op.offset = self.offset(op.handle, op.offset)?;
+                op.offset = self.offset(op.node, op.handle, op.offset)?;
                 (op.node, op.handle) = self.open(op.node, op.handle)?;
             }
             Op::ReadDirPlus(op) => {
-                op.offset = self.offset(op.handle, op.offset)?;
+                op.offset = self.offset(op.node, op.handle, op.offset)?;
                 (op.node, op.handle) = self.open(op.node, op.handle)?;
             }
             Op::CopyFileRange(op) => {
@@ -371,8 +398,8 @@ impl Replay<'_> {
         }
     }
 
-    fn offset(&self, handle: FileHandle, offset: u64) -> Option<u64> {
-        if offset == 0 { Some(0) } else { self.offsets.get(&(handle, offset)).copied() }
+    fn offset(&self, directory: NodeId, handle: FileHandle, offset: u64) -> Option<u64> {
+        if offset == 0 { Some(0) } else { self.offsets.get(&(directory, handle, offset)).copied() }
     }
 
     /// Compares what the recording answered with what our server did, and learns which numbers mean the same.
@@ -416,7 +443,10 @@ impl Replay<'_> {
         match op {
             Op::Init(init) => {
                 let out = old.init(init.minor).ok()?;
-                let flags = u64::from(out.flags) | u64::from(out.flags2) << 32;
+                let flags = flags(&out);
+                if flags & FUSE_NO_OPENDIR_SUPPORT != 0 {
+                    self.handles.insert(UNOPENED, UNOPENED);
+                }
                 self.recorded = Dialect {
                     minor: out.minor.min(init.minor),
                     setxattr_ext: flags & FUSE_SETXATTR_EXT != 0,
@@ -511,14 +541,14 @@ impl Replay<'_> {
         new: Vec<(Vec<u8>, u64, Option<NodeId>)>,
     ) {
         if let (Some((_, from, _)), Some((_, to, _))) = (old.last(), new.last()) {
-            self.offsets.insert((handle, *from), *to);
+            self.offsets.insert((directory, handle, *from), *to);
         }
         let ours: FxHashMap<Vec<u8>, (u64, Option<NodeId>)> =
             new.into_iter().map(|(name, offset, node)| (name, (offset, node))).collect();
         for (name, offset, node) in old {
             let ours = ours.get(&name);
             if let Some(&(to, _)) = ours {
-                self.offsets.entry((handle, offset)).or_insert(to);
+                self.offsets.entry((directory, handle, offset)).or_insert(to);
             }
             let (Some(node), Ok(name)) = (node, Name::new(&name)) else { continue };
             let new = ours.and_then(|&(_, new)| new);

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::agents::Agents;
 use crate::proto::op::name;
-use crate::replay::{Report, replay};
+use crate::replay::{Report, lists_unopened, replay};
 use crate::server::Config;
 use crate::transport::mount::Owner;
 use crate::transport::recording::Records;
@@ -62,8 +62,10 @@ struct Operation {
 
 pub(super) fn run(args: &ReplayArgs) -> std::result::Result<ExitCode, CliError> {
     let recording = args.recording.display();
-    let mut records = Records::open(&args.recording)
-        .map_err(|err| CliError::new(format!("cannot read the recording {recording}: {err}")))?;
+    let unreadable = |err| CliError::new(format!("cannot read the recording {recording}: {err}"));
+    let open = || Records::open(&args.recording).map_err(unreadable);
+    let no_opendir = lists_unopened(&mut open()?).map_err(unreadable)?;
+    let mut records = open()?;
     let source = service::absolute(&args.store)?;
     store::check(&source)?;
     let owner = Owner {
@@ -75,7 +77,7 @@ pub(super) fn run(args: &ReplayArgs) -> std::result::Result<ExitCode, CliError> 
     let report = {
         let tree = Tree::new(Arc::clone(&opened));
         let agents = Agents::new(Arc::clone(&opened));
-        let options = Options { sections: args.sections, ..Options::default() };
+        let options = Options { sections: args.sections, no_opendir, ..Options::default() };
         replay(&mut records, &View::new(tree, agents, options), Config::default())
             .map_err(|err| CliError::new(format!("cannot replay {recording}: {err}")))?
     };
