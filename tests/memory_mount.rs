@@ -40,21 +40,22 @@ struct Mounted {
 
 fn mount(store: &Arc<Store>, options: Options) -> Mounted {
     // As the programs show it, and with every other seed as where directories are opened.
-    mount_view(view_of(store, options.seed.is_multiple_of(2)), options)
+    mount_view(view_of(store, shown(options.seed.is_multiple_of(2))), options)
 }
 
-fn view_of(store: &Arc<Store>, no_opendir: bool) -> Arc<View> {
+fn shown(no_opendir: bool) -> view::Options {
+    view::Options { no_opendir, ..view::Options::default() }
+}
+
+fn view_of(store: &Arc<Store>, options: view::Options) -> Arc<View> {
     let agents = Agents::new(Arc::clone(store));
-    let options = view::Options { no_opendir, ..view::Options::default() };
     Arc::new(View::new(Tree::new(Arc::clone(store)), agents, options))
 }
 
 /// As [`mount`], with a tree that tells the kernel of what is changed beside it.
 fn mount_watched(store: &Arc<Store>) -> (Mounted, Tree) {
-    let tree = Tree::new(Arc::clone(store));
-    let agents = Agents::new(Arc::clone(store));
-    let options = view::Options { no_opendir: true, ..view::Options::default() };
-    let view = Arc::new(View::new(tree.clone(), agents, options));
+    let view = view_of(store, shown(true));
+    let tree = view.tree().clone();
     let watcher: Weak<View> = Arc::downgrade(&view);
     tree.watch(watcher);
     (mount_view(view, Options::default()), tree)
@@ -162,7 +163,7 @@ fn walk_what_was_forgotten(
     no_opendir: bool,
 ) -> std::collections::BTreeMap<&'static str, u64> {
     let (store, _dir) = stores::fresh();
-    let view = view_of(&store, no_opendir);
+    let view = view_of(&store, shown(no_opendir));
     let mounted = mount_view(Arc::clone(&view), Options::default());
     let user = mounted.kernel.as_root();
     for number in 0..files {
@@ -208,7 +209,7 @@ fn a_walk_over_forgotten_names_reads_the_listing_again_with_their_attributes() {
 #[test]
 fn a_label_shows_in_a_listing_that_the_kernel_keeps() {
     let (store, _dir) = stores::fresh();
-    let view = view_of(&store, true);
+    let view = view_of(&store, shown(true));
     let mounted = mount_view(Arc::clone(&view), Options::default());
     let user = mounted.kernel.as_root();
     let labels = || {
@@ -236,7 +237,7 @@ fn a_label_shows_in_a_listing_that_the_kernel_keeps() {
 
 #[test]
 fn directories_are_opened_where_a_listing_may_change_beside_the_kernel() {
-    let unopened = view::Options { no_opendir: true, ..view::Options::default() };
+    let unopened = shown(true);
     let uncached = view::Caching { listings: false, ..view::Caching::default() };
     for (options, opened) in [
         (unopened, false),
@@ -245,9 +246,7 @@ fn directories_are_opened_where_a_listing_may_change_beside_the_kernel() {
         (view::Options { caching: uncached, ..unopened }, true),
     ] {
         let (store, _dir) = stores::fresh();
-        let agents = Agents::new(Arc::clone(&store));
-        let view = Arc::new(View::new(Tree::new(Arc::clone(&store)), agents, options));
-        let mounted = mount_view(view, Options::default());
+        let mounted = mount_view(view_of(&store, options), Options::default());
         let user = mounted.kernel.as_root();
         for _ in 0..2 {
             assert_eq!(user.list("/").unwrap().len(), if options.sections { 6 } else { 2 });

@@ -432,10 +432,9 @@ impl View {
         let sections = [Made::Streams, Made::StreamsFrom, Made::Debug].map(Place::Made);
         let sections = sections.into_iter().filter(|_| self.options.sections);
         for place in [Place::Root, Place::History].into_iter().chain(sections) {
-            let Some(news) = place.node().map(News::Attributes) else { continue };
-            // Without room they are told when they are told once more.
-            let _ = self.news.push(news.clone());
-            self.told.add(news);
+            if let Some(node) = place.node() {
+                self.tell_twice(News::Attributes(node));
+            }
         }
     }
 

@@ -105,10 +105,7 @@ impl View {
         self.tree.store().label(name, Some(at)).map_err(label_refusal)?;
         // The kernel sees an attribute set, and no directory made; and the name may be one that it has not found.
         if let Some(history) = Place::History.node() {
-            let news = News::Content(history);
-            // Without room it is told when it is told once more.
-            let _ = self.news.push(news.clone());
-            self.told.add(news);
+            self.tell_twice(News::Content(history));
         }
         Ok(())
     }

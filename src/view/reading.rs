@@ -210,9 +210,12 @@ impl View {
     /// brings names and attributes at once. A listing of more than that would be read on without attributes
     /// (adaptive READDIRPLUS), so long ones are left in the cache.
     pub(super) fn forgotten_within(&self, directory: NodeId) {
+        if !self.options.caching.listings {
+            return;
+        }
         let count = self.nodes.forgotten_within(directory);
         // Between half of any number and all of it there is a power of two: so few are looked at.
-        if !self.options.caching.listings || !count.is_power_of_two() {
+        if !count.is_power_of_two() {
             return;
         }
         let Ok(Place::Tree(tense, ino)) = self.place(directory) else { return };

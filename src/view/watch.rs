@@ -97,6 +97,12 @@ impl View {
             || self.nodes.knows(node)
     }
 
+    /// Tells something now, and once more a while later. For a handler, which waits for no room: without any it is told then.
+    pub(super) fn tell_twice(&self, news: News) {
+        let _ = self.news.push(news.clone());
+        self.told.add(news);
+    }
+
     /// Tells what was told a while before `now` once more.
     pub(super) fn tell_again(&self, now: Instant) {
         while let Some(news) = self.told.next(now) {
