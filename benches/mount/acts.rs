@@ -3,10 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lighthouse_fuse::sys;
-use rustix::fs::{Advice, AtFlags, StatxFlags};
+use rustix::fs::{Advice, AtFlags, CWD, StatxFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
 use crate::BLOCK;
@@ -24,6 +24,8 @@ pub(crate) struct Turn {
     pub(crate) number: u64,
     /// Whether the server keeps what it is given.
     pub(crate) stores: bool,
+    /// Among how many files of [`old_name`]s.
+    pub(crate) amid: u64,
 }
 
 impl Turn {
@@ -86,6 +88,42 @@ pub(crate) fn remove_hits(turn: &Turn) {
     if turn.stores {
         remove(turn, HIT);
     }
+}
+
+/// The name of one of many files that are in `place` whatever is asked.
+pub(crate) fn old_name(place: &Path, n: u64) -> PathBuf {
+    place.join(format!("old-{n}"))
+}
+
+/// Those of this turn: spread over all, and none twice, for the kernel would answer by itself.
+fn old_names(turn: &Turn) -> Vec<PathBuf> {
+    // Has no divisor in common with a power of ten, so it meets all numbers below before it meets one again.
+    const STEP: u64 = 617_033;
+    let first = turn.number * turn.count;
+    let numbers = (first..first + turn.count).map(|n| n * STEP % turn.amid);
+    numbers.map(|n| old_name(&turn.place, n)).collect()
+}
+
+/// Of names that are there, made long ago; the kernel must forget them in between.
+pub(crate) fn lookup_any(laps: &mut Laps, turn: &Turn) {
+    let names = old_names(turn);
+    laps.timed(turn.count, |n| {
+        rustix::fs::stat(&names[n as usize]).expect("it was made");
+    });
+}
+
+/// The kernel knows the name, so that this is the change alone.
+pub(crate) fn change_any(laps: &mut Laps, turn: &Turn) {
+    let names = old_names(turn);
+    for name in &names {
+        rustix::fs::stat(name).expect("it was made");
+    }
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    laps.timed(turn.count, |n| {
+        let name = &names[n as usize];
+        rustix::fs::utimensat(CWD, name, &times, AtFlags::empty()).expect("it was made");
+    });
 }
 
 pub(crate) fn read_direct(laps: &mut Laps, turn: &Turn) {

@@ -54,6 +54,16 @@
 //! asks ours alone, at several values of each setting beside the default, what that setting is there for, and writes
 //! `sweep.md` and `sweep.svg`. Words choose settings.
 //!
+//! # Amid many files
+//!
+//! ```text
+//! cargo bench --bench mount -- --grown
+//! ```
+//!
+//! asks each of the disk, fuser and ours twice, in a directory of a thousand files and in one of a million, and writes
+//! `grown.md` and `grown.svg`. What is looked up are names that were there before, spread over all; what is made, renamed and
+//! removed is new. `BENCH_ONLY` chooses kinds.
+//!
 //! # Options
 //!
 //! Words on the command line choose questions; `commands` are the whole commands. `BENCH_ROUNDS` is how often each is
@@ -72,6 +82,7 @@ mod bare;
 mod commands;
 mod constants;
 mod counter;
+mod grown;
 mod laps;
 mod peers;
 mod questions;
@@ -149,6 +160,7 @@ struct Run {
     only: String,
     compare: bool,
     sweep: bool,
+    grown: bool,
     quick: bool,
     smallest: bool,
     size: Size,
@@ -158,12 +170,12 @@ impl Run {
     fn new(arguments: &[String]) -> Self {
         let has = |option: &str| arguments.iter().any(|argument| argument == option);
         let (compare, quick, smallest) = (has("--peers"), has("--quick"), has("--test"));
-        let sweep = has("--sweep");
+        let (sweep, grown) = (has("--sweep"), has("--grown"));
         let number = |name: &str, otherwise: u64| {
             std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
         };
         let full = Size {
-            rounds: number("BENCH_ROUNDS", if compare || sweep { 5 } else { 9 }),
+            rounds: number("BENCH_ROUNDS", if compare || sweep || grown { 5 } else { 9 }),
             mib: number("BENCH_MIB", 256),
             files: if compare { 100_000 } else { 10_000 },
             divisor: 1,
@@ -186,7 +198,7 @@ impl Run {
         };
         let words = arguments.iter().skip(1).filter(|word| !word.starts_with('-'));
         let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-        Self { words: words.cloned().collect(), only, compare, sweep, quick, smallest, size }
+        Self { words: words.cloned().collect(), only, compare, sweep, grown, quick, smallest, size }
     }
 
     fn all(&self) -> std::io::Result<()> {
@@ -195,6 +207,9 @@ impl Run {
         let before = conditions();
         if self.sweep {
             return self.sweep(&directory, before);
+        }
+        if self.grown {
+            return self.grown(&directory, before);
         }
         let crews = self.crews(&directory);
         let counter = Counter::new();
@@ -230,6 +245,18 @@ impl Run {
         report::write_sweep(directory, &settings, &self.ended(before, begin))
     }
 
+    fn grown(&self, directory: &Path, before: Vec<String>) -> std::io::Result<()> {
+        let begin = Instant::now();
+        let kinds = grown::ask(&self.size, |name| {
+            self.is_chosen(name) && (!needs_ring(name) || has_ring())
+        });
+        report::write_grown(directory, &kinds, &self.ended(before, begin))
+    }
+
+    fn is_chosen(&self, server: &str) -> bool {
+        self.only.is_empty() || self.only.split(',').any(|word| word == server)
+    }
+
     /// `lines`, and how it ended.
     fn ended(&self, mut lines: Vec<String>, begin: Instant) -> Vec<String> {
         lines.push(format!("load average at the end: {}", load()));
@@ -246,16 +273,23 @@ impl Run {
 
     fn crews(&self, directory: &Path) -> Vec<Crew> {
         let mut specs = if self.compare { server::compared(directory) } else { server::variants() };
-        if let Err(why) = Queues::prepare(constants::MAX_WRITE as usize, None) {
-            println!("SKIPPED: bare-ring, ours-ring: {why}");
-            specs.retain(|spec| !spec.name.ends_with("-ring"));
+        specs.retain(|spec| self.is_chosen(&spec.name));
+        if specs.iter().any(|spec| needs_ring(&spec.name)) && !has_ring() {
+            specs.retain(|spec| !needs_ring(&spec.name));
         }
-        let chosen =
-            |name: &str| self.only.is_empty() || self.only.split(',').any(|word| word == name);
-        let started = specs.iter().filter(|spec| chosen(&spec.name));
-        let started = started.map(|spec| Crew::start(spec, self.size.crew));
+        let started = specs.iter().map(|spec| Crew::start(spec, self.size.crew));
         std::iter::once(Crew::disk()).chain(started).collect()
     }
+}
+
+fn needs_ring(server: &str) -> bool {
+    server.ends_with("-ring")
+}
+
+/// Whether the kernel offers FUSE over io_uring; says so if it does not.
+fn has_ring() -> bool {
+    let prepared = Queues::prepare(constants::MAX_WRITE as usize, None);
+    prepared.inspect_err(|why| println!("SKIPPED: over io_uring: {why}")).is_ok()
 }
 
 /// Whether the commands of `--quick` are run on it.

@@ -33,6 +33,8 @@ enum Of {
     All,
     /// Servers that keep what they are given; of ours, with its defaults.
     Stores,
+    /// Those that work among many files.
+    Grown,
     /// Ours, splicing every reply to READ or none.
     Splicing,
 }
@@ -42,6 +44,7 @@ impl Of {
         match self {
             Self::All => !server.splices(),
             Self::Stores => server.stores && !server.splices(),
+            Self::Grown => server.amid > 0,
             Self::Splicing => server.splices(),
         }
     }
@@ -116,6 +119,12 @@ pub(crate) const QUESTIONS: &[Question] = &[
         )
     },
     latency("lookup of a missing name", 1000, acts::lookup_miss),
+    Question {
+        of: Of::Grown,
+        names_forgotten: true,
+        ..latency("lookup of any name", 1000, acts::lookup_any)
+    },
+    Question { of: Of::Grown, ..latency("change of any times", 1000, acts::change_any) },
     latency("read of 4 KiB past the cache", 2000, acts::read_direct),
     latency("open and close", 1000, acts::open_close),
     latency("open, read 4 KiB, close", 1000, acts::open_read_close),
@@ -275,6 +284,7 @@ impl Question {
                 count,
                 number: UNIQUE.fetch_add(1, Ordering::Relaxed),
                 stores: server.stores,
+                amid: server.amid,
             })
             .collect()
     }

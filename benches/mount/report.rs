@@ -102,9 +102,30 @@ pub(crate) fn write_sweep(
     settings: &[(&str, Vec<Row>)],
     conditions: &[String],
 ) -> io::Result<()> {
-    let mut text = headed("Settings, each beside its default in the same run", conditions);
-    text += "\nMedians of the rounds for one operation; in brackets the time as a multiple of the default's, which stands first.\n";
-    for (name, rows) in settings {
+    let title = "Settings, each beside its default in the same run";
+    write_beside_the_first(directory, ("sweep", title), settings, conditions)
+}
+
+/// Writes what many files cost into `directory`, and says where.
+pub(crate) fn write_grown(
+    directory: &Path,
+    kinds: &[(&str, Vec<Row>)],
+    conditions: &[String],
+) -> io::Result<()> {
+    let title = "Each kind of server amid few files and amid many, in the same run";
+    write_beside_the_first(directory, ("grown", title), kinds, conditions)
+}
+
+/// A table for each of `parts`, under the name of a file and a title.
+fn write_beside_the_first(
+    directory: &Path,
+    (name, title): (&str, &str),
+    parts: &[(&str, Vec<Row>)],
+    conditions: &[String],
+) -> io::Result<()> {
+    let mut text = headed(title, conditions);
+    text += "\nMedians of the rounds for one operation; in brackets the time as a multiple of what stands first.\n";
+    for (name, rows) in parts {
         let Some(first) = rows.first() else { continue };
         let _ = write!(text, "\n## {name}\n\n| |");
         first.cells.iter().for_each(|cell| text += &format!(" {} |", cell.server));
@@ -121,8 +142,8 @@ pub(crate) fn write_sweep(
         }
         text.push('\n');
     }
-    let rows: Vec<&Row> = settings.iter().flat_map(|(_, rows)| rows).collect();
-    written(directory, "sweep", &text, &svg(&rows))
+    let rows: Vec<&Row> = parts.iter().flat_map(|(_, rows)| rows).collect();
+    written(directory, name, &text, &svg(&rows))
 }
 
 fn written(directory: &Path, name: &str, text: &str, drawing: &str) -> io::Result<()> {

@@ -9,7 +9,7 @@ use lighthouse_fuse::sys;
 use lighthouse_fuse::transport::mount_table;
 
 use crate::bare::BARE;
-use crate::{BLOCK, peers};
+use crate::{BLOCK, acts, peers};
 
 /// How long a server has to come up.
 const START: Duration = Duration::from_secs(20);
@@ -44,7 +44,7 @@ impl Spec {
     }
 
     /// One that this program is itself.
-    fn own(mode: &str) -> Self {
+    pub(crate) fn own(mode: &str) -> Self {
         let this = std::env::current_exe().expect("this program has a path");
         Self::new(mode, "", &format!("{} {mode} {{store}} {{at}}", this.display()))
     }
@@ -121,6 +121,7 @@ impl Spec {
         let mut server = Server {
             name: self.name.clone(),
             stores: !BARE.contains(&self.name.as_str()),
+            amid: 0,
             inside: at.join(&self.directory),
             at,
             child: Some(child),
@@ -153,6 +154,28 @@ impl Crew {
         Self(vec![Server::disk()])
     }
 
+    /// The same, called something else.
+    pub(crate) fn called(mut self, name: &str) -> Self {
+        self.0.iter_mut().for_each(|server| server.name = name.into());
+        self
+    }
+
+    /// The same, with so many files where it works.
+    pub(crate) fn amid(mut self, files: u64) -> Self {
+        for server in &mut self.0 {
+            let begin = Instant::now();
+            for n in 0..files {
+                let name = acts::old_name(&server.inside, n);
+                fs::File::create_new(name).expect("a file can be made");
+            }
+            server.amid = files;
+            println!("{}: made in {:.1} s", server.name, begin.elapsed().as_secs_f64());
+        }
+        // Nobody is to be asked while that is still on its way to the disk.
+        rustix::fs::sync();
+        self
+    }
+
     /// The one that is asked what only one is asked.
     pub(crate) fn first(&self) -> &Server {
         self.0.first().expect("a crew is not empty")
@@ -169,6 +192,8 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// Whether it keeps what it is given.
     pub(crate) stores: bool,
+    /// Among how many files it works, of names that [`acts::old_name`] gives.
+    pub(crate) amid: u64,
     at: PathBuf,
     inside: PathBuf,
     child: Option<Child>,
@@ -182,12 +207,20 @@ impl Server {
         let at = directory.path().to_owned();
         fs::write(at.join("file"), vec![7; BLOCK]).expect("a file can be written");
         let inside = at.clone();
-        Self { name: DISK.into(), stores: true, at, inside, child: None, _directory: directory }
+        Self {
+            name: DISK.into(),
+            stores: true,
+            amid: 0,
+            at,
+            inside,
+            child: None,
+            _directory: directory,
+        }
     }
 
     /// Whether it is this crate's server, or the filesystem below that it is compared with.
     pub(crate) fn is_ours(&self) -> bool {
-        self.name.starts_with("ours") || self.name == DISK
+        self.name.starts_with("ours") || self.name.starts_with(DISK)
     }
 
     /// Whether it is there for what splicing brings.
