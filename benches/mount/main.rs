@@ -242,19 +242,21 @@ impl Run {
         let asked = sweep::SETTINGS.iter().filter(named);
         let settings: Vec<_> =
             asked.map(|setting| (setting.name, setting.ask(&self.size))).collect();
-        report::write_sweep(directory, &settings, &self.ended(before, begin))
+        let named = ("sweep", "Settings, each beside its default in the same run");
+        report::write_beside_the_first(directory, named, &settings, &self.ended(before, begin))
     }
 
     fn grown(&self, directory: &Path, before: Vec<String>) -> std::io::Result<()> {
         let begin = Instant::now();
-        let kinds = grown::ask(&self.size, |name| {
-            self.is_chosen(name) && (!needs_ring(name) || has_ring())
-        });
-        report::write_grown(directory, &kinds, &self.ended(before, begin))
+        let kinds = grown::ask(&self.size, |name| self.is_asked(name));
+        let named = ("grown", "Each kind of server amid few files and amid many, in the same run");
+        report::write_beside_the_first(directory, named, &kinds, &self.ended(before, begin))
     }
 
-    fn is_chosen(&self, server: &str) -> bool {
-        self.only.is_empty() || self.only.split(',').any(|word| word == server)
+    /// Whether `server` was chosen, and the kernel offers what it needs; says so if it does not.
+    fn is_asked(&self, server: &str) -> bool {
+        (self.only.is_empty() || self.only.split(',').any(|word| word == server))
+            && (!server.ends_with("-ring") || has_ring(server))
     }
 
     /// `lines`, and how it ended.
@@ -273,23 +275,15 @@ impl Run {
 
     fn crews(&self, directory: &Path) -> Vec<Crew> {
         let mut specs = if self.compare { server::compared(directory) } else { server::variants() };
-        specs.retain(|spec| self.is_chosen(&spec.name));
-        if specs.iter().any(|spec| needs_ring(&spec.name)) && !has_ring() {
-            specs.retain(|spec| !needs_ring(&spec.name));
-        }
+        specs.retain(|spec| self.is_asked(&spec.name));
         let started = specs.iter().map(|spec| Crew::start(spec, self.size.crew));
         std::iter::once(Crew::disk()).chain(started).collect()
     }
 }
 
-fn needs_ring(server: &str) -> bool {
-    server.ends_with("-ring")
-}
-
-/// Whether the kernel offers FUSE over io_uring; says so if it does not.
-fn has_ring() -> bool {
+fn has_ring(server: &str) -> bool {
     let prepared = Queues::prepare(constants::MAX_WRITE as usize, None);
-    prepared.inspect_err(|why| println!("SKIPPED: over io_uring: {why}")).is_ok()
+    prepared.inspect_err(|why| println!("SKIPPED: {server}: {why}")).is_ok()
 }
 
 /// Whether the commands of `--quick` are run on it.

@@ -179,6 +179,11 @@ pub(crate) const QUESTIONS: &[Question] = &[
     past("read past the cache, 1 MiB", acts::read_past::<1024>),
 ];
 
+/// Those with one of `words` in their names.
+pub(crate) fn with_words(words: &[&str]) -> impl Iterator<Item = &'static Question> {
+    QUESTIONS.iter().filter(|question| words.iter().any(|word| question.name.contains(word)))
+}
+
 /// Numbers what never comes twice.
 static UNIQUE: AtomicU64 = AtomicU64::new(0);
 

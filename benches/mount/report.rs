@@ -96,28 +96,9 @@ pub(crate) fn write(directory: &Path, rows: &[Row], conditions: &[String]) -> io
     written(directory, "comparison", &markdown(rows, conditions), &svg(rows))
 }
 
-/// Writes what settings are worth into `directory`, and says where.
-pub(crate) fn write_sweep(
-    directory: &Path,
-    settings: &[(&str, Vec<Row>)],
-    conditions: &[String],
-) -> io::Result<()> {
-    let title = "Settings, each beside its default in the same run";
-    write_beside_the_first(directory, ("sweep", title), settings, conditions)
-}
-
-/// Writes what many files cost into `directory`, and says where.
-pub(crate) fn write_grown(
-    directory: &Path,
-    kinds: &[(&str, Vec<Row>)],
-    conditions: &[String],
-) -> io::Result<()> {
-    let title = "Each kind of server amid few files and amid many, in the same run";
-    write_beside_the_first(directory, ("grown", title), kinds, conditions)
-}
-
-/// A table for each of `parts`, under the name of a file and a title.
-fn write_beside_the_first(
+/// Writes a table for each of `parts`, in which each server is held against the first, into the files `name` of `directory`, and
+/// says where.
+pub(crate) fn write_beside_the_first(
     directory: &Path,
     (name, title): (&str, &str),
     parts: &[(&str, Vec<Row>)],

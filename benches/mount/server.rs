@@ -44,7 +44,7 @@ impl Spec {
     }
 
     /// One that this program is itself.
-    pub(crate) fn own(mode: &str) -> Self {
+    fn own(mode: &str) -> Self {
         let this = std::env::current_exe().expect("this program has a path");
         Self::new(mode, "", &format!("{} {mode} {{store}} {{at}}", this.display()))
     }
@@ -67,8 +67,8 @@ pub(crate) fn variants() -> Vec<Spec> {
         .collect()
 }
 
-/// Ours with its defaults on each transport, the loops that are their floor, and the peers.
-pub(crate) fn compared(directory: &std::path::Path) -> Vec<Spec> {
+/// Ours with its defaults on each transport, the loops that are their floor, and the peers that are part of this program.
+pub(crate) fn built() -> Vec<Spec> {
     let mut specs = vec![
         Spec::own("bare-1"),
         Spec::own("bare-ring"),
@@ -76,6 +76,12 @@ pub(crate) fn compared(directory: &std::path::Path) -> Vec<Spec> {
         Spec::ours("ours-ring", "--transport uring"),
     ];
     specs.extend(peers::BUILT_IN.map(Spec::own));
+    specs
+}
+
+/// Those and the peers that are installed.
+pub(crate) fn compared(directory: &std::path::Path) -> Vec<Spec> {
+    let mut specs = built();
     specs.extend(peers::external(directory));
     specs.extend(named());
     specs

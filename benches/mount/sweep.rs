@@ -1,6 +1,6 @@
 //! Each setting of ours, asked the questions it is there for, at several values beside its default.
 
-use crate::questions::{QUESTIONS, Size};
+use crate::questions::{Size, with_words};
 use crate::report::Row;
 use crate::server::{Crew, Spec};
 
@@ -121,9 +121,6 @@ impl Setting {
                 Crew::start(&spec, size.crew)
             })
             .collect();
-        let asked = QUESTIONS.iter().filter(|question| {
-            self.questions.iter().any(|words| question.is_named(&[&(*words).to_owned()]))
-        });
-        asked.flat_map(|question| question.ask(&crews, size, None)).collect()
+        with_words(self.questions).flat_map(|question| question.ask(&crews, size, None)).collect()
     }
 }
