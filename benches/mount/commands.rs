@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::laps::{Percentiles, median};
+use crate::questions::in_turn;
 use crate::report::{Cell, Row};
 use crate::server::{DISK, Server};
 
@@ -160,10 +161,11 @@ impl Task {
         let mut cpu = vec![0.0; servers.len()];
         let mut failed: Vec<Option<String>> = servers.iter().map(|_| None).collect();
         for round in 0..=rounds {
-            for (n, server) in servers.iter().enumerate() {
+            for n in in_turn(servers.len(), round) {
                 if failed[n].is_some() {
                     continue;
                 }
+                let server = servers[n];
                 let directory = server.place().join("commands");
                 match self.one_round(sources, server, &directory) {
                     Ok((seconds, server_cpu)) if round > 0 || rounds == 0 => {

@@ -1,7 +1,7 @@
 //! What does a mount cost, beside the least a server can do, beside the filesystem below, and beside other servers?
 //!
-//! All are asked the same in turn, round after round in one run, so that what counts is the ratio between
-//! medians:
+//! All are asked the same in turn, round after round in one run, in each round in another order, so that what counts is
+//! the ratio between medians:
 //!
 //! - `disk`: a directory of the filesystem that the store is on.
 //! - `bare-N`, `bare-N-spin`: N threads that read `/dev/fuse` and write constants, with no decoding at all. What

@@ -1,6 +1,7 @@
 //! Which questions there are, and how each is asked of all servers in turn.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -187,6 +188,20 @@ pub(crate) fn with_words(words: &[&str]) -> impl Iterator<Item = &'static Questi
 /// Numbers what never comes twice.
 static UNIQUE: AtomicU64 = AtomicU64::new(0);
 
+/// The numbers below `count`, in an order of its own for each `turn`, and the same in each run.
+///
+/// Where a lone caller runs when it comes to a server is where the one before left it, and decides a factor of two. So in
+/// the same order each time a server would be measured by its neighbour.
+pub(crate) fn in_turn(count: usize, turn: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_cached_key(|number| {
+        let mut hasher = DefaultHasher::new();
+        (turn, number).hash(&mut hasher);
+        hasher.finish()
+    });
+    order
+}
+
 /// What was measured of one server so far.
 #[derive(Default)]
 struct Measured {
@@ -226,14 +241,17 @@ impl Question {
             Mib(mib) => mib.min(size.mib),
             Files => size.files,
         };
-        let mut asked: Vec<(&Crew, Measured)> =
-            crews.iter().map(|crew| (*crew, Measured::default())).collect();
+        // Of one that failed nothing is left.
+        let mut asked: Vec<(&Crew, Option<Measured>)> =
+            crews.iter().map(|crew| (*crew, Some(Measured::default()))).collect();
         // What takes longer is the disk's matter, not that of a wake-up.
         let members = if self.shared { size.crew } else { 1 };
         // The first round is for caches of every kind, and does not count.
         let turns = (0..=size.rounds).flat_map(|round| (0..members).map(move |turn| (round, turn)));
         for (round, turn) in turns {
-            asked.retain_mut(|(crew, measured)| {
+            for number in in_turn(asked.len(), round * members as u64 + turn as u64) {
+                let (crew, sum) = &mut asked[number];
+                let Some(measured) = sum else { continue };
                 let server = crew.at(turn);
                 // Another server that cannot do it, being out of descriptors say, does not end an hour's comparison.
                 let done = AssertUnwindSafe(|| self.one_round(server, clients, count));
@@ -242,7 +260,8 @@ impl Question {
                     Err(panic) if server.is_ours() => resume_unwind(panic),
                     Err(_) => {
                         println!("{}: {} FAILED, see above", self.name, server.name);
-                        return false;
+                        *sum = None;
+                        continue;
                     }
                 };
                 if round > 0 {
@@ -251,16 +270,15 @@ impl Question {
                     measured.operations += this.operations;
                     measured.cpu += this.cpu;
                 }
-                true
-            });
+            }
         }
         let name = match clients {
             1 => self.name.to_owned(),
             clients => format!("{}, {clients} clients", self.name),
         };
-        let cells = asked.into_iter().map(|(crew, measured)| {
-            let server = crew.first();
-            Cell {
+        let cells = asked.into_iter().filter_map(|(crew, measured)| {
+            let (server, measured) = (crew.first(), measured?);
+            Some(Cell {
                 server: server.name.clone(),
                 floor: server.floor(),
                 median: median(measured.rounds),
@@ -270,7 +288,7 @@ impl Question {
                 requests: counter
                     .filter(|_| clients == 1)
                     .and_then(|counter| self.count_requests(counter, server, count)),
-            }
+            })
         });
         let row = Row {
             question: name,

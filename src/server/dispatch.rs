@@ -112,6 +112,30 @@ pub(super) fn copies_much(op: &Op<'_>) -> bool {
     }
 }
 
+/// Whether `op` adds events, which is done one after the other.
+pub(super) fn changes(op: &Op<'_>) -> bool {
+    matches!(
+        op,
+        Op::SetAttr(_)
+            | Op::Symlink(_)
+            | Op::MkNod(_)
+            | Op::MkDir(_)
+            | Op::Unlink(_)
+            | Op::RmDir(_)
+            | Op::Rename(_)
+            | Op::Rename2(_)
+            | Op::Link(_)
+            | Op::Create(_)
+            | Op::TmpFile(_)
+            | Op::Write(_)
+            | Op::SetXattr(_)
+            | Op::RemoveXattr(_)
+            | Op::Fallocate(_)
+            | Op::CopyFileRange(_)
+            | Op::CopyFileRange64(_)
+    )
+}
+
 /// Reading changes nothing, so it is done again if it comes again.
 fn read<'v>(
     view: &'v View,

@@ -430,10 +430,13 @@ impl<'s> Server<'s> {
                     errno: 0,
                 };
                 self.view.meter().received(lane, since, &request);
-                if let Some(turn) = &work.turn
-                    && dispatch::copies_much(&op)
-                {
-                    turn.waits();
+                if let Some(turn) = &work.turn {
+                    if dispatch::copies_much(&op) {
+                        turn.waits();
+                    }
+                    if dispatch::changes(&op) {
+                        turn.excludes();
+                    }
                 }
                 let answer = if self.refuses(&op) {
                     Ok(Reply::error(id, Errno::ENOSYS).into())

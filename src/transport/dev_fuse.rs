@@ -18,13 +18,12 @@
 //!
 //! Invariants: every reader and every sender uses the one descriptor. A request belongs to the
 //! descriptor it was read from, and closing that while the request waits gives its caller
-//! `ECONNABORTED`. One reader at a time receives, see [`turns`](super::turns); it alone looks for requests without
-//! sleeping: two would take the CPUs that their callers need.
+//! `ECONNABORTED`. One reader at a time receives, and helpers where requests come faster than it takes them, see
+//! [`turns`](super::turns). It alone waits: several would take the CPUs that their callers need, or be woken in vain.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -33,7 +32,7 @@ use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use super::turns::{ReaderId, Turn, Turns};
+use super::turns::{ReaderId, Role, Turn, Turns};
 use super::waiting::{Courtesy, Habit, Luck};
 use super::{Buffer, Delivery, Frame, Transport};
 use crate::proto::Reply;
@@ -67,42 +66,18 @@ pub struct DevFuse {
     habit: Mutex<Habit>,
     luck: Luck,
     courtesy: Courtesy,
-    crowd: Crowd,
     /// Readable once nothing more is to be received.
     stop: Option<OwnedFd>,
 }
 
-/// Whether requests come faster than one reader takes them.
-#[derive(Debug)]
-struct Crowd {
-    /// How many in a row were there already when the reader came.
-    waited: AtomicU32,
-    /// Whether a second reader would have a CPU to run on, beside the first and a caller.
-    matters: bool,
-}
-
-impl Crowd {
-    /// So many in a row are no accident.
-    const MANY: u32 = 8;
-
-    fn of_this_machine() -> Self {
-        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { waited: AtomicU32::new(0), matters: cpus > 2 }
-    }
-
-    /// A request was received, which was there already or was waited for.
-    fn received(&self, at_once: bool) {
-        if self.matters {
-            let waited =
-                if at_once { self.waited.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
-            self.waited.store(waited, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether another reader should help.
-    fn is_there(&self) -> bool {
-        self.waited.load(Ordering::Relaxed) >= Self::MANY
-    }
+/// What a reader came back with from the device.
+enum Read {
+    /// A message of so many bytes.
+    Message(usize),
+    /// There is nothing.
+    Nothing,
+    /// The connection has ended.
+    End,
 }
 
 impl DevFuse {
@@ -117,11 +92,10 @@ impl DevFuse {
         Ok(Self {
             device,
             wait,
-            turns: Arc::default(),
+            turns: Arc::new(Turns::of_this_machine()),
             habit: Mutex::default(),
             luck: Luck::default(),
             courtesy: Courtesy::default(),
-            crowd: Crowd::of_this_machine(),
             stop: None,
         })
     }
@@ -159,8 +133,23 @@ impl DevFuse {
         }
     }
 
-    /// One message, for `reader`, which has the turn; `None` at the end.
-    fn read(&self, reader: ReaderId, bytes: &mut [u8]) -> io::Result<Option<usize>> {
+    /// What is there at once.
+    fn read(&self, bytes: &mut [u8]) -> io::Result<Read> {
+        loop {
+            match rustix::io::read(&self.device, &mut *bytes) {
+                Ok(length) => return Ok(Read::Message(length)),
+                Err(Errno::AGAIN) => return Ok(Read::Nothing),
+                // Aborted before it reached us, or a signal: there is no request to answer.
+                Err(Errno::NOENT | Errno::INTR) => (),
+                // Unmounted or aborted: the connection ended.
+                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(Read::End),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// What comes next, for the holder of the turn.
+    fn wait_for(&self, reader: ReaderId, bytes: &mut [u8]) -> io::Result<Read> {
         let sleeps = self.wait != Wait::Block && self.habit.lock().sleeps();
         let mut looks = match self.wait {
             Wait::Spin(time) if !sleeps && self.luck.tries() => Some(time),
@@ -169,23 +158,19 @@ impl DevFuse {
         let mut gives_way = looks.is_some() && self.courtesy.is_due();
         let mut since = None;
         loop {
-            match rustix::io::read(&self.device, &mut *bytes) {
-                Ok(length) => {
+            match self.read(bytes)? {
+                Read::Message(length) => {
                     if looks.is_some() {
                         self.luck.tried(true);
                     }
                     if self.wait != Wait::Block {
                         self.habit.lock().received(Instant::now());
                     }
-                    self.turns.serves(reader);
-                    self.crowd.received(since.is_none());
-                    return Ok(Some(length));
+                    self.turns.serves(reader, since.is_none());
+                    return Ok(Read::Message(length));
                 }
-                // Aborted before it reached us, or a signal: there is no request to answer.
-                Err(Errno::NOENT | Errno::INTR) => (),
-                // Unmounted or aborted: the connection ended.
-                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(None),
-                Err(Errno::AGAIN) => {
+                Read::End => return Ok(Read::End),
+                Read::Nothing => {
                     let now = Instant::now();
                     let begun: Instant = *since.get_or_insert(now);
                     match looks {
@@ -198,13 +183,32 @@ impl DevFuse {
                                 self.luck.tried(false);
                             }
                             if !self.sleep()? {
-                                return Ok(None);
+                                return Ok(Read::End);
                             }
                         }
                     }
                 }
-                Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// What comes within the time that a reader looks for it, for a helper.
+    fn look_for(&self, reader: ReaderId, bytes: &mut [u8]) -> io::Result<Read> {
+        let mut since = None;
+        loop {
+            let read = self.read(bytes)?;
+            match (&read, self.wait) {
+                (Read::Message(_), _) => self.turns.serves(reader, since.is_none()),
+                (Read::Nothing, Wait::Spin(time)) => {
+                    let now = Instant::now();
+                    if now.duration_since(*since.get_or_insert(now)) < time {
+                        rustix::thread::sched_yield();
+                        continue;
+                    }
+                }
+                (Read::Nothing, Wait::Block) | (Read::End, _) => (),
+            }
+            return Ok(read);
         }
     }
 
@@ -232,25 +236,26 @@ impl AsFd for DevFuse {
 impl Transport for DevFuse {
     fn receive<'b>(&self, buffer: &'b mut Buffer) -> io::Result<Option<Frame<'b>>> {
         let reader = buffer.reader();
-        let received = match self.turns.take(reader, || self.sleep()) {
-            Ok(true) => self.read(reader, buffer.bytes_mut()),
-            Ok(false) => Ok(None),
-            Err(error) => Err(error),
-        };
-        match received {
-            Ok(Some(length)) => {
-                if self.crowd.is_there() {
-                    self.turns.pass(reader);
+        loop {
+            let read = match self.turns.take(reader, || self.sleep()) {
+                Ok(Some(Role::Holder)) => self.wait_for(reader, buffer.bytes_mut()),
+                Ok(Some(Role::Helper)) => self.look_for(reader, buffer.bytes_mut()),
+                Ok(None) => Ok(Read::End),
+                Err(error) => Err(error),
+            };
+            match read {
+                Ok(Read::Message(length)) => {
+                    return Ok(buffer.bytes_mut().get(..length).map(Frame::Whole));
                 }
-                Ok(buffer.bytes_mut().get(..length).map(Frame::Whole))
-            }
-            Ok(None) => {
-                self.turns.end();
-                Ok(None)
-            }
-            Err(error) => {
-                self.turns.pass(reader);
-                Err(error)
+                Ok(Read::Nothing) => self.turns.leaves(reader),
+                Ok(Read::End) => {
+                    self.turns.end();
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.turns.pass(reader);
+                    return Err(error);
+                }
             }
         }
     }

@@ -17,8 +17,13 @@
 //! A lone caller that waits for the disk asks for nothing meanwhile. To wake another thread for it costs a fifth of an
 //! `fsync` of 4 KiB on a fast disk, so that is left to the deputy's tick until it was seen that others had to wait.
 //!
-//! Invariants: where nobody serves, somebody has the turn or the deputy is about to take it; that two receive at one
-//! time is harmless, and happens only where the turn is taken away from one who comes back in that moment.
+//! Where requests come faster than the holder takes them, which its deputy sees at a tick, that one becomes a helper:
+//! it receives as well, until it finds nothing, and another becomes the deputy. Nobody is woken for that. There are fewer
+//! helpers than CPUs, since the callers need one too.
+//!
+//! Invariants: where nobody serves, somebody has the turn or the deputy is about to take it, or a helper is about to
+//! find nothing and to wait for it; that two hold the turn at one time is harmless, and happens only where it is taken away
+//! from one who comes back in that moment.
 
 use std::io;
 use std::sync::Arc;
@@ -77,6 +82,11 @@ impl Turn {
     /// receive the last times.
     pub fn waits(&self) {
         self.turns.waits(self.reader);
+    }
+
+    /// What its reader serves now is served one at a time: a helper would wait for others, or they for it.
+    pub fn excludes(&self) {
+        self.turns.excludes(self.reader);
     }
 
     /// While what is returned lives, this is so whenever the calling thread is about to wait.
@@ -148,14 +158,53 @@ impl Demand {
     }
 }
 
-/// Whose turn it is at one device.
+/// Whether requests come faster than the holder takes them.
 #[derive(Debug, Default)]
+struct Crowd {
+    /// How many in a row were there already when it came for them.
+    waited: AtomicU32,
+}
+
+impl Crowd {
+    /// So many in a row are no accident.
+    const MANY: u32 = 8;
+
+    /// A request was received, which was there already or was waited for.
+    fn received(&self, at_once: bool) {
+        let waited = if at_once { self.waited.load(Ordering::Relaxed) + 1 } else { 0 };
+        self.waited.store(waited.min(Self::MANY), Ordering::Relaxed);
+    }
+
+    fn is_there(&self) -> bool {
+        self.waited.load(Ordering::Relaxed) == Self::MANY
+    }
+
+    /// One that helped finds that it is not.
+    fn is_gone(&self) {
+        self.waited.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Why a reader may receive.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Role {
+    /// It has the turn, and waits for what comes.
+    Holder,
+    /// It takes what is there, and [`leaves`](Turns::leaves) once it finds nothing.
+    Helper,
+}
+
+/// Who receives at one device.
+#[derive(Debug)]
 pub(super) struct Turns {
     /// The [`ReaderId`] of whoever has the turn, or [`NOBODY`].
     holder: AtomicU64,
     /// Counts what the holder received, from bit 1 on; bit 0: it is serving it.
     beat: AtomicU64,
     demand: Demand,
+    crowd: Crowd,
+    /// The [`ReaderId`] of each helper; [`NOBODY`] where one may become it.
+    helpers: Box<[AtomicU64]>,
     /// Nothing more is to be received.
     ended: AtomicBool,
     /// Whoever has it locked is the deputy.
@@ -196,28 +245,52 @@ fn step(last: Option<(Seen, Duration)>, seen: Seen) -> Step {
 }
 
 impl Turns {
-    /// Waits until `reader` has the turn, if it has not kept it. Not so once nothing more is to be received.
+    /// With up to so many helpers.
+    pub(super) fn new(helpers: usize) -> Self {
+        Self {
+            holder: AtomicU64::new(NOBODY),
+            beat: AtomicU64::new(0),
+            demand: Demand::default(),
+            crowd: Crowd::default(),
+            helpers: (0..helpers).map(|_| AtomicU64::new(NOBODY)).collect(),
+            ended: AtomicBool::new(false),
+            deputy: Mutex::default(),
+            free: Mutex::default(),
+            freed: Condvar::default(),
+        }
+    }
+
+    /// With as many helpers as have a CPU beside a holder or a caller.
+    pub(super) fn of_this_machine() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        Self::new(cpus.saturating_sub(1))
+    }
+
+    /// Waits until `reader` has the turn, or helps, if it does not so already. `None` once nothing more is to be received.
     ///
     /// `sleep` returns once there is something to receive, and says whether there may be more.
     pub(super) fn take(
         &self,
         reader: ReaderId,
         sleep: impl Fn() -> io::Result<bool>,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<Role>> {
         let beat = self.beat.load(Ordering::Acquire);
         if self.holder.load(Ordering::Acquire) == reader.0 {
             // If it is taken away in this moment, the beat is the new holder's, who may be serving: nobody would see
             // that it takes long.
             let next = (beat | 1) + 1;
             let _ = self.beat.compare_exchange(beat, next, Ordering::Relaxed, Ordering::Relaxed);
-            return Ok(true);
+            return Ok(Some(Role::Holder));
         }
-        if !self.wait(reader, sleep)? {
-            return Ok(false);
+        if self.helpers.iter().any(|helper| helper.load(Ordering::Relaxed) == reader.0) {
+            return Ok(Some(Role::Helper));
         }
-        let beat = self.beat.load(Ordering::Relaxed);
-        self.beat.store((beat | 1) + 1, Ordering::Relaxed);
-        Ok(true)
+        let role = self.wait(reader, sleep)?;
+        if role == Some(Role::Holder) {
+            let beat = self.beat.load(Ordering::Relaxed);
+            self.beat.store((beat | 1) + 1, Ordering::Relaxed);
+        }
+        Ok(role)
     }
 
     /// `reader` is about to answer what it received last. `is_ready`: whether there is something to receive.
@@ -225,11 +298,12 @@ impl Turns {
         self.demand.answers(reader, self.beat.load(Ordering::Relaxed), is_ready);
     }
 
-    /// `reader` received something, and serves it now.
-    pub(super) fn serves(&self, reader: ReaderId) {
+    /// `reader` received something, which was there already or was waited for, and serves it now.
+    pub(super) fn serves(&self, reader: ReaderId, at_once: bool) {
         self.demand.receives(reader);
         // One from whom the turn was taken while it received says nothing of its new holder, who waits.
         if self.holder.load(Ordering::Relaxed) == reader.0 {
+            self.crowd.received(at_once);
             let beat = self.beat.load(Ordering::Relaxed);
             self.beat.store(beat | 1, Ordering::Relaxed);
         }
@@ -244,15 +318,34 @@ impl Turns {
         }
     }
 
-    /// Lets another reader have the turn, if `reader` has it.
+    /// `reader` does not receive for now: another may have the turn, or help.
     pub(super) fn pass(&self, reader: ReaderId) {
         if self.holder.load(Ordering::Relaxed) == reader.0 {
             self.demand.passed(reader, self.beat.load(Ordering::Relaxed));
         }
-        if self.moves(reader.0, NOBODY) {
+        self.stops_helping(reader);
+        if moves(&self.holder, reader.0, NOBODY) {
             // Under the lock: whoever is about to wait sees that it is free, or is woken.
             let _waits = self.free.lock();
             self.freed.notify_one();
+        }
+    }
+
+    /// `reader` helps no more, since it found nothing.
+    pub(super) fn leaves(&self, reader: ReaderId) {
+        // In this order: nobody helps with what is gone.
+        self.crowd.is_gone();
+        self.stops_helping(reader);
+    }
+
+    /// `reader` serves what others cannot serve at the same time, so that nobody can help.
+    pub(super) fn excludes(&self, reader: ReaderId) {
+        self.leaves(reader);
+    }
+
+    fn stops_helping(&self, reader: ReaderId) {
+        for helper in &self.helpers {
+            let _ = moves(helper, reader.0, NOBODY);
         }
     }
 
@@ -263,13 +356,13 @@ impl Turns {
         self.freed.notify_all();
     }
 
-    fn moves(&self, from: u64, to: u64) -> bool {
-        self.holder.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    fn wait(&self, reader: ReaderId, sleep: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
-        if self.moves(NOBODY, reader.0) {
-            return Ok(true);
+    fn wait(
+        &self,
+        reader: ReaderId,
+        sleep: impl Fn() -> io::Result<bool>,
+    ) -> io::Result<Option<Role>> {
+        if moves(&self.holder, NOBODY, reader.0) {
+            return Ok(Some(Role::Holder));
         }
         let _deputy = self.deputy.lock();
         let mut last = None;
@@ -279,17 +372,20 @@ impl Turns {
                 beat: self.beat.load(Ordering::Relaxed),
             };
             match step(last, seen) {
-                Step::Take if self.moves(seen.holder, reader.0) => {
+                Step::Take if moves(&self.holder, seen.holder, reader.0) => {
                     if seen.holder != NOBODY {
                         self.demand.passed(ReaderId(seen.holder), seen.beat);
                     }
-                    return Ok(true);
+                    return Ok(Some(Role::Holder));
                 }
                 // Somebody was faster.
                 Step::Take => last = None,
                 // What comes is the holder's to receive; the deputy sees whether it gets beyond it.
                 Step::Sleep if sleep()? => last = None,
-                Step::Sleep => return Ok(false),
+                Step::Sleep => return Ok(None),
+                Step::Tick(_) if self.crowd.is_there() && self.joins(reader) => {
+                    return Ok(Some(Role::Helper));
+                }
                 Step::Tick(tick) => {
                     last = Some((seen, tick));
                     let mut waits = self.free.lock();
@@ -301,8 +397,17 @@ impl Turns {
                 }
             }
         }
-        Ok(false)
+        Ok(None)
     }
+
+    /// Makes `reader` a helper, if there is room for one.
+    fn joins(&self, reader: ReaderId) -> bool {
+        self.helpers.iter().any(|helper| moves(helper, NOBODY, reader.0))
+    }
+}
+
+fn moves(place: &AtomicU64, from: u64, to: u64) -> bool {
+    place.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
 #[cfg(test)]
@@ -324,7 +429,7 @@ mod tests {
         scope: &'s thread::Scope<'s, '_>,
         turns: &'s Turns,
         sleep: impl Fn() -> io::Result<bool> + Send + 's,
-    ) -> (ReaderId, Receiver<bool>) {
+    ) -> (ReaderId, Receiver<Option<Role>>) {
         let (reader, (says, said)) = (ReaderId::new(), channel());
         scope.spawn(move || says.send(turns.take(reader, sleep).unwrap()).unwrap());
         (reader, said)
@@ -332,15 +437,15 @@ mod tests {
 
     #[test]
     fn whoever_has_the_turn_keeps_it_until_it_is_passed_on() {
-        let (turns, first) = (Turns::default(), ReaderId::new());
+        let (turns, first) = (Turns::new(1), ReaderId::new());
         for _ in 0..3 {
-            assert!(turns.take(first, never).unwrap());
-            turns.serves(first);
+            assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+            turns.serves(first, false);
         }
         thread::scope(|scope| {
             turns.pass(first);
             let (second, said) = taken(scope, &turns, never);
-            assert!(said.recv_timeout(PATIENCE).unwrap());
+            assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Some(Role::Holder));
             // It is not the first one's any more, so it cannot give it away.
             turns.pass(first);
             assert_eq!(turns.holder.load(Ordering::Relaxed), second.0);
@@ -349,23 +454,23 @@ mod tests {
 
     #[test]
     fn a_holder_that_serves_for_long_loses_the_turn_and_gets_it_back_in_time() {
-        let (turns, first) = (Turns::default(), ReaderId::new());
-        assert!(turns.take(first, never).unwrap());
-        turns.serves(first);
+        let (turns, first) = (Turns::new(1), ReaderId::new());
+        assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+        turns.serves(first, false);
         thread::scope(|scope| {
             let (second, said) = taken(scope, &turns, || Ok(true));
-            assert!(said.recv_timeout(PATIENCE).unwrap());
+            assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Some(Role::Holder));
             turns.pass(second);
-            assert!(turns.take(first, never).unwrap());
+            assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
         });
     }
 
     #[test]
     fn the_turn_is_passed_on_before_waiting_while_others_come_meanwhile() {
-        let (turns, first, second) = (Turns::default(), ReaderId::new(), ReaderId::new());
+        let (turns, first, second) = (Turns::new(1), ReaderId::new(), ReaderId::new());
         let wait_and_answer = |something_came| {
-            assert!(turns.take(first, never).unwrap());
-            turns.serves(first);
+            assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+            turns.serves(first, false);
             turns.waits(first);
             let passed = turns.holder.load(Ordering::Relaxed) == NOBODY;
             turns.answers(first, || something_came);
@@ -381,11 +486,11 @@ mod tests {
         // As long as it is not in vain, it goes on.
         assert!(!wait_and_answer(true));
         for _ in 0..100 {
-            assert!(turns.take(first, never).unwrap());
-            turns.serves(first);
+            assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+            turns.serves(first, false);
             turns.waits(first);
-            assert!(turns.take(second, never).unwrap());
-            turns.serves(second);
+            assert_eq!(turns.take(second, never).unwrap(), Some(Role::Holder));
+            turns.serves(second, false);
             turns.answers(first, || panic!("it is known already"));
             turns.pass(second);
         }
@@ -393,25 +498,62 @@ mod tests {
 
     #[test]
     fn who_receives_without_the_turn_says_nothing_of_its_holder() {
-        let (turns, first, second) = (Turns::default(), ReaderId::new(), ReaderId::new());
-        assert!(turns.take(first, never).unwrap());
-        turns.serves(first);
+        let (turns, first, second) = (Turns::new(1), ReaderId::new(), ReaderId::new());
+        assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+        turns.serves(first, false);
         turns.pass(first);
-        assert!(turns.take(second, never).unwrap());
+        assert_eq!(turns.take(second, never).unwrap(), Some(Role::Holder));
         let beat = turns.beat.load(Ordering::Relaxed);
         assert_eq!(beat & 1, 0, "it waits for requests");
-        turns.serves(first);
+        turns.serves(first, false);
         assert_eq!(turns.beat.load(Ordering::Relaxed), beat);
     }
 
     #[test]
+    fn who_finds_a_crowd_helps_until_it_finds_nothing() {
+        let (turns, first) = (Turns::new(1), ReaderId::new());
+        // What is there already each time, and so no crowd as long as something else comes between.
+        for at_once in [[true; 7].as_slice(), &[false], &[true; 7]].concat() {
+            assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+            turns.serves(first, at_once);
+        }
+        assert!(!turns.crowd.is_there());
+        turns.serves(first, true);
+        thread::scope(|scope| {
+            let (second, said) = taken(scope, &turns, never);
+            assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Some(Role::Helper));
+            // It goes on without waiting, and says nothing of the holder's crowd.
+            turns.serves(second, false);
+            assert_eq!(turns.take(second, never).unwrap(), Some(Role::Helper));
+            assert!(turns.crowd.is_there());
+            // There is room for one, so this one waits, until the second waits for a disk.
+            let (third, said) = taken(scope, &turns, never);
+            assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+            turns.pass(second);
+            assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Some(Role::Helper));
+            turns.leaves(third);
+            assert!(!turns.crowd.is_there());
+            let (_, said) = taken(scope, &turns, || Ok(false));
+            assert_eq!(said.recv_timeout(PATIENCE).unwrap(), None);
+        });
+    }
+
+    #[test]
+    fn on_one_cpu_nobody_helps() {
+        let (turns, first) = (Turns::new(0), ReaderId::new());
+        assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+        (0..100).for_each(|_| turns.serves(first, true));
+        assert!(!turns.joins(ReaderId::new()));
+    }
+
+    #[test]
     fn what_no_answer_is_due_for_teaches_nothing() {
-        let (turns, first) = (Turns::default(), ReaderId::new());
-        assert!(turns.take(first, never).unwrap());
-        turns.serves(first);
+        let (turns, first) = (Turns::new(1), ReaderId::new());
+        assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+        turns.serves(first, false);
         turns.pass(first);
-        assert!(turns.take(first, never).unwrap());
-        turns.serves(first);
+        assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+        turns.serves(first, false);
         turns.answers(first, || panic!("it did not wait"));
         assert!(!turns.demand.is_there());
     }
@@ -438,8 +580,8 @@ mod tests {
 
     #[test]
     fn the_deputy_of_a_holder_that_waits_sleeps_until_there_is_something() {
-        let (turns, first) = (Turns::default(), ReaderId::new());
-        assert!(turns.take(first, never).unwrap());
+        let (turns, first) = (Turns::new(1), ReaderId::new());
+        assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
         let (sleeps, slept) = channel();
         let (wakes, woken) = channel();
         let woken = Mutex::new(woken);
@@ -450,21 +592,21 @@ mod tests {
             });
             slept.recv_timeout(PATIENCE).unwrap();
             // It came, and the holder serves it: for long.
-            turns.serves(first);
+            turns.serves(first, false);
             wakes.send(true).unwrap();
-            assert!(said.recv_timeout(PATIENCE).unwrap());
+            assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Some(Role::Holder));
         });
     }
 
     #[test]
     fn at_the_end_everybody_comes_back() {
-        let (turns, first) = (Turns::default(), ReaderId::new());
-        assert!(turns.take(first, never).unwrap());
+        let (turns, first) = (Turns::new(1), ReaderId::new());
+        assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
         thread::scope(|scope| {
             let others: Vec<_> = (0..4).map(|_| taken(scope, &turns, || Ok(false)).1).collect();
             turns.end();
             for said in others {
-                assert!(!said.recv_timeout(PATIENCE).unwrap());
+                assert_eq!(said.recv_timeout(PATIENCE).unwrap(), None);
             }
         });
     }
