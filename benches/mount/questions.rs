@@ -180,9 +180,9 @@ pub(crate) const QUESTIONS: &[Question] = &[
     past("read past the cache, 1 MiB", acts::read_past::<1024>),
 ];
 
-/// Those with one of `words` in their names.
+/// Those with one of `words` in their names, or all.
 pub(crate) fn with_words(words: &[&str]) -> impl Iterator<Item = &'static Question> {
-    QUESTIONS.iter().filter(|question| words.iter().any(|word| question.name.contains(word)))
+    QUESTIONS.iter().filter(|question| question.is_named(words))
 }
 
 /// Numbers what never comes twice.
@@ -213,8 +213,8 @@ struct Measured {
 }
 
 impl Question {
-    pub(crate) fn is_named(&self, words: &[&String]) -> bool {
-        words.is_empty() || words.iter().any(|word| self.name.contains(word.as_str()))
+    pub(crate) fn is_named(&self, words: &[impl AsRef<str>]) -> bool {
+        words.is_empty() || words.iter().any(|word| self.name.contains(word.as_ref()))
     }
 
     /// Asks it of all in turn, round after round, for each number of clients.

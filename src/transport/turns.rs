@@ -86,7 +86,7 @@ impl Turn {
 
     /// What its reader serves now is served one at a time: a helper would wait for others, or they for it.
     pub fn excludes(&self) {
-        self.turns.excludes(self.reader);
+        self.turns.leaves(self.reader);
     }
 
     /// While what is returned lives, this is so whenever the calling thread is about to wait.
@@ -282,7 +282,7 @@ impl Turns {
             let _ = self.beat.compare_exchange(beat, next, Ordering::Relaxed, Ordering::Relaxed);
             return Ok(Some(Role::Holder));
         }
-        if self.helpers.iter().any(|helper| helper.load(Ordering::Relaxed) == reader.0) {
+        if self.place(reader).is_some() {
             return Ok(Some(Role::Helper));
         }
         let role = self.wait(reader, sleep)?;
@@ -331,22 +331,23 @@ impl Turns {
         }
     }
 
-    /// `reader` helps no more, since it found nothing.
+    /// `reader` found nothing, or serves what others cannot serve at the same time: there is nothing to help with.
     pub(super) fn leaves(&self, reader: ReaderId) {
         // In this order: nobody helps with what is gone.
         self.crowd.is_gone();
         self.stops_helping(reader);
     }
 
-    /// `reader` serves what others cannot serve at the same time, so that nobody can help.
-    pub(super) fn excludes(&self, reader: ReaderId) {
-        self.leaves(reader);
+    fn stops_helping(&self, reader: ReaderId) {
+        if let Some(place) = self.place(reader) {
+            // Nobody else takes it away.
+            place.store(NOBODY, Ordering::Release);
+        }
     }
 
-    fn stops_helping(&self, reader: ReaderId) {
-        for helper in &self.helpers {
-            let _ = moves(helper, reader.0, NOBODY);
-        }
+    /// Where `reader` stands among the helpers, if it is one.
+    fn place(&self, reader: ReaderId) -> Option<&AtomicU64> {
+        self.helpers.iter().find(|helper| helper.load(Ordering::Relaxed) == reader.0)
     }
 
     /// Nothing more is to be received, by nobody.
