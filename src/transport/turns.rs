@@ -19,7 +19,7 @@
 //!
 //! Where requests come faster than the holder takes them, which its deputy sees at a tick, that one becomes a helper:
 //! it receives as well, until it finds nothing, and another becomes the deputy. Nobody is woken for that. There are fewer
-//! helpers than CPUs, since the callers need one too.
+//! helpers than CPUs, since the callers need one too; and there is none while something is changed each few milliseconds.
 //!
 //! Invariants: where nobody serves, somebody has the turn or the deputy is about to take it, or a helper is about to
 //! find nothing and to wait for it; that two hold the turn at one time is harmless, and happens only where it is taken away
@@ -86,7 +86,7 @@ impl Turn {
 
     /// What its reader serves now is served one at a time: a helper would wait for others, or they for it.
     pub fn excludes(&self) {
-        self.turns.leaves(self.reader);
+        self.turns.excludes(self.reader);
     }
 
     /// While what is returned lives, this is so whenever the calling thread is about to wait.
@@ -159,29 +159,44 @@ impl Demand {
 }
 
 /// Whether requests come faster than the holder takes them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Crowd {
-    /// How many in a row were there already when it came for them.
-    waited: AtomicU32,
+    /// How many more in a row have to be there already when it comes for them.
+    left: AtomicU32,
 }
 
 impl Crowd {
     /// So many in a row are no accident.
     const MANY: u32 = 8;
+    /// So many without one that excludes others, some 10 ms: whoever changes something each few milliseconds, and syncs it,
+    /// needs a CPU soon once the disk is done, and where a helper and its callers had them waited for 1.6 times as long.
+    const CALM: u32 = 1024;
 
     /// A request was received, which was there already or was waited for.
     fn received(&self, at_once: bool) {
-        let waited = if at_once { self.waited.load(Ordering::Relaxed) + 1 } else { 0 };
-        self.waited.store(waited.min(Self::MANY), Ordering::Relaxed);
+        let left = self.left.load(Ordering::Relaxed);
+        let left = if at_once { left.saturating_sub(1) } else { left.max(Self::MANY) };
+        self.left.store(left, Ordering::Relaxed);
     }
 
     fn is_there(&self) -> bool {
-        self.waited.load(Ordering::Relaxed) == Self::MANY
+        self.left.load(Ordering::Relaxed) == 0
     }
 
     /// One that helped finds that it is not.
     fn is_gone(&self) {
-        self.waited.store(0, Ordering::Relaxed);
+        self.left.store(Self::MANY, Ordering::Relaxed);
+    }
+
+    /// Something is served that excludes others.
+    fn is_disturbed(&self) {
+        self.left.store(Self::CALM, Ordering::Relaxed);
+    }
+}
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self { left: AtomicU32::new(Self::MANY) }
     }
 }
 
@@ -331,10 +346,16 @@ impl Turns {
         }
     }
 
-    /// `reader` found nothing, or serves what others cannot serve at the same time: there is nothing to help with.
+    /// `reader` helps no more, since it found nothing.
     pub(super) fn leaves(&self, reader: ReaderId) {
         // In this order: nobody helps with what is gone.
         self.crowd.is_gone();
+        self.stops_helping(reader);
+    }
+
+    /// `reader` serves what others cannot serve at the same time, so that nobody can help.
+    pub(super) fn excludes(&self, reader: ReaderId) {
+        self.crowd.is_disturbed();
         self.stops_helping(reader);
     }
 
@@ -537,6 +558,25 @@ mod tests {
             let (_, said) = taken(scope, &turns, || Ok(false));
             assert_eq!(said.recv_timeout(PATIENCE).unwrap(), None);
         });
+    }
+
+    #[test]
+    fn beside_changes_nobody_helps() {
+        let (turns, first) = (Turns::new(1), ReaderId::new());
+        assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+        let asks = |times: u32| (0..times).for_each(|_| turns.serves(first, true));
+        for _ in 0..3 {
+            turns.excludes(first);
+            asks(Crowd::CALM - 1);
+            assert!(!turns.crowd.is_there());
+        }
+        // However long ago the last change was, a pause is not what it takes.
+        turns.excludes(first);
+        turns.serves(first, false);
+        asks(Crowd::CALM - 1);
+        assert!(!turns.crowd.is_there());
+        asks(1);
+        assert!(turns.crowd.is_there());
     }
 
     #[test]
