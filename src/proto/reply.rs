@@ -13,6 +13,7 @@
 //! Invariants: `len` is the sum of all chunks; making and sending a reply allocates nothing.
 
 use std::io::IoSlice;
+use std::mem::offset_of;
 use std::time::Duration;
 
 use zerocopy::{Immutable, IntoBytes};
@@ -22,8 +23,12 @@ use super::answer::init_out_len;
 use super::types::{Attr, Entry, Errno, Lock, Opened, RequestId, Statfs, Timestamp};
 
 const HEADER: usize = size_of::<fuse_out_header>();
-/// The largest fixed part: a reply to STATX.
-const FIXED_MAX: usize = size_of::<fuse_statx_out>();
+/// How a reply to STATX ends: fields without a meaning yet. They are sent as data from here, so that no other reply has to be
+/// as long: it is moved a few times between where it is made and where it is sent.
+static STATX_SPARE: [u8; STATX_SPARE_LEN] = [0; STATX_SPARE_LEN];
+const STATX_SPARE_LEN: usize = size_of::<fuse_statx>() - offset_of!(fuse_statx, __spare2);
+/// The largest fixed part: a reply to STATX, without that.
+const FIXED_MAX: usize = size_of::<fuse_statx_out>() - STATX_SPARE_LEN;
 const _: () = assert!(FIXED_MAX >= size_of::<fuse_entry_out>() + size_of::<fuse_open_out>());
 const _: () = assert!(FIXED_MAX >= size_of::<fuse_init_out>());
 
@@ -118,10 +123,8 @@ impl<'a> Reply<'a> {
     pub fn statx(to: RequestId, attr: &Attr, valid: Duration) -> Self {
         let (attr_valid, attr_valid_nsec) = lifetime(valid);
         let stat = wire_statx(attr);
-        Self::fixed(
-            to,
-            &fuse_statx_out { attr_valid, attr_valid_nsec, flags: 0, spare: [0; 2], stat },
-        )
+        let out = fuse_statx_out { attr_valid, attr_valid_nsec, flags: 0, spare: [0; 2], stat };
+        Self::new(to, None, &[&out.as_bytes()[..FIXED_MAX]], Data::One(&STATX_SPARE))
     }
 
     /// OPEN, OPENDIR: the open file.

@@ -225,6 +225,20 @@ impl DevFuse {
             }
         }
     }
+
+    /// Sends a reply whose data is in several places. Not inlined: the room for so many would be cleared for each reply.
+    #[inline(never)]
+    fn send_many(&self, reply: &Reply<'_>) -> io::Result<Delivery> {
+        let mut slices = [IoSlice::new(&[]); CHUNKS];
+        match reply.io_slices(&mut slices) {
+            Some(slices) => self.write(slices),
+            // More chunks than that are put together first, since they must go in one write.
+            None => {
+                let whole = reply.chunks().collect::<Vec<_>>().concat();
+                self.write(&[IoSlice::new(&whole)])
+            }
+        }
+    }
 }
 
 impl AsFd for DevFuse {
@@ -269,15 +283,12 @@ impl Transport for DevFuse {
     }
 
     fn send(&self, reply: &Reply<'_>) -> io::Result<Delivery> {
-        let mut slices = [IoSlice::new(&[]); CHUNKS];
-        match reply.io_slices(&mut slices) {
-            Some(slices) => self.write(slices),
-            // More chunks than that are put together first, since they must go in one write.
-            None => {
-                let whole = reply.chunks().collect::<Vec<_>>().concat();
-                self.write(&[IoSlice::new(&whole)])
-            }
+        // Nearly each is a head, or that and data in one place.
+        let mut few = [IoSlice::new(&[]); 2];
+        if let Some(slices) = reply.io_slices(&mut few) {
+            return self.write(slices);
         }
+        self.send_many(reply)
     }
 
     fn send_notification(&self, chunks: &[IoSlice<'_>]) -> io::Result<Delivery> {
