@@ -72,6 +72,45 @@ impl Luck {
     }
 }
 
+/// For how long a reader looks: as long as it is told, or longer where callers came back soon after that lately.
+///
+/// A caller that thinks, as an interpreter does, is woken on its CPU and comes back by the time that who looked for a
+/// while has just gone to sleep, and has to be woken on its own in turn. Where callers come back before, looking for
+/// longer would only keep both on two CPUs where one would do.
+#[derive(Debug, Default)]
+pub(super) struct Reach(AtomicU32);
+
+impl Reach {
+    /// So many times as long it looks then.
+    const LONGER: u32 = 3;
+    /// So many came a little too late, less two for each that came in time and one for each that came much later.
+    const OFTEN: u32 = 32;
+    /// More do not count, so that a caller who comes back at once is soon believed.
+    const MOST: u32 = 64;
+
+    /// For how long to look, by who is told to for `time`.
+    pub(super) fn of(&self, time: Duration) -> Duration {
+        let often = self.0.load(Ordering::Relaxed) >= Self::OFTEN;
+        if often { time.saturating_mul(Self::LONGER) } else { time }
+    }
+
+    /// Learns that a request came `after` so long, to who is told to look for `time`.
+    pub(super) fn came(&self, after: Duration, time: Duration) {
+        let late = self.0.load(Ordering::Relaxed);
+        // Whoever slept learns of it later than it came, by what waking takes.
+        let now = if after <= time {
+            late.saturating_sub(2)
+        } else if after <= time.saturating_mul(2 * Self::LONGER) {
+            (late + 1).min(Self::MOST)
+        } else {
+            late.saturating_sub(1)
+        };
+        if now != late {
+            self.0.store(now, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Whether the CPU is given to others between two looks for a request.
 ///
 /// Where a lone caller runs on the reader's CPU it can only come back once the reader lets it: then `sched_yield(2)` is
@@ -255,6 +294,26 @@ mod tests {
         let most = usize::try_from(Luck::PAUSE_MAX).unwrap();
         assert!(tries(1000, true) >= 1000 - most);
         assert_eq!(tries(100, true), 100);
+    }
+
+    #[test]
+    fn a_reader_looks_for_longer_where_callers_come_a_little_too_late() {
+        let (reach, time) = (Reach::default(), Duration::from_micros(20));
+        let asks = |requests, after_us| {
+            (0..requests).for_each(|_| reach.came(Duration::from_micros(after_us), time));
+            reach.of(time)
+        };
+        let longer = time * Reach::LONGER;
+        assert_eq!(asks(1000, 14), time);
+        // One that is late now and then changes nothing.
+        (0..1000).for_each(|_| assert_eq!(asks(3, 14).max(asks(1, 40)), time));
+        assert_eq!(asks(100, 30), longer);
+        assert_eq!(asks(Reach::MOST, 14), time);
+        // Found by looking longer they are still late for a short look, found after sleeping they are too.
+        assert_eq!(asks(100, 119), longer);
+        // Those that come much later would not be found by either.
+        assert_eq!(asks(100, 500), time);
+        assert_eq!(asks(1000, 500), time);
     }
 
     #[test]
