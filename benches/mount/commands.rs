@@ -3,7 +3,8 @@
 //! What they work on is made here, the same each time: a repository and an archive of 2,000 files in 100 directories,
 //! and a crate without dependencies. What `npm ci` installs is named by the lock file in `npm/`: small packages, as they
 //! are in the registry; they are fetched once into a cache on the disk before anything is measured. Each server starts
-//! every round with nothing of it.
+//! every round with nothing of it. A formatter stands for programs that think between two requests, as all do that an
+//! interpreter runs: how long a server that waits for the next one stays awake decides there.
 
 use std::fs;
 use std::path::Path;
@@ -58,6 +59,11 @@ const TASKS: &[Task] = &[
         name: "npm ci",
         line: |sources| format!("{} ci", npm(sources)),
         prepare: |sources| format!("cp {}/*.json .", sources.path("npm")),
+    },
+    Task {
+        name: "format, in Python",
+        line: |sources| format!("python3 {} tree", sources.path("format.py")),
+        prepare: |sources| format!("tar xf {}", sources.path("archive.tar")),
     },
     Task {
         name: "rm -rf",
@@ -135,6 +141,7 @@ impl Sources {
             (0..MODULES * 40).map(|n| format!("part{}::f{}({n}).len()", n / 40, n % 40)).collect();
         main += &format!("fn main() {{ println!(\"{{}}\", {}); }}\n", sum.join(" + "));
         fs::write(source.join("main.rs"), main)?;
+        fs::write(top.join("format.py"), include_str!("format.py"))?;
         let npm = top.join("npm");
         fs::create_dir_all(&npm)?;
         fs::write(npm.join("package.json"), include_str!("npm/package.json"))?;

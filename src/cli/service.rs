@@ -39,8 +39,8 @@
 //! woken on its CPU and then thinks. One server of each build in turn, 13 and 7 rounds of whole commands: a script in Python that makes
 //! and reads 2,000 files 0.82 and 0.90, `tar x` 0.87 and 0.90, `grep -r` 0.94 and 1.01, `git clone` 1.01 and 0.99, `git status` and
 //! `git log` 0.95 and 1.05, `rm -rf` 1.01 and 1.05. Of callers that do nothing else, five servers of each: GETATTR 0.98, READ 4 KiB 0.96,
-//! missing name 0.77, names that are there 1.00, file made 1.20 (at p50 1.08), renamed 1.10 (1.05); with two and eight clients 0.90 to
-//! 1.08. Looking for 50 us always instead: GETATTR 1.5 to 1.8, missing name 1.4 to 1.8, READ 4 KiB 1.3 of the time with 20 us.
+//! missing name 0.77, names that are there 1.00; six of each, 13 rounds: file made 1.01, renamed 0.99; with two and eight clients 0.90
+//! to 1.08. Looking for 50 us always instead: GETATTR 1.5 to 1.8, missing name 1.4 to 1.8, READ 4 KiB 1.3 of the time with 20 us.
 //!
 //! Where eight requests in a row were there already when the holder of the turn came for them, another reader helps until it finds
 //! none for as long as one looks ([turns](crate::transport::turns)). Against none that helps, four servers of each, 7 rounds in an
