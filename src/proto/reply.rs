@@ -25,10 +25,9 @@ use super::types::{Attr, Entry, Errno, Lock, Opened, RequestId, Statfs, Timestam
 const HEADER: usize = size_of::<fuse_out_header>();
 /// How a reply to STATX ends: fields without a meaning yet. They are sent as data from here, so that no other reply has to be
 /// as long: it is moved a few times between where it is made and where it is sent.
-static STATX_SPARE: [u8; STATX_SPARE_LEN] = [0; STATX_SPARE_LEN];
-const STATX_SPARE_LEN: usize = size_of::<fuse_statx>() - offset_of!(fuse_statx, __spare2);
+const STATX_SPARE: &[u8] = &[0; size_of::<fuse_statx>() - offset_of!(fuse_statx, __spare2)];
 /// The largest fixed part: a reply to STATX, without that.
-const FIXED_MAX: usize = size_of::<fuse_statx_out>() - STATX_SPARE_LEN;
+const FIXED_MAX: usize = size_of::<fuse_statx_out>() - STATX_SPARE.len();
 const _: () = assert!(FIXED_MAX >= size_of::<fuse_entry_out>() + size_of::<fuse_open_out>());
 const _: () = assert!(FIXED_MAX >= size_of::<fuse_init_out>());
 
@@ -124,7 +123,7 @@ impl<'a> Reply<'a> {
         let (attr_valid, attr_valid_nsec) = lifetime(valid);
         let stat = wire_statx(attr);
         let out = fuse_statx_out { attr_valid, attr_valid_nsec, flags: 0, spare: [0; 2], stat };
-        Self::new(to, None, &[&out.as_bytes()[..FIXED_MAX]], Data::One(&STATX_SPARE))
+        Self::new(to, None, &[&out.as_bytes()[..FIXED_MAX]], Data::One(STATX_SPARE))
     }
 
     /// OPEN, OPENDIR: the open file.
