@@ -11,9 +11,9 @@ use lighthouse_fuse::proto::types::Errno as Refusal;
 use lighthouse_fuse::proto::{Dialect, Message, Op, Reply};
 use lighthouse_fuse::sys;
 use lighthouse_fuse::sys::fuse_ring::{Completed, Prepared};
-use lighthouse_fuse::transport::dev_fuse::{DevFuse, Wait};
+use lighthouse_fuse::transport::dev_fuse::DevFuse;
 use lighthouse_fuse::transport::mount::{self, MountOptions};
-use lighthouse_fuse::transport::{Buffer, Frame, Transport};
+use lighthouse_fuse::transport::{Buffer, Frame, Transport, Wait};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 

@@ -75,12 +75,12 @@ use crate::agents::policy::{POLICY_MAX, Policy};
 use crate::agents::register::Register;
 use crate::server::counters::Counters;
 use crate::server::serve::{Config, Ended, READERS, SPLICE_FROM, Server};
-use crate::transport::Transport;
-use crate::transport::dev_fuse::{DevFuse, Wait};
+use crate::transport::dev_fuse::DevFuse;
 use crate::transport::device::{self, Peer};
 use crate::transport::recording::Recording;
 use crate::transport::unmount::{Detach, Mounted, UnmountError};
 use crate::transport::uring::{Queues, Uring};
+use crate::transport::{Transport, Wait};
 use crate::tree::Tree;
 use crate::view::{Options, View};
 

@@ -25,6 +25,7 @@ pub mod mount_table;
 pub mod mount_users;
 pub mod namespace;
 pub mod recording;
+mod splice;
 pub mod turns;
 pub mod unmount;
 pub mod uring;
@@ -36,8 +37,9 @@ use std::os::fd::BorrowedFd;
 use crate::proto::Reply;
 use crate::proto::abi::{FUSE_MIN_READ_BUFFER, fuse_in_header, fuse_write_in};
 use crate::sys::pages::PageBuffer;
-pub use dev_fuse::SplicePipe;
+pub use splice::SplicePipe;
 use turns::{ReaderId, Turn};
+pub use waiting::Wait;
 
 /// Where one reader receives its messages.
 #[derive(Debug)]

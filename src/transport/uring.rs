@@ -32,9 +32,9 @@ use parking_lot::Mutex;
 use rustix::event::EventfdFlags;
 use zerocopy::FromBytes;
 
-use super::dev_fuse::{DevFuse, Wait};
+use super::dev_fuse::DevFuse;
 use super::turns::{ReaderId, Turn};
-use super::{Buffer, Delivery, Frame, Lane, Received, SplicePipe, Transport};
+use super::{Buffer, Delivery, Frame, Lane, Received, SplicePipe, Transport, Wait};
 use crate::proto::Reply;
 use crate::proto::abi::fuse_in_header;
 use crate::proto::types::{Errno, RequestId};

@@ -15,7 +15,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use lighthouse_fuse::sys;
-use lighthouse_fuse::transport::dev_fuse::{DevFuse, Wait};
+use lighthouse_fuse::transport::Wait;
+use lighthouse_fuse::transport::dev_fuse::DevFuse;
 use lighthouse_fuse::transport::device;
 use lighthouse_fuse::transport::mount::{self, MountOptions};
 use lighthouse_fuse::transport::mount_table::MountEntry;
