@@ -12,9 +12,12 @@ use rustix::io::Errno;
 use crate::BLOCK;
 use crate::constants::HIT;
 use crate::laps::Laps;
+use crate::server::Server;
 
 /// The turn of one client.
-pub(crate) struct Turn {
+pub(crate) struct Turn<'a> {
+    /// Who is asked.
+    pub(crate) server: &'a Server,
     /// Where to work.
     pub(crate) place: PathBuf,
     pub(crate) client: u64,
@@ -22,13 +25,9 @@ pub(crate) struct Turn {
     pub(crate) count: u64,
     /// Never comes twice.
     pub(crate) number: u64,
-    /// Whether the server keeps what it is given.
-    pub(crate) stores: bool,
-    /// Among how many files of [`old_name`]s.
-    pub(crate) amid: u64,
 }
 
-impl Turn {
+impl Turn<'_> {
     /// The one file that every server has.
     fn the_file(&self) -> PathBuf {
         self.place.join("file")
@@ -44,7 +43,7 @@ impl Turn {
     }
 }
 
-pub(crate) fn getattr(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn getattr(laps: &mut Laps, turn: &Turn<'_>) {
     let file = File::open(turn.the_file()).expect("the file is there");
     laps.timed(turn.count, |_| {
         // Asked of the server whatever the kernel has in its cache.
@@ -53,14 +52,14 @@ pub(crate) fn getattr(laps: &mut Laps, turn: &Turn) {
     });
 }
 
-pub(crate) fn lookup_miss(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn lookup_miss(laps: &mut Laps, turn: &Turn<'_>) {
     let names: Vec<PathBuf> = turn.each_new_name("missing").collect();
     laps.timed(turn.count, |n| {
         assert_eq!(rustix::fs::stat(&names[n as usize]).err(), Some(Errno::NOENT));
     });
 }
 
-pub(crate) fn miss_again(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn miss_again(laps: &mut Laps, turn: &Turn<'_>) {
     let name = turn.new_name("missing", 0);
     laps.timed(turn.count, |_| {
         assert_eq!(rustix::fs::stat(&name).err(), Some(Errno::NOENT));
@@ -68,24 +67,24 @@ pub(crate) fn miss_again(laps: &mut Laps, turn: &Turn) {
 }
 
 /// Makes the files whose names `lookup_hit` looks up; the kernel must forget them in between.
-pub(crate) fn make_hits(turn: &Turn) {
+pub(crate) fn make_hits(turn: &Turn<'_>) {
     // Who keeps nothing has them anyway.
-    if turn.stores {
+    if turn.server.stores {
         for name in turn.each_new_name(HIT) {
             File::create(name).expect("a file can be made");
         }
     }
 }
 
-pub(crate) fn lookup_hit(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn lookup_hit(laps: &mut Laps, turn: &Turn<'_>) {
     let names: Vec<PathBuf> = turn.each_new_name(HIT).collect();
     laps.timed(turn.count, |n| {
         rustix::fs::stat(&names[n as usize]).expect("it was made");
     });
 }
 
-pub(crate) fn remove_hits(turn: &Turn) {
-    if turn.stores {
+pub(crate) fn remove_hits(turn: &Turn<'_>) {
+    if turn.server.stores {
         remove(turn, HIT);
     }
 }
@@ -96,16 +95,16 @@ pub(crate) fn old_name(place: &Path, n: u64) -> PathBuf {
 }
 
 /// Those of this turn: spread over all, and none twice, for the kernel would answer by itself.
-fn old_names(turn: &Turn) -> Vec<PathBuf> {
+fn old_names(turn: &Turn<'_>) -> Vec<PathBuf> {
     // Has no divisor in common with a power of ten, so it meets all numbers below before it meets one again.
     const STEP: u64 = 617_033;
     let first = turn.number * turn.count;
-    let numbers = (first..first + turn.count).map(|n| n * STEP % turn.amid);
+    let numbers = (first..first + turn.count).map(|n| n * STEP % turn.server.amid);
     numbers.map(|n| old_name(&turn.place, n)).collect()
 }
 
 /// Of names that are there, made long ago; the kernel must forget them in between.
-pub(crate) fn lookup_any(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn lookup_any(laps: &mut Laps, turn: &Turn<'_>) {
     let names = old_names(turn);
     laps.timed(turn.count, |n| {
         rustix::fs::stat(&names[n as usize]).expect("it was made");
@@ -113,7 +112,7 @@ pub(crate) fn lookup_any(laps: &mut Laps, turn: &Turn) {
 }
 
 /// The kernel knows the name, so that this is the change alone.
-pub(crate) fn change_any(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn change_any(laps: &mut Laps, turn: &Turn<'_>) {
     let names = old_names(turn);
     for name in &names {
         rustix::fs::stat(name).expect("it was made");
@@ -126,7 +125,7 @@ pub(crate) fn change_any(laps: &mut Laps, turn: &Turn) {
     });
 }
 
-pub(crate) fn read_direct(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn read_direct(laps: &mut Laps, turn: &Turn<'_>) {
     // Past the page cache, or the kernel would answer.
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(libc::O_DIRECT).open(turn.the_file());
@@ -138,12 +137,12 @@ pub(crate) fn read_direct(laps: &mut Laps, turn: &Turn) {
     });
 }
 
-pub(crate) fn open_close(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn open_close(laps: &mut Laps, turn: &Turn<'_>) {
     let path = turn.the_file();
     laps.timed(turn.count, |_| drop(File::open(&path).expect("the file is there")));
 }
 
-pub(crate) fn open_read_close(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn open_read_close(laps: &mut Laps, turn: &Turn<'_>) {
     let path = turn.the_file();
     let mut block = vec![0; BLOCK];
     laps.timed(turn.count, |_| {
@@ -152,7 +151,7 @@ pub(crate) fn open_read_close(laps: &mut Laps, turn: &Turn) {
     });
 }
 
-pub(crate) fn create(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn create(laps: &mut Laps, turn: &Turn<'_>) {
     let block = vec![7; BLOCK];
     laps.timed(turn.count, |n| {
         let mut file = File::create_new(turn.new_name("new", n)).expect("the name is new");
@@ -161,39 +160,39 @@ pub(crate) fn create(laps: &mut Laps, turn: &Turn) {
 }
 
 /// Makes what is renamed or removed.
-pub(crate) fn make_new(turn: &Turn) {
+pub(crate) fn make_new(turn: &Turn<'_>) {
     for name in turn.each_new_name("new") {
         File::create_new(name).expect("the name is new");
     }
 }
 
-pub(crate) fn remove_new(turn: &Turn) {
+pub(crate) fn remove_new(turn: &Turn<'_>) {
     remove(turn, "new");
 }
 
-fn remove(turn: &Turn, kind: &str) {
+fn remove(turn: &Turn<'_>, kind: &str) {
     for name in turn.each_new_name(kind) {
-        fs::remove_file(name).expect("the file was just made");
+        turn.server.remove_file(&name).expect("the file was just made");
     }
 }
 
-pub(crate) fn unlink(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn unlink(laps: &mut Laps, turn: &Turn<'_>) {
     laps.timed(turn.count, |n| {
         fs::remove_file(turn.new_name("new", n)).expect("the file was just made");
     });
 }
 
-pub(crate) fn rename(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn rename(laps: &mut Laps, turn: &Turn<'_>) {
     laps.timed(turn.count, |n| {
         fs::rename(turn.new_name("new", n), turn.new_name("renamed", n)).expect("it was made");
     });
 }
 
-pub(crate) fn remove_renamed(turn: &Turn) {
+pub(crate) fn remove_renamed(turn: &Turn<'_>) {
     remove(turn, "renamed");
 }
 
-pub(crate) fn stat(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn stat(laps: &mut Laps, turn: &Turn<'_>) {
     let path = turn.the_file();
     laps.timed(turn.count, |_| {
         assert!(fs::metadata(&path).expect("the file is there").is_file());
@@ -204,15 +203,15 @@ pub(crate) fn stat(laps: &mut Laps, turn: &Turn) {
 pub(crate) const FEW: u64 = 100;
 pub(crate) const MANY: u64 = 10_000;
 
-pub(crate) fn make_few(turn: &Turn) {
+pub(crate) fn make_few(turn: &Turn<'_>) {
     fill(turn, FEW);
 }
 
-pub(crate) fn make_many(turn: &Turn) {
+pub(crate) fn make_many(turn: &Turn<'_>) {
     fill(turn, MANY);
 }
 
-fn fill(turn: &Turn, names: u64) {
+fn fill(turn: &Turn<'_>, names: u64) {
     let directory = turn.place.join(format!("list-{names}"));
     if directory.exists() {
         return;
@@ -223,15 +222,15 @@ fn fill(turn: &Turn, names: u64) {
     }
 }
 
-pub(crate) fn list_few(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn list_few(laps: &mut Laps, turn: &Turn<'_>) {
     list(laps, turn, FEW);
 }
 
-pub(crate) fn list_many(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn list_many(laps: &mut Laps, turn: &Turn<'_>) {
     list(laps, turn, MANY);
 }
 
-fn list(laps: &mut Laps, turn: &Turn, names: u64) {
+fn list(laps: &mut Laps, turn: &Turn<'_>, names: u64) {
     let directory = turn.place.join(format!("list-{names}"));
     laps.timed(turn.count, |_| {
         let found = fs::read_dir(&directory).expect("it was made").filter(Result::is_ok).count();
@@ -240,7 +239,7 @@ fn list(laps: &mut Laps, turn: &Turn, names: u64) {
 }
 
 /// A tree of so many files, a hundred in each directory.
-pub(crate) fn make_tree(turn: &Turn) {
+pub(crate) fn make_tree(turn: &Turn<'_>) {
     let (begun, tree) = (turn.place.join("tree-begun"), turn.place.join("tree"));
     if tree.exists() {
         return;
@@ -261,16 +260,16 @@ pub(crate) fn make_tree(turn: &Turn) {
 }
 
 /// As find(1), du(1) and git do, by stat(2).
-pub(crate) fn walk(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn walk(laps: &mut Laps, turn: &Turn<'_>) {
     walk_with(laps, turn, |entry| rustix::fs::lstat(entry.path()).is_ok());
 }
 
 /// As programs written in Rust do: by statx(2), which asks for the birth time too.
-pub(crate) fn walk_for_birth_times(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn walk_for_birth_times(laps: &mut Laps, turn: &Turn<'_>) {
     walk_with(laps, turn, |entry| entry.metadata().is_ok());
 }
 
-fn walk_with(laps: &mut Laps, turn: &Turn, is_there: impl Fn(&fs::DirEntry) -> bool) {
+fn walk_with(laps: &mut Laps, turn: &Turn<'_>, is_there: impl Fn(&fs::DirEntry) -> bool) {
     let mut found = 0;
     laps.start();
     for directory in fs::read_dir(turn.place.join("tree")).expect("it was made") {
@@ -282,19 +281,19 @@ fn walk_with(laps: &mut Laps, turn: &Turn, is_there: impl Fn(&fs::DirEntry) -> b
     assert_eq!(found, turn.count);
 }
 
-pub(crate) fn write_large(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn write_large(laps: &mut Laps, turn: &Turn<'_>) {
     write(laps, turn).sync_all().expect("it reaches the disk");
     laps.lap();
 }
 
 /// The same, and nobody waits for the disk.
-pub(crate) fn write_unsynced(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn write_unsynced(laps: &mut Laps, turn: &Turn<'_>) {
     drop(write(laps, turn));
     laps.lap();
 }
 
 /// A large file anew, a MiB at a time.
-fn write(laps: &mut Laps, turn: &Turn) -> File {
+fn write(laps: &mut Laps, turn: &Turn<'_>) -> File {
     let bytes: Vec<u8> =
         (0..1 << 20).map(|n: u32| (u64::from(n) * 31 + turn.number) as u8).collect();
     let path = turn.place.join("large");
@@ -306,13 +305,13 @@ fn write(laps: &mut Laps, turn: &Turn) -> File {
 }
 
 /// Makes the large file, if it is not there yet.
-pub(crate) fn make_large(turn: &Turn) {
+pub(crate) fn make_large(turn: &Turn<'_>) {
     if !turn.place.join("large").exists() {
         write_large(&mut Laps::new(), turn);
     }
 }
 
-fn large(turn: &Turn) -> File {
+fn large(turn: &Turn<'_>) -> File {
     File::open(turn.place.join("large")).expect("it was written")
 }
 
@@ -321,21 +320,21 @@ fn forget_pages(file: &File) {
 }
 
 /// Without the pages of the mount. A server may have read the bytes before; the disk must read them again.
-pub(crate) fn read_cold(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn read_cold(laps: &mut Laps, turn: &Turn<'_>) {
     let file = large(turn);
     forget_pages(&file);
     whole(laps, file, turn.count);
 }
 
 /// Without any page of any filesystem, so that all must read from the disk.
-pub(crate) fn read_uncached(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn read_uncached(laps: &mut Laps, turn: &Turn<'_>) {
     let file = large(turn);
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "1").expect("we are root");
     whole(laps, file, turn.count);
 }
 
-pub(crate) fn read_warm(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn read_warm(laps: &mut Laps, turn: &Turn<'_>) {
     whole(&mut Laps::new(), large(turn), turn.count);
     whole(laps, large(turn), turn.count);
 }
@@ -348,7 +347,7 @@ fn whole(laps: &mut Laps, mut file: File, mib: u64) {
 /// How long the file is that is read and written at random.
 const ANYWHERE_MIB: u64 = 16;
 
-pub(crate) fn make_anywhere(turn: &Turn) {
+pub(crate) fn make_anywhere(turn: &Turn<'_>) {
     let path = turn.place.join("anywhere");
     if !path.exists() {
         fs::write(&path, vec![7; (ANYWHERE_MIB << 20) as usize]).expect("there is room");
@@ -357,13 +356,13 @@ pub(crate) fn make_anywhere(turn: &Turn) {
 }
 
 /// Where in it.
-fn anywhere(turn: &Turn, n: u64) -> u64 {
+fn anywhere(turn: &Turn<'_>, n: u64) -> u64 {
     let page = scattered(turn.number.wrapping_mul(turn.count) + n) % (ANYWHERE_MIB << 20 >> 12);
     page * BLOCK as u64
 }
 
 /// Reads pages of it at random that the kernel has not.
-pub(crate) fn read_anywhere(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn read_anywhere(laps: &mut Laps, turn: &Turn<'_>) {
     let file = File::open(turn.place.join("anywhere")).expect("it was written");
     rustix::fs::fadvise(&file, 0, None, Advice::Random).expect("advice is taken");
     forget_pages(&file);
@@ -374,7 +373,7 @@ pub(crate) fn read_anywhere(laps: &mut Laps, turn: &Turn) {
 }
 
 /// Writes pages of it at random, each followed by fsync.
-pub(crate) fn write_anywhere(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn write_anywhere(laps: &mut Laps, turn: &Turn<'_>) {
     let path = turn.place.join("anywhere");
     let file = OpenOptions::new().write(true).open(&path).expect("it was written");
     laps.timed(turn.count, |n| {
@@ -384,7 +383,7 @@ pub(crate) fn write_anywhere(laps: &mut Laps, turn: &Turn) {
 }
 
 /// fsync alone, of 4 KiB at the end of a file.
-pub(crate) fn fsync(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn fsync(laps: &mut Laps, turn: &Turn<'_>) {
     let path = turn.place.join(format!("appended-{}", turn.client));
     let _ = fs::remove_file(&path);
     let mut file = File::create_new(&path).expect("the name is free");
@@ -402,7 +401,7 @@ const fn scattered(number: u64) -> u64 {
 }
 
 /// Writes most pages of a file again, one by one.
-pub(crate) fn make_pieces(turn: &Turn) {
+pub(crate) fn make_pieces(turn: &Turn<'_>) {
     let path = turn.place.join("pieces");
     fs::write(&path, vec![7; (turn.count << 20) as usize]).expect("there is room");
     // Anew each time: a server may put together what is left alone.
@@ -414,7 +413,7 @@ pub(crate) fn make_pieces(turn: &Turn) {
     file.sync_all().expect("it reaches the disk");
 }
 
-pub(crate) fn read_pieces(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn read_pieces(laps: &mut Laps, turn: &Turn<'_>) {
     let file = File::open(turn.place.join("pieces")).expect("it was written");
     forget_pages(&file);
     whole(laps, file, turn.count);
@@ -423,7 +422,7 @@ pub(crate) fn read_pieces(laps: &mut Laps, turn: &Turn) {
 /// How long the file is that is read past the cache.
 const PAST_MIB: u64 = 4;
 
-pub(crate) fn make_past(turn: &Turn) {
+pub(crate) fn make_past(turn: &Turn<'_>) {
     let path = turn.place.join("past");
     if !path.exists() {
         fs::write(&path, vec![7; (PAST_MIB << 20) as usize]).expect("there is room");
@@ -431,7 +430,7 @@ pub(crate) fn make_past(turn: &Turn) {
 }
 
 /// Reads of so many KiB that no cache of the kernel answers.
-pub(crate) fn read_past<const KIB: usize>(laps: &mut Laps, turn: &Turn) {
+pub(crate) fn read_past<const KIB: usize>(laps: &mut Laps, turn: &Turn<'_>) {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(libc::O_DIRECT).open(turn.place.join("past"));
     let file = file.expect("it was written");

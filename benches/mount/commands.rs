@@ -173,7 +173,8 @@ impl Task {
                     continue;
                 }
                 let server = servers[n];
-                let directory = server.place().join("commands");
+                let name = self.name.replace([' ', ','], "");
+                let directory = server.place().join(format!("{name}-{round}"));
                 match self.one_round(sources, server, &directory) {
                     Ok((seconds, server_cpu)) if round > 0 || rounds == 0 => {
                         took[n].push(seconds);
@@ -182,7 +183,7 @@ impl Task {
                     Ok(_) => (),
                     Err(why) => failed[n] = Some(why),
                 }
-                let _ = fs::remove_dir_all(&directory);
+                let _ = server.remove_directory(&directory);
             }
         }
         let mut cells = Vec::new();

@@ -3,7 +3,8 @@
 //! All are asked the same in turn, round after round in one run, in each round in another order, so that what counts is
 //! the ratio between medians:
 //!
-//! - `disk`: a directory of the filesystem that the store is on.
+//! - `disk`: a directory of the filesystem that the store is on, where nobody has removed anything: for minutes after it ext4
+//!   is slow at making files there, which is not what anybody is to be compared with.
 //! - `bare-N`, `bare-N-spin`: N threads that read `/dev/fuse` and write constants, with no decoding at all. What
 //!   they need is the kernel's share; nobody on the same number of threads can be faster. `spin` reads for
 //!   20 us without blocking before it sleeps.

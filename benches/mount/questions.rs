@@ -74,12 +74,17 @@ pub(crate) struct Question {
     shared: bool,
     /// Whether the kernel is to forget all names and nodes before.
     names_forgotten: bool,
-    prepare: fn(&Turn),
-    act: fn(&mut Laps, &Turn),
-    undo: fn(&Turn),
+    prepare: fn(&Turn<'_>),
+    act: fn(&mut Laps, &Turn<'_>),
+    undo: fn(&Turn<'_>),
 }
 
-const fn question(name: &'static str, of: Of, unit: Unit, act: fn(&mut Laps, &Turn)) -> Question {
+const fn question(
+    name: &'static str,
+    of: Of,
+    unit: Unit,
+    act: fn(&mut Laps, &Turn<'_>),
+) -> Question {
     Question {
         name,
         of,
@@ -93,16 +98,16 @@ const fn question(name: &'static str, of: Of, unit: Unit, act: fn(&mut Laps, &Tu
 }
 
 /// A matter of latency, that several clients can ask at once.
-const fn latency(name: &'static str, times: u64, act: fn(&mut Laps, &Turn)) -> Question {
+const fn latency(name: &'static str, times: u64, act: fn(&mut Laps, &Turn<'_>)) -> Question {
     Question { shared: true, ..question(name, Of::All, Times(times), act) }
 }
 
-const fn prepared(prepare: fn(&Turn), question: Question) -> Question {
+const fn prepared(prepare: fn(&Turn<'_>), question: Question) -> Question {
     Question { prepare, ..question }
 }
 
 /// One request of one size, copied by the one server and spliced by the other.
-const fn past(name: &'static str, act: fn(&mut Laps, &Turn)) -> Question {
+const fn past(name: &'static str, act: fn(&mut Laps, &Turn<'_>)) -> Question {
     prepared(acts::make_past, question(name, Of::Splicing, Times(2000), act))
 }
 
@@ -299,20 +304,19 @@ impl Question {
         row
     }
 
-    fn turns(&self, server: &Server, clients: u64, count: u64) -> Vec<Turn> {
+    fn turns<'a>(&self, server: &'a Server, clients: u64, count: u64) -> Vec<Turn<'a>> {
         (0..clients)
             .map(|client| Turn {
+                server,
                 place: server.place(),
                 client,
                 count,
                 number: UNIQUE.fetch_add(1, Ordering::Relaxed),
-                stores: server.stores,
-                amid: server.amid,
             })
             .collect()
     }
 
-    fn begin(&self, turns: &[Turn]) {
+    fn begin(&self, turns: &[Turn<'_>]) {
         turns.iter().for_each(self.prepare);
         if self.names_forgotten {
             fs::write("/proc/sys/vm/drop_caches", "2").expect("we are root");

@@ -1,12 +1,13 @@
 //! What is asked: servers, each a process of its own over a mount of its own, and the filesystem below them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use lighthouse_fuse::sys;
 use lighthouse_fuse::transport::mount_table;
+use rustix::fs::{IFlags, Mode, OFlags};
 
 use crate::bare::BARE;
 use crate::{BLOCK, acts, peers};
@@ -20,6 +21,11 @@ const SPLICING: [(&str, u32); 2] = [(COPYING, 0), ("ours-spliced", 1)];
 pub(crate) const COPYING: &str = "ours-copied";
 /// The filesystem below.
 pub(crate) const DISK: &str = "disk";
+
+/// Over a directory of the filesystem below.
+pub(crate) const PASSTHROUGH: &str = "passthrough_ll";
+/// Where that filesystem keeps what was removed, see [`Server::remove_file`].
+const REMOVED: &str = "removed";
 
 /// The real server.
 const BINARY: &str = env!("CARGO_BIN_EXE_lighthouse-fuse");
@@ -80,7 +86,7 @@ pub(crate) fn built() -> Vec<Spec> {
 }
 
 /// Those and the peers that are installed.
-pub(crate) fn compared(directory: &std::path::Path) -> Vec<Spec> {
+pub(crate) fn compared(directory: &Path) -> Vec<Spec> {
     let mut specs = built();
     specs.extend(peers::external(directory));
     specs.extend(named());
@@ -127,21 +133,37 @@ impl Spec {
         let mut server = Server {
             name: self.name.clone(),
             stores: !BARE.contains(&self.name.as_str()),
+            below: (self.name == PASSTHROUGH).then_some(store),
             amid: 0,
             inside: at.join(&self.directory),
             at,
             child: Some(child),
-            _directory: directory,
+            directory,
         };
         let begin = Instant::now();
         while !server.is_up() {
             assert!(begin.elapsed() < START, "{} does not serve", self.name);
             std::thread::sleep(Duration::from_millis(10));
         }
-        let file = server.place().join("file");
-        fs::write(file, vec![7; BLOCK]).expect("a file can be written");
+        server.furnish();
         server
     }
+}
+
+/// Has directories made in `directory` placed far from each other.
+///
+/// For minutes after a file was removed ext4 gives its inode to nobody, and looks at each such before it finds one for
+/// a new file (`recently_deleted` in `fs/ext4/ialloc.c`): amid thousands of them making one takes 65 to 840 us, not 17.
+/// It looks near the directory; so what is measured works where nobody has removed anything.
+fn spread(directory: &Path) {
+    let spread = || {
+        let opened =
+            rustix::fs::open(directory, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+        let flags = rustix::fs::ioctl_getflags(&opened)?;
+        rustix::fs::ioctl_setflags(&opened, flags | IFlags::TOPDIR)
+    };
+    // Other filesystems do not know it, and need it not.
+    let _: rustix::io::Result<()> = spread();
 }
 
 /// Servers of one kind, each a process of its own over a mount of its own.
@@ -198,12 +220,14 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// Whether it keeps what it is given.
     pub(crate) stores: bool,
+    /// Where its files are files of the filesystem below.
+    below: Option<PathBuf>,
     /// Among how many files it works, of names that [`acts::old_name`] gives.
     pub(crate) amid: u64,
     at: PathBuf,
     inside: PathBuf,
     child: Option<Child>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Server {
@@ -211,16 +235,53 @@ impl Server {
     pub(crate) fn disk() -> Self {
         let directory = tempfile::tempdir().expect("a directory can be made");
         let at = directory.path().to_owned();
-        fs::write(at.join("file"), vec![7; BLOCK]).expect("a file can be written");
-        let inside = at.clone();
-        Self {
+        let mut server = Self {
             name: DISK.into(),
             stores: true,
+            below: Some(at.clone()),
             amid: 0,
+            inside: at.clone(),
             at,
-            inside,
             child: None,
-            _directory: directory,
+            directory,
+        };
+        server.furnish();
+        server
+    }
+
+    /// Makes what is there whatever is asked.
+    fn furnish(&mut self) {
+        if let Some(below) = &self.below {
+            spread(below);
+            // Where a directory is placed is decided by its name, so that is another for each.
+            let name = self.directory.path().file_name().unwrap_or_default().to_owned();
+            self.inside.push(&name);
+            fs::create_dir(&self.inside).expect("the directory is new");
+            spread(&below.join(name));
+            fs::create_dir(below.join(REMOVED)).expect("the directory is new");
+        }
+        let file = self.inside.join("file");
+        fs::write(file, vec![7; BLOCK]).expect("a file can be written");
+    }
+
+    /// Takes away a file that was made to be measured.
+    ///
+    /// A file of the filesystem below stays until the end under another name: ext4 is slow at making files where others
+    /// were removed lately, see [`spread`].
+    pub(crate) fn remove_file(&self, path: &Path) -> std::io::Result<()> {
+        let names = path.strip_prefix(&self.at).ok().zip(path.file_name());
+        if let Some((below, (inside, name))) = self.below.as_ref().zip(names) {
+            // Not through the mount, whose server may have a descriptor for each file that the kernel knows.
+            fs::hard_link(below.join(inside), below.join(REMOVED).join(name))?;
+        }
+        fs::remove_file(path)
+    }
+
+    /// As [`Server::remove_file`], a directory with all that is in it.
+    pub(crate) fn remove_directory(&self, path: &Path) -> std::io::Result<()> {
+        match (&self.below, &self.child, path.file_name()) {
+            (Some(below), None, Some(name)) => fs::rename(path, below.join(REMOVED).join(name)),
+            _ => fs::remove_dir_all(path),
         }
     }
 

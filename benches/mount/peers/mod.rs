@@ -26,7 +26,7 @@ use std::time::Duration;
 
 pub(crate) use helper::hand_over;
 
-use crate::server::Spec;
+use crate::server::{PASSTHROUGH, Spec};
 
 /// What the command line calls those that this program is itself.
 pub(crate) const BUILT_IN: [&str; 3] = ["polyfuse", "fuser", "fuse3"];
@@ -52,7 +52,7 @@ pub(crate) fn serve(name: &str, at: &Path) -> io::Result<()> {
 /// Those that are programs of their own, as far as they can be had; for the rest a line each. What is built is kept
 /// in `directory`.
 pub(crate) fn external(directory: &Path) -> Vec<Spec> {
-    let made = [("fusepy", fusepy(directory)), ("passthrough_ll", passthrough(directory))];
+    let made = [("fusepy", fusepy(directory)), (PASSTHROUGH, passthrough(directory))];
     let had = made.into_iter().filter_map(|(name, command)| match command {
         Ok(command) => Some(Spec::new(name, "", &command)),
         Err(why) => {
