@@ -191,7 +191,7 @@ pub(crate) fn with_words(words: &[&str]) -> impl Iterator<Item = &'static Questi
 }
 
 /// Numbers what never comes twice.
-static UNIQUE: AtomicU64 = AtomicU64::new(0);
+pub(crate) static UNIQUE: AtomicU64 = AtomicU64::new(0);
 
 /// The numbers below `count`, in an order of its own for each `turn`, and the same in each run.
 ///
