@@ -10,6 +10,9 @@ use crate::counter::Counted;
 use crate::laps::Percentiles;
 use crate::server::{COPYING, DISK};
 
+/// Ours with its defaults, and the loop over the same transport.
+const OURS: [(&str, &str); 2] = [("ours-dev", "bare-1"), ("ours-ring", "bare-ring")];
+
 /// One question, asked of some servers.
 pub(crate) struct Row {
     pub(crate) question: String,
@@ -34,6 +37,14 @@ pub(crate) struct Cell {
 impl Row {
     fn of(&self, server: &str) -> Option<&Cell> {
         self.cells.iter().find(|cell| cell.server == server)
+    }
+
+    /// Who is the fastest of all that are neither ours nor a loop nor the filesystem below.
+    fn fastest_other(&self) -> Option<&Cell> {
+        let is_other = |cell: &&Cell| {
+            !["ours", "bare", DISK].iter().any(|prefix| cell.server.starts_with(prefix))
+        };
+        self.cells.iter().filter(is_other).min_by(|a, b| a.median.total_cmp(&b.median))
     }
 
     /// How often as long as `other`, as text.
@@ -152,6 +163,7 @@ fn markdown(rows: &[Row], conditions: &[String]) -> String {
             servers.push(&cell.server);
         }
     }
+    text += &in_short(rows);
     text.push_str("\n## Medians of the rounds, for one operation\n\n| |");
     servers.iter().for_each(|server| text += &format!(" {server} |"));
     text += "\n|---|";
@@ -190,6 +202,44 @@ fn markdown(rows: &[Row], conditions: &[String]) -> String {
                 row.against(cell, DISK).unwrap_or_default(),
             );
         }
+    }
+    text
+}
+
+/// Ours on each transport beside what it is held against, as README shows it, and how many times as long it takes.
+fn in_short(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "\n## In short\n\n| | ext4 | bare loop | ours, `/dev/fuse` | ours, io_uring | fastest other |\n\
+         |---|--:|--:|--:|--:|---|\n",
+    );
+    // What two clients wait for is between what one does and what eight do.
+    let shown = || rows.iter().filter(|row| !row.question.ends_with(", 2 clients"));
+    for row in shown() {
+        let _ = write!(text, "| {} |", row.question);
+        for server in [DISK, "bare-1", OURS[0].0, OURS[1].0] {
+            let answer = row.of(server).map_or_else(|| "-".into(), |cell| row.answer(cell));
+            let _ = write!(text, " {answer} |");
+        }
+        let other = row.fastest_other();
+        let other = other.map(|cell| format!("{} {}", row.answer(cell), cell.server));
+        let _ = writeln!(text, " {} |", other.unwrap_or_else(|| "-".into()));
+    }
+    text += "\nHow many times as long ours takes, rounded up: as ext4 (or what the disk has), as the bare loop of the same \
+             transport, as the fastest other.\n\n\
+             | | `/dev/fuse`: ext4 | loop | other | io_uring: ext4 | loop | other |\n\
+             |---|--:|--:|--:|--:|--:|--:|\n";
+    for row in rows {
+        let _ = write!(text, "| {} |", row.question);
+        for (ours, bare) in OURS {
+            let other = row.fastest_other().map(|cell| cell.server.as_str());
+            for held in [Some(DISK), Some(bare), other] {
+                let both = row.of(ours).zip(held.and_then(|held| row.of(held)));
+                let times = both.map(|(ours, held)| ours.median / held.median);
+                let times = times.map(|times| format!("{:.2}", (times * 100.0).ceil() / 100.0));
+                let _ = write!(text, " {} |", times.unwrap_or_else(|| "-".into()));
+            }
+        }
+        text.push('\n');
     }
     text
 }
