@@ -18,8 +18,6 @@ use crate::server::Server;
 pub(crate) struct Turn<'a> {
     /// Who is asked.
     pub(crate) server: &'a Server,
-    /// Where to work.
-    pub(crate) place: PathBuf,
     pub(crate) client: u64,
     /// How often to do it, or how many MiB.
     pub(crate) count: u64,
@@ -30,12 +28,12 @@ pub(crate) struct Turn<'a> {
 impl Turn<'_> {
     /// The one file that every server has.
     fn the_file(&self) -> PathBuf {
-        self.place.join("file")
+        self.server.place().join("file")
     }
 
     /// A name that never was asked for before: it is in no cache.
     fn new_name(&self, kind: &str, n: u64) -> PathBuf {
-        self.place.join(format!("{kind}-{}-{}-{n}", self.client, self.number))
+        self.server.place().join(format!("{kind}-{}-{}-{n}", self.client, self.number))
     }
 
     fn each_new_name(&self, kind: &str) -> impl Iterator<Item = PathBuf> {
@@ -100,7 +98,7 @@ fn old_names(turn: &Turn<'_>) -> Vec<PathBuf> {
     const STEP: u64 = 617_033;
     let first = turn.number * turn.count;
     let numbers = (first..first + turn.count).map(|n| n * STEP % turn.server.amid);
-    numbers.map(|n| old_name(&turn.place, n)).collect()
+    numbers.map(|n| old_name(turn.server.place(), n)).collect()
 }
 
 /// Of names that are there, made long ago; the kernel must forget them in between.
@@ -212,7 +210,7 @@ pub(crate) fn make_many(turn: &Turn<'_>) {
 }
 
 fn fill(turn: &Turn<'_>, names: u64) {
-    let directory = turn.place.join(format!("list-{names}"));
+    let directory = turn.server.place().join(format!("list-{names}"));
     if directory.exists() {
         return;
     }
@@ -231,7 +229,7 @@ pub(crate) fn list_many(laps: &mut Laps, turn: &Turn<'_>) {
 }
 
 fn list(laps: &mut Laps, turn: &Turn<'_>, names: u64) {
-    let directory = turn.place.join(format!("list-{names}"));
+    let directory = turn.server.place().join(format!("list-{names}"));
     laps.timed(turn.count, |_| {
         let found = fs::read_dir(&directory).expect("it was made").filter(Result::is_ok).count();
         assert_eq!(found as u64, names);
@@ -240,7 +238,7 @@ fn list(laps: &mut Laps, turn: &Turn<'_>, names: u64) {
 
 /// A tree of so many files, a hundred in each directory.
 pub(crate) fn make_tree(turn: &Turn<'_>) {
-    let (begun, tree) = (turn.place.join("tree-begun"), turn.place.join("tree"));
+    let (begun, tree) = (turn.server.place().join("tree-begun"), turn.server.place().join("tree"));
     if tree.exists() {
         return;
     }
@@ -272,7 +270,7 @@ pub(crate) fn walk_for_birth_times(laps: &mut Laps, turn: &Turn<'_>) {
 fn walk_with(laps: &mut Laps, turn: &Turn<'_>, is_there: impl Fn(&fs::DirEntry) -> bool) {
     let mut found = 0;
     laps.start();
-    for directory in fs::read_dir(turn.place.join("tree")).expect("it was made") {
+    for directory in fs::read_dir(turn.server.place().join("tree")).expect("it was made") {
         for entry in fs::read_dir(directory.expect("a name").path()).expect("a directory") {
             found += u64::from(is_there(&entry.expect("a name")));
             laps.lap();
@@ -296,7 +294,7 @@ pub(crate) fn write_unsynced(laps: &mut Laps, turn: &Turn<'_>) {
 fn write(laps: &mut Laps, turn: &Turn<'_>) -> File {
     let bytes: Vec<u8> =
         (0..1 << 20).map(|n: u32| (u64::from(n) * 31 + turn.number) as u8).collect();
-    let path = turn.place.join("large");
+    let path = turn.server.place().join("large");
     let _ = fs::remove_file(&path);
     laps.start();
     let mut file = File::create_new(path).expect("the name is free");
@@ -306,13 +304,13 @@ fn write(laps: &mut Laps, turn: &Turn<'_>) -> File {
 
 /// Makes the large file, if it is not there yet.
 pub(crate) fn make_large(turn: &Turn<'_>) {
-    if !turn.place.join("large").exists() {
+    if !turn.server.place().join("large").exists() {
         write_large(&mut Laps::new(), turn);
     }
 }
 
 fn large(turn: &Turn<'_>) -> File {
-    File::open(turn.place.join("large")).expect("it was written")
+    File::open(turn.server.place().join("large")).expect("it was written")
 }
 
 fn forget_pages(file: &File) {
@@ -348,7 +346,7 @@ fn whole(laps: &mut Laps, mut file: File, mib: u64) {
 const ANYWHERE_MIB: u64 = 16;
 
 pub(crate) fn make_anywhere(turn: &Turn<'_>) {
-    let path = turn.place.join("anywhere");
+    let path = turn.server.place().join("anywhere");
     if !path.exists() {
         fs::write(&path, vec![7; (ANYWHERE_MIB << 20) as usize]).expect("there is room");
     }
@@ -363,7 +361,7 @@ fn anywhere(turn: &Turn<'_>, n: u64) -> u64 {
 
 /// Reads pages of it at random that the kernel has not.
 pub(crate) fn read_anywhere(laps: &mut Laps, turn: &Turn<'_>) {
-    let file = File::open(turn.place.join("anywhere")).expect("it was written");
+    let file = File::open(turn.server.place().join("anywhere")).expect("it was written");
     rustix::fs::fadvise(&file, 0, None, Advice::Random).expect("advice is taken");
     forget_pages(&file);
     let mut block = vec![0; BLOCK];
@@ -374,7 +372,7 @@ pub(crate) fn read_anywhere(laps: &mut Laps, turn: &Turn<'_>) {
 
 /// Writes pages of it at random, each followed by fsync.
 pub(crate) fn write_anywhere(laps: &mut Laps, turn: &Turn<'_>) {
-    let path = turn.place.join("anywhere");
+    let path = turn.server.place().join("anywhere");
     let file = OpenOptions::new().write(true).open(&path).expect("it was written");
     laps.timed(turn.count, |n| {
         file.write_all_at(&[n as u8; BLOCK], anywhere(turn, n)).expect("there is room");
@@ -384,7 +382,7 @@ pub(crate) fn write_anywhere(laps: &mut Laps, turn: &Turn<'_>) {
 
 /// fsync alone, of 4 KiB at the end of a file.
 pub(crate) fn fsync(laps: &mut Laps, turn: &Turn<'_>) {
-    let path = turn.place.join(format!("appended-{}", turn.client));
+    let path = turn.server.place().join(format!("appended-{}", turn.client));
     let _ = fs::remove_file(&path);
     let mut file = File::create_new(&path).expect("the name is free");
     for n in 0..turn.count {
@@ -402,7 +400,7 @@ const fn scattered(number: u64) -> u64 {
 
 /// Writes most pages of a file again, one by one.
 pub(crate) fn make_pieces(turn: &Turn<'_>) {
-    let path = turn.place.join("pieces");
+    let path = turn.server.place().join("pieces");
     fs::write(&path, vec![7; (turn.count << 20) as usize]).expect("there is room");
     // Anew each time: a server may put together what is left alone.
     let file = OpenOptions::new().write(true).open(&path).expect("it was written");
@@ -414,7 +412,7 @@ pub(crate) fn make_pieces(turn: &Turn<'_>) {
 }
 
 pub(crate) fn read_pieces(laps: &mut Laps, turn: &Turn<'_>) {
-    let file = File::open(turn.place.join("pieces")).expect("it was written");
+    let file = File::open(turn.server.place().join("pieces")).expect("it was written");
     forget_pages(&file);
     whole(laps, file, turn.count);
 }
@@ -423,7 +421,7 @@ pub(crate) fn read_pieces(laps: &mut Laps, turn: &Turn<'_>) {
 const PAST_MIB: u64 = 4;
 
 pub(crate) fn make_past(turn: &Turn<'_>) {
-    let path = turn.place.join("past");
+    let path = turn.server.place().join("past");
     if !path.exists() {
         fs::write(&path, vec![7; (PAST_MIB << 20) as usize]).expect("there is room");
     }
@@ -432,7 +430,8 @@ pub(crate) fn make_past(turn: &Turn<'_>) {
 /// Reads of so many KiB that no cache of the kernel answers.
 pub(crate) fn read_past<const KIB: usize>(laps: &mut Laps, turn: &Turn<'_>) {
     let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(libc::O_DIRECT).open(turn.place.join("past"));
+    let file =
+        options.read(true).custom_flags(libc::O_DIRECT).open(turn.server.place().join("past"));
     let file = file.expect("it was written");
     let mut block = sys::pages::PageBuffer::with_at_least(KIB << 10).expect("there is memory");
     laps.timed(turn.count, |n| {

@@ -32,10 +32,10 @@
 //!
 //! asks everything of ours with its defaults, the loops, the disk and the peers, has whole commands run on them
 //! (`git clone`, `tar x`, `cargo build`, `npm ci`, a formatter in Python, `rm -rf`), and writes a table and a drawing,
-//! `comparison.md` and `comparison.svg`, into `target/bench/`; the table of README stands first in it, with how many times as long
-//! ours takes. `--quick` asks each three times, with smaller files, and runs the
-//! commands on ours, the disk and fuser. What the peers that are no Rust need is installed by `.ci/tools --peers`; what is not there
-//! is named and left out.
+//! `comparison.md` and `comparison.svg`, into `target/bench/`; the table of README stands first in it, with how many times
+//! as long ours takes. `--quick` asks each three times, with smaller files, and runs the commands on ours, the disk and
+//! fuser. What the peers that are no Rust need is installed by `.ci/tools --peers`; what is not there is named and left
+//! out.
 //!
 //! Each answer comes with the percentiles of single operations, the server's CPU time for one, and how many requests the
 //! kernel sent for one, where its tracing is there (tracefs): these are counted in a round of their own. CPU time comes in

@@ -308,7 +308,6 @@ impl Question {
         (0..clients)
             .map(|client| Turn {
                 server,
-                place: server.place(),
                 client,
                 count,
                 number: UNIQUE.fetch_add(1, Ordering::Relaxed),

@@ -57,6 +57,10 @@ impl Row {
         if self.in_mib { format!("{:.0} MiB/s", 1.0 / cell.median) } else { time(cell.median) }
     }
 
+    fn answer_of(&self, server: &str) -> String {
+        self.of(server).map_or_else(|| "-".into(), |cell| self.answer(cell))
+    }
+
     pub(crate) fn print(&self) {
         println!("\n{}", self.question);
         for cell in &self.cells {
@@ -171,7 +175,7 @@ fn markdown(rows: &[Row], conditions: &[String]) -> String {
     for row in rows {
         let _ = write!(text, "\n| {} |", row.question);
         for server in &servers {
-            let answer = row.of(server).map_or_else(|| "-".into(), |cell| row.answer(cell));
+            let answer = row.answer_of(server);
             let _ = write!(text, " {answer} |");
         }
     }
@@ -217,7 +221,7 @@ fn in_short(rows: &[Row]) -> String {
     for row in shown() {
         let _ = write!(text, "| {} |", row.question);
         for server in [DISK, "bare-1", OURS[0].0, OURS[1].0] {
-            let answer = row.of(server).map_or_else(|| "-".into(), |cell| row.answer(cell));
+            let answer = row.answer_of(server);
             let _ = write!(text, " {answer} |");
         }
         let other = row.fastest_other();

@@ -307,8 +307,8 @@ impl Server {
     }
 
     /// Where in the mount to work.
-    pub(crate) fn place(&self) -> PathBuf {
-        self.inside.clone()
+    pub(crate) fn place(&self) -> &Path {
+        &self.inside
     }
 
     /// The kernel's number of the connection; `None` for the filesystem below.

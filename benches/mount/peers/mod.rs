@@ -85,7 +85,7 @@ fn passthrough(directory: &Path) -> Result<String, String> {
     if !source.exists() {
         return Err(format!("no {} (Debian: libfuse3-dev)", source.display()));
     }
-    let program: PathBuf = directory.join("passthrough_ll");
+    let program: PathBuf = directory.join(PASSTHROUGH);
     if !program.exists() {
         let line = format!(
             "cc -O2 {} -o {} $(pkg-config fuse3 --cflags --libs)",
