@@ -106,6 +106,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         values: &["--spin 0", "--spin 5", "--spin 50", "--spin 200"],
         questions: &["getattr", "read of 4 KiB past", "create, write"],
     },
+    Setting {
+        name: "a CPU shared with who asks",
+        default: "",
+        values: &["--no-shared-cpu"],
+        questions: &["getattr", "open and close", "create, write", "rename"],
+    },
 ];
 
 impl Setting {

@@ -28,11 +28,13 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use zerocopy::FromBytes as _;
 
 use super::turns::{ReaderId, Role, Turn, Turns};
 use super::waiting::{Wait, Waiting};
 use super::{Buffer, Delivery, Frame, SplicePipe, Transport};
 use crate::proto::Reply;
+use crate::proto::abi::fuse_in_header;
 
 /// How many chunks of a reply go to the kernel without a copy.
 const CHUNKS: usize = 64;
@@ -128,7 +130,8 @@ impl DevFuse {
         loop {
             match self.read(bytes)? {
                 Read::Message(length) => {
-                    self.turns.serves(reader, look.found());
+                    let caller = bytes.get(..length).map_or(0, caller);
+                    self.turns.serves(reader, look.found(caller));
                     return Ok(Read::Message(length));
                 }
                 Read::Nothing if look.missed() && !self.sleep()? => return Ok(Read::End),
@@ -232,6 +235,11 @@ impl Transport for DevFuse {
     fn send_filled(&self, pipe: &mut SplicePipe) -> io::Result<Delivery> {
         deliver(|| pipe.hand_to(self.device.as_fd()))
     }
+}
+
+/// The thread that asks, or 0.
+fn caller(message: &[u8]) -> u32 {
+    fuse_in_header::read_from_prefix(message).map_or(0, |(header, _)| header.pid)
 }
 
 /// Sends a message, of which the device takes all or nothing.

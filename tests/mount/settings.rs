@@ -40,6 +40,7 @@ const SETTINGS: &[&[&str]] = &[
     &["--readers", "8"],
     &["--spin", "0"],
     &["--spin", "200"],
+    &["--no-shared-cpu"],
 ];
 
 /// More names than one READDIRPLUS brings.

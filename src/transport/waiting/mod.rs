@@ -6,22 +6,26 @@
 //! | the reader | a round trip |
 //! |---|--:|
 //! | sleeps, and is woken on the caller's CPU | 7 us |
+//! | looks on the caller's CPU, and the other one is [kept from idling](shared_cpu) | 7 us |
 //! | looks, on another CPU than the caller's, which has to be woken | 15 to 18 us |
 //! | sleeps, and is woken on another CPU, as its caller is then | 40 us |
 //!
 //! Between the first and the last the scheduler chooses: the first where a caller begins to ask after a pause, and for
 //! as long as nobody is moved; of two that both have something to do, as a caller and a reader that looks, one is. A reader
-//! cannot have it otherwise (one that is pinned to its caller's CPU sees its caller woken on another as soon as
-//! that is idle), but it can see it: so [`Habit`] tries.
+//! cannot have the first as it likes (one that is pinned to its caller's CPU sees its caller woken on another as soon as
+//! that is idle), but it can see which it has: so [`Habit`] tries.
 
 mod habit;
 mod learnt;
+mod occupant;
+mod shared_cpu;
 
 use std::time::{Duration, Instant};
 
-use habit::Habit;
+use habit::{Habit, Place, Way};
 use learnt::{Courtesy, Luck, Reach};
 use parking_lot::Mutex;
+use shared_cpu::{Seat, SharedCpu};
 
 /// How a reader waits for a request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -37,23 +41,58 @@ pub enum Wait {
     /// do on it, since that may be the caller. Where most come a little later than so long it looks for three times as
     /// long. At rest no CPU is used.
     Spin(Duration),
+    /// As [`Wait::Spin`]; and on exactly two CPUs, where one thread asks at a time and is answered sooner so, the reader looks on
+    /// that one's CPU, while a thread of the least weight keeps the other from idling.
+    ///
+    /// With a lone caller this takes half to all of the time, and up to twice the CPU time in the server, for that thread's
+    /// counts; at rest none.
+    SpinBeside(Duration),
 }
 
 /// How whoever receives waits: as it is told, and as was worth it lately.
 #[derive(Debug)]
 pub(super) struct Waiting {
     wait: Wait,
-    habit: Mutex<Habit>,
+    kept: Mutex<Kept>,
     luck: Luck,
     reach: Reach,
     courtesy: Courtesy,
 }
 
+/// What a reader keeps to.
+#[derive(Debug)]
+struct Kept {
+    habit: Habit,
+    cpu: SharedCpu,
+}
+
+impl Kept {
+    /// A request of `caller` was received at `now`.
+    fn received(&mut self, now: Instant, caller: u32) {
+        match self.habit.received(now, caller) {
+            Place::Anywhere => self.cpu.end(),
+            Place::AsBefore => (),
+            Place::Shared { .. } if self.cpu.was_disturbed() => self.habit.is_disturbed(),
+            Place::Shared { moves } => {
+                if let Err(error) = self.cpu.share(moves, now) {
+                    tracing::debug!(%error, "no CPU is shared with who asks");
+                    self.habit.cannot_share();
+                }
+            }
+        }
+        if self.habit.way() != Way::Shares {
+            Seat::leave();
+        }
+    }
+}
+
 impl Waiting {
     pub(super) fn new(wait: Wait) -> Self {
+        let beside = matches!(wait, Wait::SpinBeside(_));
+        let habit = Habit::new(beside && SharedCpu::is_possible());
         Self {
             wait,
-            habit: Mutex::default(),
+            kept: Mutex::new(Kept { habit, cpu: SharedCpu::default() }),
             luck: Luck::default(),
             reach: Reach::default(),
             courtesy: Courtesy::default(),
@@ -63,23 +102,42 @@ impl Waiting {
     /// For how long to look, as told.
     fn time(&self) -> Option<Duration> {
         match self.wait {
-            Wait::Spin(time) => Some(time),
+            Wait::Spin(time) | Wait::SpinBeside(time) => Some(time),
             Wait::Block => None,
         }
     }
 
     /// A receive begins, of whoever has the turn.
     pub(super) fn begin(&self) -> Look<'_> {
-        let time = self.time().filter(|_| !self.habit.lock().sleeps() && self.luck.tries());
+        let way = self.time().map_or(Way::Sleeps, |_| self.kept.lock().habit.way());
+        if way != Way::Shares {
+            Seat::leave();
+        }
+        let time = self.time().filter(|_| way != Way::Sleeps && self.luck.tries());
         let looks = time.map(|time| self.reach.of(time));
-        let gives_way = looks.is_some() && self.courtesy.is_due();
+        let gives_way = match way {
+            Way::Shares => GivesWay::Always,
+            _ if looks.is_some() && self.courtesy.is_due() => GivesWay::AsLearnt,
+            _ => GivesWay::Never,
+        };
         Look { waiting: self, looks, gives_way, since: None }
     }
 
     /// A receive begins, of one who helps.
     pub(super) fn help(&self) -> Help {
+        Seat::leave();
         Help { time: self.time().unwrap_or_default(), since: None }
     }
+}
+
+/// Whether the CPU is given to others between two looks.
+#[derive(Clone, Copy, Debug)]
+enum GivesWay {
+    Never,
+    /// Until somebody keeps it for long.
+    AsLearnt,
+    /// Who is waited for needs it.
+    Always,
 }
 
 /// One receive of whoever has the turn: it looks, then sleeps, and what came of it is learnt.
@@ -88,7 +146,7 @@ pub(super) struct Look<'w> {
     waiting: &'w Waiting,
     /// For how long it looks still, if it does.
     looks: Option<Duration>,
-    gives_way: bool,
+    gives_way: GivesWay,
     /// When there was nothing for the first time.
     since: Option<Instant>,
 }
@@ -100,10 +158,11 @@ impl Look<'_> {
         let begun = *self.since.get_or_insert(now);
         match self.looks {
             Some(time) if now.duration_since(begun) < time => {
-                if self.gives_way {
-                    self.gives_way = self.waiting.courtesy.give_way(now);
-                } else {
-                    std::hint::spin_loop();
+                match self.gives_way {
+                    GivesWay::Never => std::hint::spin_loop(),
+                    GivesWay::AsLearnt if self.waiting.courtesy.give_way(now) => (),
+                    GivesWay::AsLearnt => self.gives_way = GivesWay::Never,
+                    GivesWay::Always => rustix::thread::sched_yield(),
                 }
                 false
             }
@@ -116,8 +175,8 @@ impl Look<'_> {
         }
     }
 
-    /// A request came. Whether it was there at once.
-    pub(super) fn found(self) -> bool {
+    /// A request of `caller` came, a thread's number. Whether it was there at once.
+    pub(super) fn found(self, caller: u32) -> bool {
         if self.looks.is_some() {
             self.waiting.luck.tried(true);
         }
@@ -125,7 +184,7 @@ impl Look<'_> {
             let now = Instant::now();
             let after = self.since.map_or(Duration::ZERO, |begun| now.duration_since(begun));
             self.waiting.reach.came(after, time);
-            self.waiting.habit.lock().received(now);
+            self.waiting.kept.lock().received(now, caller);
         }
         self.since.is_none()
     }
@@ -170,8 +229,8 @@ mod tests {
         let block = Waiting::new(Wait::Block);
         let mut look = block.begin();
         assert_eq!(looks(|| look.missed()), 1);
-        assert!(!look.found());
-        assert!(block.begin().found());
+        assert!(!look.found(7));
+        assert!(block.begin().found(7));
         assert_eq!(looks(|| block.help().missed()), 1);
 
         let time = Duration::from_millis(2);
@@ -183,8 +242,8 @@ mod tests {
         // Sleeping is tried first, and left where requests are there at once.
         let mut look = spin.begin();
         assert_eq!(looks(|| look.missed()), 1);
-        assert!(!look.found());
-        (0..4 * Habit::ROUND).for_each(|_| assert!(spin.begin().found()));
+        assert!(!look.found(7));
+        (0..4 * Habit::ROUND).for_each(|_| assert!(spin.begin().found(7)));
         let (begun, mut look) = (Instant::now(), spin.begin());
         assert!(looks(|| look.missed()) > 1);
         assert!(begun.elapsed() >= time);
