@@ -1,4 +1,4 @@
-//! Carries whole messages between the kernel and the server, never reads them.
+//! Carries whole messages between the kernel and the server, and reads no more of them than who asks.
 //!
 //! ```text
 //!  kernel --- receive ---> Frame, and room for an answer --> the thread that has the Lane

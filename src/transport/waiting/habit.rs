@@ -209,8 +209,7 @@ impl Habit {
     pub(super) fn is_disturbed(&mut self) {
         if self.way() == Way::Shares {
             (self.sharing, self.sharing_least, self.waited) = (None, None, 0);
-            self.loses_patience();
-            self.begin(Doing::Does(Way::Looks));
+            self.gives_up();
         }
     }
 
@@ -251,76 +250,85 @@ impl Habit {
     fn judge(&mut self) {
         let round = std::mem::take(&mut self.round);
         let Some(took) = round.mean() else { return };
-        let is_of_one = round.is_of_one();
-        let mut is_nearer = false;
         match self.doing {
-            Doing::Tries(Way::Sleeps) | Doing::Does(Way::Sleeps) => self.sleeping = Some(took),
-            Doing::Tries(Way::Looks) => self.looking = Some(took),
-            Doing::Does(Way::Looks) => self.looking = smoothed(self.looking, took),
-            Doing::Does(Way::Shares) => {
-                self.sharing = smoothed(self.sharing, took);
-                self.sharing_least = self.sharing_least.min(Some(took));
-            }
-            Doing::Tries(Way::Shares) if self.warm < Self::WARM => {
-                self.sharing = smoothed(self.sharing, took);
-            }
-            Doing::Tries(Way::Shares) => {
-                let before = self.sharing.replace(took);
-                is_nearer = is_better(Some(took), before, 1);
-                self.sharing_least = Some(self.sharing_least.map_or(took, |least| least.min(took)));
-            }
-        }
-        match self.doing {
-            Doing::Tries(Way::Sleeps) => self.begin(Doing::Tries(Way::Looks)),
-            Doing::Tries(Way::Looks) if self.may_share() && is_of_one => {
-                self.begin(Doing::Tries(Way::Shares));
+            Doing::Tries(Way::Sleeps) => {
+                self.sleeping = Some(took);
+                self.begin(Doing::Tries(Way::Looks));
             }
             Doing::Tries(Way::Looks) => {
-                self.begin(Doing::Does(self.best_alone()));
+                self.looking = Some(took);
+                let shares = self.may_share() && round.is_of_one();
+                let alone = Doing::Does(self.best_alone());
+                self.begin(if shares { Doing::Tries(Way::Shares) } else { alone });
             }
-            Doing::Tries(Way::Shares) if !is_of_one => {
+            Doing::Tries(Way::Shares) if round.is_of_one() => self.judge_try(took),
+            Doing::Tries(Way::Shares) => {
                 self.sharing_least = None;
-                self.loses_patience();
-                self.begin(Doing::Does(self.best_alone()));
+                self.gives_up();
             }
-            Doing::Tries(Way::Shares) if self.warm < Self::WARM => (),
-            // Where it is not tried yet it may be better still.
-            Doing::Tries(Way::Shares) if self.moved == 0 => self.turn(),
-            Doing::Tries(Way::Shares) => match self.best() {
-                Way::Shares if is_nearer || self.moved > 1 => {
-                    self.patience = 0;
-                    self.begin(Doing::Does(Way::Shares));
-                }
-                _ if self.moved < Self::MOVES => self.turn(),
-                other => {
-                    self.loses_patience();
-                    self.begin(Doing::Does(other));
-                }
-            },
-            Doing::Does(Way::Shares) if !is_of_one => {
+            Doing::Does(Way::Shares) if round.is_of_one() => self.judge_sharing(took),
+            Doing::Does(Way::Shares) => {
                 self.sharing_least = None;
                 self.begin(Doing::Tries(Way::Looks));
             }
-            Doing::Does(Way::Shares) if is_much_longer(took, self.sharing_least) => {
-                self.begin(Doing::Tries(Way::Shares));
-                self.warm = Self::WARM;
-                self.turn();
+            Doing::Does(way) => {
+                match way {
+                    Way::Sleeps => self.sleeping = Some(took),
+                    _ => self.looking = smoothed(self.looking, took),
+                }
+                if self.left == 0 {
+                    self.begin(Doing::Tries(Way::Sleeps));
+                } else if way == Way::Looks && round.is_of_one() && self.misses_sharing() {
+                    self.begin(Doing::Tries(Way::Shares));
+                } else if way == Way::Sleeps && self.sleeping > self.looking {
+                    self.doing = Doing::Does(Way::Looks);
+                }
             }
-            Doing::Does(Way::Shares) if !is_better(self.sharing, self.alone(), 1) => {
-                self.loses_patience();
-                self.begin(Doing::Does(self.best_alone()));
-            }
-            Doing::Does(Way::Shares) if self.left == 0 => self.begin(Doing::Tries(Way::Looks)),
-            Doing::Does(Way::Shares) => (),
-            Doing::Does(_) if self.left == 0 => self.begin(Doing::Tries(Way::Sleeps)),
-            Doing::Does(Way::Looks) if is_of_one && self.misses_sharing() => {
-                self.begin(Doing::Tries(Way::Shares));
-            }
-            Doing::Does(Way::Sleeps) if self.sleeping > self.looking => {
-                self.doing = Doing::Does(Way::Looks);
-            }
-            Doing::Does(_) => (),
         }
+    }
+
+    /// A CPU was tried for a round, with one caller.
+    fn judge_try(&mut self, took: Duration) {
+        if self.warm < Self::WARM {
+            self.sharing = smoothed(self.sharing, took);
+            return;
+        }
+        let before = self.sharing.replace(took);
+        self.sharing_least = Some(self.sharing_least.map_or(took, |least| least.min(took)));
+        let is_nearer = is_better(Some(took), before, 1);
+        match self.moved {
+            // The other one is not tried yet, and may be better still.
+            0 => self.turn(),
+            moved if self.best() == Way::Shares && (is_nearer || moved > 1) => {
+                self.patience = 0;
+                self.begin(Doing::Does(Way::Shares));
+            }
+            moved if moved < Self::MOVES => self.turn(),
+            _ => self.gives_up(),
+        }
+    }
+
+    /// A CPU was shared for a round with one caller, as was better.
+    fn judge_sharing(&mut self, took: Duration) {
+        let is_elsewhere = is_much_longer(took, self.sharing_least);
+        self.sharing = smoothed(self.sharing, took);
+        self.sharing_least = self.sharing_least.min(Some(took));
+        if is_elsewhere {
+            self.begin(Doing::Tries(Way::Shares));
+            self.warm = Self::WARM;
+            self.turn();
+        } else if !is_better(self.sharing, self.alone(), 1) {
+            self.gives_up();
+        } else if self.left == 0 {
+            self.begin(Doing::Tries(Way::Looks));
+        }
+    }
+
+    /// Sharing a CPU is not better: does what is, and tries it more rarely.
+    fn gives_up(&mut self) {
+        self.patience = (self.patience * 2).clamp(Self::STAY, Self::PATIENCE_MAX);
+        self.waits = self.patience;
+        self.begin(Doing::Does(self.best_alone()));
     }
 
     /// What is better by more than chance, of what takes no CPU from others.
@@ -356,12 +364,6 @@ impl Habit {
         let takes_longer =
             self.looking.is_some_and(|took| is_much_longer(took, self.sharing_least));
         self.can_share && is_settled && takes_longer
-    }
-
-    /// Sharing a CPU was not better: tries it more rarely.
-    fn loses_patience(&mut self) {
-        self.patience = (self.patience * 2).clamp(Self::STAY, Self::PATIENCE_MAX);
-        self.waits = self.patience;
     }
 
     /// The caller may be on the other CPU: tries that one.
