@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use rustix::process::Pid;
 use rustix::thread::{CapabilitySet, CpuSet, UnshareFlags};
 
 /// Makes the child start with no signal blocked, as programs expect, whatever this process has
@@ -177,12 +178,21 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
 ///
 /// `EINVAL` if the thread may not run there, or there is no such CPU.
 pub fn pin_to(cpu: usize) -> io::Result<()> {
+    pin(None, cpu)
+}
+
+/// Makes a thread run on `cpu` alone, this one or another of this process.
+///
+/// # Errors
+///
+/// As [`pin_to`]; `ESRCH` if there is no such thread.
+pub fn pin(thread: Option<Pid>, cpu: usize) -> io::Result<()> {
     if cpu >= CpuSet::MAX_CPU {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let mut set = CpuSet::new();
     set.set(cpu);
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+    Ok(rustix::thread::sched_setaffinity(thread, &set)?)
 }
 
 /// The least that a thread may weigh, setpriority(2).

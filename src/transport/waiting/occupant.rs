@@ -1,10 +1,9 @@
 //! A thread that keeps a CPU from being idle while it is asked to.
 //!
-//! It turns in a circle, [weighs the least](weigh_least) that a thread can (`SCHED_IDLE` would count as idle to the
+//! It turns in a circle, [weighs the least](process::weigh_least) that a thread can (`SCHED_IDLE` would count as idle to the
 //! scheduler). Whoever else has something to do there gets the CPU at once: who slept for 50 us to 1 ms was awake 64 us after its
 //! time at the median and after 68 in one of a hundred, and where the CPU was idle after 77 and 83 to 92; 50 us of each are
-//! the slack of timers.
-//! If somebody keeps the CPU for long, the thread stays away until it is asked anew.
+//! the slack of timers. If somebody keeps the CPU for long, the thread stays away until it is asked anew.
 
 use std::io;
 use std::sync::Arc;
@@ -14,9 +13,8 @@ use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
-use rustix::thread::CpuSet;
 
-use crate::sys::process::weigh_least;
+use crate::sys::process;
 
 /// Whoever is away from its CPU for longer is in somebody's way; a slice of the scheduler's is 2.8 ms.
 const LONG: Duration = Duration::from_millis(3);
@@ -70,7 +68,7 @@ impl Occupant {
         let named = thread::Builder::new().name("occupant".into()).stack_size(64 << 10);
         let handle = named.spawn(move || {
             // Of more weight it would be in the way of others.
-            let weighs = weigh_least();
+            let weighs = process::weigh_least();
             let begins = weighs.is_ok();
             let _ = tells.send(weighs.map(|()| rustix::thread::gettid()));
             if begins {
@@ -96,9 +94,7 @@ impl Occupant {
     ///
     /// What `sched_setaffinity(2)` says.
     pub(super) fn go_to(&self, cpu: usize) -> io::Result<()> {
-        let mut only = CpuSet::new();
-        only.set(cpu);
-        Ok(rustix::thread::sched_setaffinity(Some(self.id), &only)?)
+        process::pin(Some(self.id), cpu)
     }
 
     /// Keeps its CPU from being idle for so long from `now` on, and returns once it is there.
@@ -173,6 +169,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use rustix::thread::CpuSet;
+
     use super::*;
     use crate::sys::process::NICE_MAX;
 

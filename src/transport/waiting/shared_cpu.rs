@@ -21,6 +21,7 @@ use rustix::thread::CpuSet;
 
 use super::habit::Habit;
 use super::occupant::Occupant;
+use crate::sys::process::pin_to;
 
 /// Which CPU is shared, if one is.
 #[derive(Debug, Default)]
@@ -138,7 +139,7 @@ impl Seat {
             return Ok(());
         }
         let before = Self::allowed()?;
-        rustix::thread::sched_setaffinity(None, &only(cpu))?;
+        pin_to(cpu)?;
         SEAT.set(Some(Self { cpu, before }));
         Ok(())
     }
@@ -146,17 +147,12 @@ impl Seat {
     /// Lets the calling thread run where it was allowed to before, unless somebody else has said since where it may.
     pub(super) fn leave() {
         let Some(seat) = SEAT.take() else { return };
-        if rustix::thread::sched_getaffinity(None).is_ok_and(|now| now == only(seat.cpu)) {
+        let is_there = |now: CpuSet| now.count() == 1 && now.is_set(seat.cpu);
+        if rustix::thread::sched_getaffinity(None).is_ok_and(is_there) {
             // Fails only where none of those CPUs is there any more, and then the kernel has chosen others already.
             let _ = rustix::thread::sched_setaffinity(None, &seat.before);
         }
     }
-}
-
-fn only(cpu: usize) -> CpuSet {
-    let mut only = CpuSet::new();
-    only.set(cpu);
-    only
 }
 
 #[cfg(test)]
@@ -190,7 +186,7 @@ mod tests {
         assert!(allowed() == before);
         for &cpu in all.iter().chain(&all) {
             Seat::take(cpu).unwrap();
-            assert!(allowed() == only(cpu));
+            assert!(allowed() == set(&[cpu]));
             assert_eq!(rustix::thread::sched_getcpu(), cpu);
         }
         Seat::leave();
@@ -199,9 +195,9 @@ mod tests {
         // What somebody else said meanwhile is left as it is.
         if let [first, second, ..] = all[..] {
             Seat::take(first).unwrap();
-            rustix::thread::sched_setaffinity(None, &only(second)).unwrap();
+            pin_to(second).unwrap();
             Seat::leave();
-            assert!(allowed() == only(second));
+            assert!(allowed() == set(&[second]));
         }
     }
 
