@@ -157,6 +157,65 @@ fn a_second_stat_and_a_second_read_send_nothing() {
     mounted.unmount();
 }
 
+/// A file that is made to be written and no more passes the kernel's page cache, and so does whoever opens it meanwhile.
+#[test]
+fn a_new_file_that_is_only_written_passes_the_cache_with_whoever_opens_it_meanwhile() {
+    const O_WRONLY: u32 = 0o1;
+    let (store, _dir) = stores::fresh();
+    let mounted = mount(&store, Options::default());
+    let user = mounted.kernel.as_root();
+    let counts = || {
+        mounted.kernel.settle();
+        mounted.kernel.take_counts()
+    };
+    let written = user.open("/current/f", O_WRONLY | O_CREAT, 0o644).unwrap();
+    counts();
+    user.write(written, &[1; 5000]).unwrap();
+    assert_eq!(
+        counts().into_iter().collect::<Vec<_>>(),
+        [("WRITE", 1)],
+        "no capability is asked for"
+    );
+    let meanwhile = user.open("/current/f", O_RDWR, 0).unwrap();
+    let map = user.mmap(meanwhile, 0, 8192, true, true).unwrap();
+    for n in 2..10 {
+        user.pwrite(written, &[n; 100], 4950).unwrap();
+        assert_eq!(user.pread(meanwhile, 200, 4900).unwrap()[50..150], [n; 100]);
+        user.pwrite(meanwhile, &[n + 100; 10], 4950).unwrap();
+        // What a mapping brought into the cache is told of after the write.
+        mounted.kernel.settle();
+        assert_eq!(user.map_read(map, 4950, 10).unwrap(), [n + 100; 10]);
+    }
+    user.munmap(map).unwrap();
+    for fd in [written, meanwhile] {
+        user.close(fd).unwrap();
+    }
+    counts();
+    let afterwards = user.open("/current/f", 0, 0).unwrap();
+    let read = || user.pread(afterwards, 200, 4900).unwrap();
+    let once = read();
+    counts();
+    assert_eq!(read(), once);
+    assert_eq!(counts().get("READ"), None, "a file like any other");
+    user.close(afterwards).unwrap();
+    mounted.unmount();
+    // Where it is to be, and for a kernel that could not map such a file as shared.
+    let options = view::Options { no_direct_writes: true, ..shown(true) };
+    let older = Options { minor: 38, ..Options::default() };
+    for (view, kernel) in [(options, Options::default()), (shown(true), older)] {
+        let mounted = mount_view(view_of(&store, view), kernel);
+        let user = mounted.kernel.as_root();
+        let name = format!("/current/cached-{}", view.no_direct_writes);
+        user.write_file(&name, &[1; 8192], 0o644).unwrap();
+        mounted.kernel.settle();
+        mounted.kernel.take_counts();
+        assert_eq!(user.read_file(&name).unwrap(), [1; 8192]);
+        mounted.kernel.settle();
+        assert_eq!(mounted.kernel.count(lighthouse_fuse::proto::abi::FUSE_READ), 0, "{name}");
+        mounted.unmount();
+    }
+}
+
 /// Walks a directory of `files` names whose listing the kernel has kept and whose names it has forgotten. Returns what it asked.
 fn walk_what_was_forgotten(
     files: usize,

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lighthouse_fuse::store::event::{Ino, Seq};
+use lighthouse_fuse::store::sim::SimDisk;
 use lighthouse_fuse::store::{CreateOptions, OpenOptions, Store};
 use lighthouse_fuse::tree::operation::{Attributes, Caller, Operation, RenameHow, WriteTo};
 use lighthouse_fuse::tree::watch::Expected;
@@ -334,4 +335,38 @@ fn holes_and_data_are_found_in_files_of_many_chunks() {
     tree.perform(&Caller::default(), &punch).unwrap();
     assert_eq!(tree.seek(file, 0, false, Seq::NOW).unwrap(), end + CHUNK);
     assert_eq!(tree.seek(file, 0, true, Seq::NOW).unwrap(), 0);
+}
+
+#[test]
+fn what_nobody_else_has_in_memory_stays_in_the_page_cache_as_long_as_a_file_has_it() {
+    const PIECE: u64 = 1 << 20;
+    let disk = SimDisk::new(1 << 30);
+    let quiet = OpenOptions { sync_interval: None, ..OpenOptions::default() };
+    let store = Store::create_on(Arc::new(disk.clone()), &CreateOptions::default(), &quiet);
+    let tree = Tree::new(Arc::new(store.unwrap()));
+    let caller = Caller::default();
+    let written = |name: &[u8], pieces: u64| {
+        let file = make(&tree, name);
+        for n in 0..pieces {
+            let to = WriteTo::GoesOn(n * PIECE);
+            tree.write_uncached(&caller, file, to, &[1; PIECE as usize], false).unwrap();
+        }
+        file
+    };
+    let (cut, ended, short) = (written(b"cut", 30), written(b"ended", 20), written(b"short", 2));
+    tree.store().tick().unwrap();
+    assert_eq!(disk.uncached(), []);
+    let leaves = |operation: &Operation<'_>| {
+        let before = disk.uncached().len();
+        tree.perform(&caller, operation).unwrap();
+        tree.store().tick().unwrap();
+        disk.uncached()[before..].iter().map(|(_, len)| len).sum::<u64>()
+    };
+    let set = Attributes { size: Some(10 * PIECE), ..Attributes::default() };
+    assert_eq!(leaves(&Operation::SetAttributes { ino: cut, set }), 20 * PIECE);
+    for (ino, name, pieces) in [(cut, &b"cut"[..], 10), (ended, b"ended", 20), (short, b"short", 0)]
+    {
+        assert_eq!(leaves(&Operation::Unlink { parent: ROOT, name }), 0);
+        assert_eq!(leaves(&Operation::End { ino }), pieces * PIECE);
+    }
 }

@@ -1,7 +1,7 @@
 //! What is done in a directory to be measured, what must be there before, and what is taken away afterwards.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -149,10 +149,24 @@ pub(crate) fn open_read_close(laps: &mut Laps, turn: &Turn<'_>) {
     });
 }
 
+/// A new file to be written and not read (O_WRONLY), as `tar`, `git`, `cp`, `dd` and `npm` make them.
+fn only_written(path: PathBuf) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).open(path)
+}
+
 pub(crate) fn create(laps: &mut Laps, turn: &Turn<'_>) {
+    make_and_write(laps, turn, only_written);
+}
+
+/// The same with files that can be read through the same handle (O_RDWR), as databases and linkers make them.
+pub(crate) fn create_to_read(laps: &mut Laps, turn: &Turn<'_>) {
+    make_and_write(laps, turn, File::create_new);
+}
+
+fn make_and_write(laps: &mut Laps, turn: &Turn<'_>, make: impl Fn(PathBuf) -> io::Result<File>) {
     let block = vec![7; BLOCK];
     laps.timed(turn.count, |n| {
-        let mut file = File::create_new(turn.new_name("new", n)).expect("the name is new");
+        let mut file = make(turn.new_name("new", n)).expect("the name is new");
         file.write_all(&block).expect("a block can be written");
     });
 }
@@ -297,7 +311,7 @@ fn write(laps: &mut Laps, turn: &Turn<'_>) -> File {
     let path = turn.server.place().join("large");
     let _ = fs::remove_file(&path);
     laps.start();
-    let mut file = File::create_new(path).expect("the name is free");
+    let mut file = only_written(path).expect("the name is free");
     laps.timed(turn.count, |_| file.write_all(&bytes).expect("there is room"));
     file
 }

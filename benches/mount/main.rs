@@ -47,6 +47,9 @@
 //! fuser refuse OPEN as well, for a tree in memory has no use for it, and so an open file costs no request; ours is asked,
 //! since who opened a file and when it was closed ends a version.
 //!
+//! New files are made to be written and not read (O_WRONLY), as `tar`, `git`, `cp`, `dd` and `npm` make them, which we have the
+//! kernel write past its cache; one row, "create to read", has them made with O_RDWR.
+//!
 //! # The settings
 //!
 //! ```text

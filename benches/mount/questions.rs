@@ -136,6 +136,10 @@ pub(crate) const QUESTIONS: &[Question] = &[
     latency("open, read 4 KiB, close", 1000, acts::open_read_close),
     Question { undo: acts::remove_new, ..latency("create, write 4 KiB, close", 600, acts::create) },
     Question {
+        undo: acts::remove_new,
+        ..latency("create to read, write 4 KiB, close", 600, acts::create_to_read)
+    },
+    Question {
         undo: acts::remove_renamed,
         ..prepared(acts::make_new, latency("rename", 600, acts::rename))
     },

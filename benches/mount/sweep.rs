@@ -65,6 +65,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         questions: &["walk and stat, forgotten", "walk and statx, forgotten"],
     },
     Setting {
+        name: "new files past the cache",
+        default: "",
+        values: &["--no-direct-writes"],
+        questions: &["create, write", "write, no fsync", "write, fsync", "read, cold"],
+    },
+    Setting {
         name: "operations side by side in one directory",
         default: "",
         values: &["--no-parallel-dirops"],

@@ -236,6 +236,7 @@ impl ServiceArgs {
             no_open: false,
             no_opendir: true,
             no_birth_times: self.tuning.no_birth_times,
+            no_direct_writes: self.tuning.no_direct_writes,
         }
     }
 

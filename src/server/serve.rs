@@ -25,7 +25,9 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::meter::{LaneId, Request};
-use crate::proto::abi::{FUSE_HAS_EXPIRE_ONLY, FUSE_NO_OPENDIR_SUPPORT, FUSE_OVER_IO_URING};
+use crate::proto::abi::{
+    FUSE_DIRECT_IO_ALLOW_MMAP, FUSE_HAS_EXPIRE_ONLY, FUSE_NO_OPENDIR_SUPPORT, FUSE_OVER_IO_URING,
+};
 use crate::proto::connection::{self, Action, Connection, Limits};
 use crate::proto::message;
 use crate::proto::notify::Notice;
@@ -236,6 +238,7 @@ impl<'s> Server<'s> {
             }
         } else {
             self.view.adopt(self.restarts, |node| self.is_held(node))?;
+            self.tell_what_was_agreed();
             if self.connection.limits().is_some_and(|limits| limits.takes(&Notice::Resend)) {
                 // Whether anything waits or not, the kernel takes it.
                 let _ = self.transport.send_notification(&Notice::Resend.message().io_slices())?;
@@ -401,6 +404,12 @@ impl<'s> Server<'s> {
         }
     }
 
+    fn tell_what_was_agreed(&self) {
+        if let Some(limits) = self.connection.limits() {
+            self.view.agreed(limits.has(FUSE_DIRECT_IO_ALLOW_MMAP));
+        }
+    }
+
     /// Whether the kernel need not ask `op`, as was agreed on.
     fn refuses(&self, op: &Op<'_>) -> bool {
         let agreed = |flag| self.connection.limits().is_some_and(|limits| limits.has(flag));
@@ -475,6 +484,8 @@ impl<'s> Server<'s> {
                 if reply.errno().is_some() {
                     self.counters.malformed();
                 }
+                // It may be the one to INIT.
+                self.tell_what_was_agreed();
                 (Some(reply), true)
             }
             Action::SendAndClose(reply) => (Some(reply), false),

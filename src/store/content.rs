@@ -12,7 +12,7 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustc_hash::FxHashMap;
@@ -33,7 +33,7 @@ const _: () =
 /// From this length on an append counts as bulk: what copies, unpacks and downloads in large pieces.
 const BULK: usize = 128 << 10;
 /// So much bulk between two syncs is a stream, which leaves the page cache again.
-const STREAM: u64 = 8 << 20;
+pub(super) const STREAM: u64 = 8 << 20;
 
 /// Files kept open for reading.
 const OPEN_MAX: usize = 256;
@@ -69,8 +69,10 @@ pub struct Content {
     cursor: Mutex<Cursor>,
     /// Files with bytes that no `sync` has seen; a few at most, for each is a gigabyte.
     dirty: Mutex<Vec<Dirty>>,
-    /// Where streams lie that are on the disk since.
+    /// Where streams lie that are on the disk since, or that no file has any more.
     streamed: Mutex<Vec<Stretches>>,
+    /// There were streams that stay in the page cache as long as a file has them.
+    keeps_streams: AtomicBool,
     /// Bytes appended since a `sync` last began.
     unsynced: AtomicU64,
     open: Mutex<FxHashMap<FileId, Arc<dyn File>>>,
@@ -117,6 +119,7 @@ impl Content {
             cursor: Mutex::new(Cursor { number, file: None, next: offset, allocated: offset }),
             dirty: Mutex::default(),
             streamed: Mutex::default(),
+            keeps_streams: AtomicBool::new(false),
             unsynced: AtomicU64::new(0),
             open: Mutex::new(FxHashMap::default()),
             punching: RwLock::new(()),
@@ -131,11 +134,12 @@ impl Content {
         (cursor.number, cursor.next)
     }
 
-    /// Stores `bytes` and returns where. They are on the disk after the next [`sync`](Self::sync).
+    /// Stores `bytes` and returns where. They are on the disk after the next [`sync`](Self::sync), and stay in the page
+    /// cache if they are `only_here` in memory, however many.
     ///
     /// A failure uses up the range it was given, which nothing refers to; `StorageFull` means that
     /// no space could be set aside and uses up nothing.
-    pub fn append(&self, bytes: &[u8]) -> io::Result<Location> {
+    pub fn append(&self, bytes: &[u8], only_here: bool) -> io::Result<Location> {
         let (number, file, offset) = self.reserve(bytes.len() as u64)?;
         if let Err(err) = file.write_at(bytes, offset) {
             // What arrived is in nobody's way; giving its space back is a courtesy.
@@ -143,21 +147,29 @@ impl Content {
             return Err(err);
         }
         self.unsynced.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.wants_sync(number, file, offset, bytes.len());
+        let bulk = bytes.len() >= BULK;
+        if bulk && only_here {
+            self.keeps_streams.store(true, Ordering::Relaxed);
+        }
+        let leaves = bulk && !only_here;
+        self.wants_sync(number, file, offset, leaves.then_some(bytes.len() as u64));
         Ok(Location { file: FileId::Content(number), offset })
     }
 
-    fn wants_sync(&self, number: u32, file: Arc<dyn File>, offset: u64, len: usize) {
+    /// Bytes from `offset` on are to be synced; those of a stream, of which there are `bulk`, leave the page cache then.
+    fn wants_sync(&self, number: u32, file: Arc<dyn File>, offset: u64, bulk: Option<u64>) {
         let mut dirty = self.dirty.lock();
         let known = dirty.iter().position(|dirty| dirty.number == number).unwrap_or_else(|| {
             dirty.push(Dirty { number, file, bulk: Vec::new() });
             dirty.len() - 1
         });
-        let Some(Dirty { bulk, .. }) = dirty.get_mut(known).filter(|_| len >= BULK) else { return };
-        let end = offset + len as u64;
-        match bulk.last_mut() {
+        let (Some(len), Some(Dirty { bulk: stretches, .. })) = (bulk, dirty.get_mut(known)) else {
+            return;
+        };
+        let end = offset + len;
+        match stretches.last_mut() {
             Some(last) if last.end.next_multiple_of(PAGE) == offset => last.end = end,
-            _ => bulk.push(offset..end),
+            _ => stretches.push(offset..end),
         }
     }
 
@@ -333,7 +345,24 @@ impl Content {
         Ok(())
     }
 
-    /// Takes streams that are on the disk out of the page cache: whoever wrote them has them in the mount's own, and kept
+    /// Whether streams are kept in the page cache that a file may cease to have.
+    pub(super) fn keeps_streams(&self) -> bool {
+        self.keeps_streams.load(Ordering::Relaxed)
+    }
+
+    /// No file has what lies at `location` any more: it leaves the page cache with the next streams, if it is much. Returns
+    /// whether it is.
+    pub(super) fn is_left(&self, location: Location, len: u64) -> bool {
+        let FileId::Content(_) = location.file else { return false };
+        let much = len >= BULK as u64;
+        if much && let Ok(file) = self.file(location.file) {
+            let stretch = location.offset..location.offset.saturating_add(len);
+            self.streamed.lock().push((file, vec![stretch]));
+        }
+        much
+    }
+
+    /// Takes streams that are on the disk out of the page cache: the mount's own has them, and kept
     /// here as well they take the memory twice, of the machine or of the server's cgroup, and push out what others
     /// need. What is written in small pieces stays: a build that is mounted anew for each run finds its files in memory.
     pub fn uncache_streams(&self) {
@@ -380,9 +409,9 @@ mod tests {
     fn every_extent_begins_on_a_page() {
         let disk = SimDisk::new(1 << 30);
         let content = content(&disk);
-        let short = content.append(&[1; 5000]).unwrap();
-        let next = content.append(&[2; 5000]).unwrap();
-        let long = content.append(&[3; PIECE]).unwrap();
+        let short = content.append(&[1; 5000], false).unwrap();
+        let next = content.append(&[2; 5000], false).unwrap();
+        let long = content.append(&[3; PIECE], false).unwrap();
         assert_eq!((short.offset, next.offset, long.offset), (0, 8192, 16384));
         assert_eq!(read(&content, next, 5000), [2; 5000]);
         assert_eq!(read(&content, long, PIECE), [3; PIECE]);
@@ -392,12 +421,13 @@ mod tests {
     fn a_file_that_is_full_is_followed_by_another() {
         let disk = SimDisk::new(1 << 30);
         let content = content(&disk);
-        let places: Vec<_> = (0..10).map(|n| content.append(&[n; 300_000]).unwrap()).collect();
+        let places: Vec<_> =
+            (0..10).map(|n| content.append(&[n; 300_000], false).unwrap()).collect();
         assert!(places.iter().any(|place| place.file == FileId::Content(4)));
         for (n, place) in (0..).zip(&places) {
             assert_eq!(read(&content, *place, 300_000), [n; 300_000]);
         }
-        let huge = content.append(&[7; 3 << 20]).unwrap();
+        let huge = content.append(&[7; 3 << 20], false).unwrap();
         assert_eq!(huge.offset, 0);
     }
 
@@ -405,20 +435,20 @@ mod tests {
     fn a_full_disk_takes_nothing_away_and_the_last_bytes_can_be_used() {
         let disk = SimDisk::new(100 << 10);
         let content = content(&disk);
-        let err = content.append(&[1; 200 << 10]).unwrap_err();
+        let err = content.append(&[1; 200 << 10], false).unwrap_err();
         assert_eq!(err.kind(), io::ErrorKind::StorageFull);
         assert_eq!(content.end(), (1, 0));
-        content.append(&[1; 90 << 10]).unwrap();
+        content.append(&[1; 90 << 10], false).unwrap();
     }
 
     #[test]
     fn a_failed_write_uses_up_its_range_and_nothing_else() {
         let disk = SimDisk::new(1 << 30);
         let content = content(&disk);
-        content.append(&[1; 5000]).unwrap();
+        content.append(&[1; 5000], false).unwrap();
         disk.fail(Step::Write, 0, 1, 5);
-        content.append(&[2; 5000]).unwrap_err();
-        let place = content.append(&[3; 5000]).unwrap();
+        content.append(&[2; 5000], false).unwrap_err();
+        let place = content.append(&[3; 5000], false).unwrap();
         assert_eq!(place.offset, 16_384);
         assert_eq!(read(&content, Location { offset: 0, ..place }, 5000), [1; 5000]);
     }
@@ -431,7 +461,7 @@ mod tests {
         let content = Content::new(Arc::new(disk.clone()), shape, 1, 0);
         let (page, piece) = (vec![1; 8192], vec![2; 1 << 20]);
         // Much of it, and none in large pieces.
-        let append = |bytes: &[u8]| content.append(bytes).unwrap().offset;
+        let append = |bytes: &[u8]| content.append(bytes, false).unwrap().offset;
         for _ in 0..STREAM / 4096 {
             append(&page);
         }
@@ -451,14 +481,28 @@ mod tests {
         content.uncache_streams();
         assert_eq!(disk.uncached(), [], "what is not on the disk yet stays in memory");
         sync();
-        assert_eq!(disk.uncached(), [(start, 1 << 20), (start + (1 << 20) + 8192, STREAM)]);
+        let left = [(start, 1 << 20), (start + (1 << 20) + 8192, STREAM)];
+        assert_eq!(disk.uncached(), left);
+        // What nobody else has in memory.
+        let kept = content.append(&piece, true).unwrap();
+        for _ in 0..STREAM >> 20 {
+            content.append(&piece, true).unwrap();
+        }
+        sync();
+        assert_eq!(disk.uncached(), left);
+        // Until no file has it.
+        let page = content.append(&page, true).unwrap();
+        assert!(content.keeps_streams() && !content.is_left(page, 8192));
+        assert!(content.is_left(kept, STREAM));
+        sync();
+        assert_eq!(disk.uncached().last(), Some(&(kept.offset, STREAM)));
     }
 
     #[test]
     fn freeing_gives_back_whole_pages_and_waits_for_readers() {
         let disk = SimDisk::new(1 << 30);
         let content = content(&disk);
-        let place = content.append(&[1; PIECE]).unwrap();
+        let place = content.append(&[1; PIECE], false).unwrap();
         let pin = content.pin();
         std::thread::scope(|scope| {
             let freeing = scope.spawn(|| content.free(1, 100, 10_000).unwrap());

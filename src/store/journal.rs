@@ -542,7 +542,7 @@ impl Journal {
         let hash = content_hash(&salt, bytes);
         placed.crcs.clear();
         piece_crcs(bytes, &mut placed.crcs);
-        let location = self.content.append(bytes).map_err(commit_error)?;
+        let location = self.content.append(bytes, placed.only_here).map_err(commit_error)?;
         let place = Place::Extent { location, len: bytes.len() as u64, crcs: &placed.crcs };
         Ok(Data { hash, salt, place })
     }

@@ -58,6 +58,8 @@ pub use content::Pin;
 pub use journal::{Durability, OpenError};
 
 use codec::Note;
+use content::STREAM;
+use dead::ranges_of;
 use disk::{Disk, Real};
 use event::{Actor, ActorId, Change, Data, Event, FileId, Fingerprint, Ino, Place, Seq, Timestamp};
 use index::{Index, IndexError, Stretch, Tables};
@@ -1087,6 +1089,16 @@ fn open_error(err: CommitError) -> OpenError {
 pub struct Placed {
     /// CRC-32C of each 64 KiB, little-endian.
     crcs: Vec<u8>,
+    /// Nobody else has the bytes in memory.
+    only_here: bool,
+}
+
+impl Placed {
+    /// For bytes that nobody else has in memory: as long as there is room they stay in the page cache, a stream too.
+    #[must_use]
+    pub const fn only_here() -> Self {
+        Self { crcs: Vec::new(), only_here: true }
+    }
 }
 
 /// One change being decided: sees the present tree, and nothing can change it meanwhile.
@@ -1127,16 +1139,38 @@ impl Txn<'_> {
                 self.store.unplace(data);
             }
         })?;
+        let left = self.left_behind(&event).unwrap_or_default();
         let mut tables = RwLockUpgradableReadGuard::upgrade(self.tables);
         let applied = tables.apply(&event, appended.payload).and_then(|()| {
             core.index.advance(&mut tables, appended.len, || index_mark(&appended.mark))
         });
         applied.map_err(|err| torn(&core.journal, &core.index, err))?;
         drop(tables);
-        if core.journal.wants_tick() {
+        let content = core.journal.content();
+        let much = left
+            .iter()
+            .filter_map(|stretch| Some((stretch.at?, stretch.len)))
+            .fold(false, |much, (at, len)| content.is_left(at, len) || much);
+        if much || core.journal.wants_tick() {
             core.bell.ring(Ring::Wanted);
         }
         core.journal.settle()?;
         Ok(event.seq)
+    }
+
+    /// What a long file has that it will not have after `event`, where such may be kept in the page cache.
+    fn left_behind(&self, event: &Event<'_>) -> Result<Vec<Stretch>, IndexError> {
+        let mut left = Vec::new();
+        if !self.store.core.journal.content().keeps_streams() {
+            return Ok(left);
+        }
+        for (ino, offset, _) in ranges_of(event).iter().filter(|(_, _, len)| *len >= STREAM) {
+            let size = self.tables.inode(*ino, Seq::NOW)?.map_or(0, |inode| inode.size);
+            let len = size.saturating_sub(*offset);
+            if len >= STREAM {
+                self.tables.stretches(*ino, *offset, len, Seq::NOW, &mut left)?;
+            }
+        }
+        Ok(left)
     }
 }

@@ -310,12 +310,39 @@ impl Tree {
         bytes: &[u8],
         kill_set_id: bool,
     ) -> Result<Outcome, Refusal> {
-        let mut placed = Placed::default();
+        self.write_placed(caller, ino, to, bytes, kill_set_id, &mut Placed::default())
+    }
+
+    /// As [`Tree::write`], of bytes that the mount's page cache does not have: they stay in the store's file's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tree::write`].
+    pub fn write_uncached(
+        &self,
+        caller: &Caller<'_>,
+        ino: Ino,
+        to: WriteTo,
+        bytes: &[u8],
+        kill_set_id: bool,
+    ) -> Result<Outcome, Refusal> {
+        self.write_placed(caller, ino, to, bytes, kill_set_id, &mut Placed::only_here())
+    }
+
+    fn write_placed(
+        &self,
+        caller: &Caller<'_>,
+        ino: Ino,
+        to: WriteTo,
+        bytes: &[u8],
+        kill_set_id: bool,
+        placed: &mut Placed,
+    ) -> Result<Outcome, Refusal> {
         let data = match to {
             WriteTo::Offset(_) | WriteTo::Whole | WriteTo::End => {
-                self.store.place(bytes, &mut placed)?
+                self.store.place(bytes, placed)?
             }
-            WriteTo::GoesOn(_) => self.store.place_on(bytes, &mut placed)?,
+            WriteTo::GoesOn(_) => self.store.place_on(bytes, placed)?,
         };
         self.perform(caller, &Operation::Write { ino, to, data, kill_set_id })
     }

@@ -13,7 +13,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::proto::types::{Entry, FileHandle, NodeId, OpenFlags, Opened};
+use crate::proto::types::{Entry, NodeId, OpenFlags, Opened};
 use crate::tree::operation::COPY_MAX;
 use crate::tree::{Ino, Inode, Seq};
 
@@ -33,6 +33,7 @@ impl View {
         self.nodes.clear();
         self.nodes.after_restarts(restarts, is_held)?;
         self.handles.clear();
+        self.direct.clear();
         self.computed.clear();
         self.streams.clear();
         self.handles.after_restarts(restarts);
@@ -67,8 +68,8 @@ impl View {
     /// The file that event `seq` made, opened.
     pub fn created(&self, flags: OpenFlags, seq: Seq) -> Result<(Entry, Opened), Refusal> {
         let entry = self.made(seq)?;
-        let handle: FileHandle = self.handles.open(entry.node, Open::file(flags, None));
-        Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
+        let opened = self.opened(entry.node, Open::file(flags, None), false);
+        Ok((entry, opened))
     }
 
     /// How many bytes of `range` event `seq` copied.

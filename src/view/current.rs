@@ -234,8 +234,8 @@ impl View {
             return Err(TreeRefusal::Stale.into());
         }
         let entry = self.give_out(Tense::Now, Some(parent), &about(made)?)?;
-        let handle = self.handles.open(entry.node, Open::file(flags, None));
-        Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
+        let direct = self.direct.made(entry.node, flags);
+        Ok((entry, self.opened(entry.node, Open::file(flags, None), direct)))
     }
 
     /// Opens a new file without a name.
@@ -253,8 +253,8 @@ impl View {
         let inode = about(made)?;
         let entry = self.give_out(Tense::Now, None, &inode)?;
         self.may_be_nameless(&inode)?;
-        let handle = self.handles.open(entry.node, Open::file(flags, None));
-        Ok((entry, Opened { handle, flags: self.opened_flags(), backing_id: 0 }))
+        let direct = self.direct.made(entry.node, flags);
+        Ok((entry, self.opened(entry.node, Open::file(flags, None), direct)))
     }
 
     /// Opens a file, and cuts it to nothing where the flags say so.
@@ -287,8 +287,13 @@ impl View {
         } else {
             self.tree.inode(ino, Seq::NOW)?;
         }
-        let handle = self.handles.open(node, Open::file(flags, wrote));
-        Ok(Opened { handle, flags: self.opened_flags(), backing_id: 0 })
+        let direct = self.direct.joined(node, flags);
+        Ok(self.opened(node, Open::file(flags, wrote), direct))
+    }
+
+    /// Whether `handle` was given out by another process, which may have let it pass the page cache.
+    fn is_unknown(&self, handle: FileHandle, node: NodeId) -> bool {
+        self.is_adopted() && self.handles.find(handle, node).is_none()
     }
 
     /// Cuts a file to nothing, which is writing to it.
@@ -318,6 +323,12 @@ impl View {
             (closed, self.place(node)?)
         {
             self.mark(ino, self.drafts.take(ino));
+        }
+        if let Some(Open::File { direct: true, flags, .. }) = closed
+            && flags.writes()
+            && self.direct.closed(node)
+        {
+            self.content_is_old(node);
         }
         Ok(())
     }
@@ -388,13 +399,17 @@ impl View {
         moved.other.map_or(Ok(()), |replaced| self.may_be_nameless(&replaced))
     }
 
+    /// What the kernel may have in memory of the content of `node`, or of its listing, is old.
+    fn content_is_old(&self, node: NodeId) {
+        // Without room it is told when it is told once more.
+        self.tell_twice(News::Content(node));
+    }
+
     /// A directory has another one above it: a listing of it that the kernel keeps says otherwise.
     fn is_elsewhere(&self, moved: Option<&Inode>) {
         let Some(inode) = moved.filter(|inode| inode.mode & S_IFMT == S_IFDIR) else { return };
         let Ok(node) = node(Tense::Now, inode.ino) else { return };
-        // Without room it is told when it is told once more.
-        let _ = self.news.push(News::Content(node));
-        self.told.add(News::Content(node));
+        self.content_is_old(node);
     }
 
     /// Sets attributes, through `handle` if there is one.
@@ -466,10 +481,13 @@ impl View {
             return self.made_write(asker, made, handle, bytes);
         }
         let ino = self.changeable(node)?;
-        if !self.file(handle, node)?.writes() {
+        let (flags, last_end, direct) = match self.handles.find(handle, node) {
+            Some(Open::File { flags, end, direct, .. }) => (flags, end, direct),
+            _ => (self.file(handle, node)?, None, false),
+        };
+        if !flags.writes() {
             return Err(Refusal::BadHandle);
         }
-        let goes_on = self.handles.goes_on(handle, node, bytes.offset);
         let actor = self.actor(asker, bytes.from_cache);
         if !bytes.from_cache {
             self.mark(ino, self.drafts.before_write(ino, actor));
@@ -478,14 +496,20 @@ impl View {
         let end = self.end_beyond_the_kernel(ino, bytes)?;
         let to = match end {
             Some(_) => WriteTo::End,
-            None if goes_on => WriteTo::GoesOn(offset),
+            None if last_end == Some(offset) => WriteTo::GoesOn(offset),
             None => WriteTo::Offset(offset),
         };
-        let written = self.tree.write(&caller, ino, to, data, kill_set_id)?;
+        let written = if direct {
+            self.tree.write_uncached(&caller, ino, to, data, kill_set_id)?
+        } else {
+            self.tree.write(&caller, ino, to, data, kill_set_id)?
+        };
         if end.is_some() {
             // It keeps the bytes where it took them to be.
+            self.content_is_old(node);
+        } else if self.direct.is_shared(node) || self.is_unknown(handle, node) {
+            // A page of it may have been read for a mapping before the bytes were here.
             let _ = self.news.push(News::Content(node));
-            self.told.add(News::Content(node));
         }
         let offset = end.unwrap_or(offset);
         self.has_written((node, handle), ino, actor, Some((offset, written.len)));

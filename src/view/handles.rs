@@ -29,6 +29,8 @@ pub(crate) enum Open {
         wrote: Option<ActorId>,
         /// Where that write ended, unless all was synced since or something else was done through it.
         end: Option<u64>,
+        /// The kernel's page cache is passed by.
+        direct: bool,
     },
     /// A directory.
     Directory,
@@ -37,7 +39,15 @@ pub(crate) enum Open {
 impl Open {
     /// A file through which nothing was written yet, unless opening cut it.
     pub(crate) const fn file(flags: OpenFlags, wrote: Option<ActorId>) -> Self {
-        Self::File { flags, wrote, end: None }
+        Self::File { flags, wrote, end: None, direct: false }
+    }
+
+    /// The same, past the page cache where `direct` says so.
+    pub(crate) const fn past_cache(self, direct: bool) -> Self {
+        match self {
+            Self::File { flags, wrote, end, .. } => Self::File { flags, wrote, end, direct },
+            Self::Directory => Self::Directory,
+        }
     }
 }
 
@@ -106,12 +116,6 @@ impl Handles {
                 *end = None;
             }
         });
-    }
-
-    /// Whether a write at `offset` goes on where the last one through `handle` ended.
-    pub(crate) fn goes_on(&self, handle: FileHandle, node: NodeId, offset: u64) -> bool {
-        let end = |open: Open| if let Open::File { end, .. } = open { end } else { None };
-        self.find(handle, node).and_then(end) == Some(offset)
     }
 
     /// Ends `handle`, and tells what it was.
@@ -264,7 +268,7 @@ mod tests {
         let handle = handles.open(node(9), Open::file(flags, None));
         handles.wrote(handle, node(9), ActorId(3), None);
         handles.wrote(handle, node(9), ActorId(4), Some(12));
-        let written = Open::File { flags, wrote: Some(ActorId(4)), end: Some(12) };
+        let written = Open::File { flags, wrote: Some(ActorId(4)), end: Some(12), direct: false };
         assert_eq!(handles.find(handle, node(9)), Some(written));
         handles.synced(handle, node(9));
         assert_eq!(handles.close(handle, node(9)), Some(Open::file(flags, Some(ActorId(4)))));

@@ -32,6 +32,7 @@ mod annotations;
 mod context;
 mod current;
 mod debug;
+mod direct;
 mod guard;
 mod handles;
 mod history;
@@ -56,11 +57,13 @@ use crate::agents::Agents;
 use crate::legacy::context::Packages;
 use crate::meter::Meter;
 use crate::proto::types::{
-    Attr, Caller, Entry, FOREVER, FileHandle, NodeId, OpenFlags, OpenedFlags, Timestamp as Time,
+    Attr, Caller, Entry, FOREVER, FileHandle, NodeId, OpenFlags, Opened, OpenedFlags,
+    Timestamp as Time,
 };
 use crate::tree::operation::{S_IFDIR, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use crate::tree::{Ino, Inode, Seq, Timestamp, Tree};
 
+use direct::Direct;
 use handles::{Handles, Open};
 use made::{Computed, Made};
 use news::NewsQueue;
@@ -166,6 +169,9 @@ pub struct Options {
     /// Birth times are not told: STATX is refused, and the kernel asks for it no more. What else statx(2) gives is what
     /// the kernel knows anyway; a birth time comes with no listing and no lookup, so it is a request for each inode.
     pub no_birth_times: bool,
+    /// New files that are opened for writing alone are written through the kernel's page cache as all others are, not past it:
+    /// who reads one then finds it there, and who writes one copies more and is asked about one more.
+    pub no_direct_writes: bool,
 }
 
 /// What the kernel may keep, and for how long without asking again. Every change comes through the kernel itself or
@@ -219,6 +225,7 @@ pub struct View {
     /// What somebody beside the kernel changed, to be told once more.
     told: watch::Told,
     resized: watch::Resized,
+    direct: Direct,
     /// The kernel knows nodes and handles that another process gave out before this one.
     adopted: AtomicBool,
 }
@@ -272,6 +279,7 @@ impl View {
             began: Timestamp::now(),
             told: watch::Told::default(),
             resized: watch::Resized::default(),
+            direct: Direct::default(),
             adopted: AtomicBool::new(false),
         }
     }
@@ -300,6 +308,7 @@ impl View {
         self.adopted.store(false, Ordering::Relaxed);
         self.nodes.clear();
         self.handles.clear();
+        self.direct.clear();
         self.computed.clear();
         self.lines.clear();
         self.streams.clear();
@@ -314,6 +323,11 @@ impl View {
             }
             other => Ok(other?),
         }
+    }
+
+    /// What was agreed on with the kernel: whether files that are open past its page cache can be mapped as shared.
+    pub fn agreed(&self, direct_mappings: bool) {
+        self.direct.agree(direct_mappings && !self.options.no_direct_writes);
     }
 
     /// Requests are numbered anew on each connection, so each has a random name in the log.
@@ -447,11 +461,19 @@ impl View {
         }
     }
 
-    /// How the kernel is to go on with an opened file of `current/`.
-    fn opened_flags(&self) -> OpenedFlags {
-        // Each write is one event, so writes past the cache may run side by side.
-        let opened = OpenedFlags::PARALLEL_DIRECT_WRITES;
-        if self.options.caching.pages { opened | OpenedFlags::KEEP_CACHE } else { opened }
+    /// Opens a file of `current/`, `direct` past the kernel's page cache.
+    fn opened(&self, node: NodeId, open: Open, direct: bool) -> Opened {
+        let handle = self.handles.open(node, open.past_cache(direct));
+        let flags = if direct {
+            // One write after the other, as through the cache.
+            OpenedFlags::DIRECT_IO
+        } else {
+            // Each write is one event, so those past the cache, which O_DIRECT asks for, may run side by side.
+            OpenedFlags::PARALLEL_DIRECT_WRITES
+        };
+        let kept =
+            if self.options.caching.pages { OpenedFlags::KEEP_CACHE } else { OpenedFlags::NONE };
+        Opened { handle, flags: flags | kept, backing_id: 0 }
     }
 
     /// How long attributes of `inode` hold. Of a file with set-id bits not at all: writing by who may not

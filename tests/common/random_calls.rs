@@ -3,6 +3,7 @@
 use lighthouse_fuse::proto::op::Whence;
 use lighthouse_fuse::transport::memory::{Dice, Fd, User};
 
+const O_WRONLY: u32 = 0o1;
 const O_RDWR: u32 = 0o2;
 const O_CREAT: u32 = 0o100;
 const O_TRUNC: u32 = 0o1000;
@@ -18,7 +19,8 @@ pub(crate) fn random_calls(user: &User, dice: &mut Dice, steps: usize, top: &str
             0 | 1 => {
                 let _ = user.mkdir(&path, 0o755);
             }
-            2 | 3 => open.extend(user.open(&path, O_CREAT | O_RDWR, 0o644)),
+            2 => open.extend(user.open(&path, O_CREAT | O_RDWR, 0o644)),
+            3 => open.extend(user.open(&path, O_CREAT | O_WRONLY, 0o644)),
             4 => open.extend(user.open(&path, O_RDWR | O_TRUNC, 0o644)),
             5 => {
                 let _ = user.unlink(&path);

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::mm::MapFlags;
 
@@ -17,6 +18,7 @@ tests![
     a_private_mapping_changes_nothing,
     a_program_on_the_mount_runs_and_cannot_be_written_meanwhile,
     a_library_on_the_mount_is_mapped_and_executed,
+    what_is_written_to_a_new_file_shows_at_once_however_it_is_read,
 ];
 
 fn file(path: &Path, len: usize) -> File {
@@ -113,5 +115,76 @@ fn a_library_on_the_mount_is_mapped_and_executed() -> Outcome {
             .args(["grep", "-o", "-m1", "/mnt/current/libc.so.6", "/proc/self/maps"]),
     );
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "/mnt/current/libc.so.6");
+    Ok(())
+}
+
+/// What stands at each offset of a file that `grow` has written.
+fn stands_at(offset: usize) -> u8 {
+    u8::try_from(offset % 251).unwrap() + 1
+}
+
+/// Writes `len` bytes in pieces of odd lengths, and tells after each how far it is.
+fn grow(file: &File, len: usize, written: &AtomicUsize) {
+    let content: Vec<u8> = (0..len).map(stands_at).collect();
+    let mut at = 0;
+    for step in 0.. {
+        let until = len.min(at + 1 + step * 977 % 5000);
+        file.write_all_at(&content[at..until], at as u64).unwrap();
+        at = until;
+        written.store(at, Ordering::Release);
+        if at == len {
+            return;
+        }
+    }
+}
+
+/// A new file that is only written passes the page cache, and who reads it meanwhile fills that: readers of each kind, all the
+/// time, of the pages that are being written above all.
+fn what_is_written_to_a_new_file_shows_at_once_however_it_is_read() -> Outcome {
+    const LEN: usize = 4 << 20;
+    let mount = Mount::fresh()?;
+    let path = mount.path("grows");
+    let written = AtomicUsize::new(0);
+    let file = OpenOptions::new().write(true).create_new(true).open(&path).unwrap();
+    let right = |bytes: &[u8], from: usize, how: &str| {
+        let wrong = bytes.iter().zip(from..).find(|(byte, at)| **byte != stands_at(*at));
+        assert!(wrong.is_none(), "{how}: at {wrong:?} of {} bytes from {from}", bytes.len());
+    };
+    // The last pages of what is there.
+    let window = || {
+        let until = written.load(Ordering::Acquire);
+        (until.saturating_sub(10_000), until)
+    };
+    let reads = |how: &'static str, read: &dyn Fn(usize, usize) -> Vec<u8>| loop {
+        let (from, until) = window();
+        right(&read(from, until), from, how);
+        if until == LEN {
+            return;
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let open = File::open(&path).unwrap();
+            reads("read", &|from, until| {
+                let mut bytes = vec![0; until - from];
+                open.read_exact_at(&mut bytes, from as u64).unwrap();
+                bytes
+            });
+        });
+        scope.spawn(|| {
+            reads("opened anew", &|from, until| fs::read(&path).unwrap()[from..until].to_vec());
+        });
+        for flags in [MapFlags::SHARED, MapFlags::PRIVATE] {
+            let path = &path;
+            scope.spawn(move || {
+                let open = File::open(path).unwrap();
+                let mapping = Mapping::to_read(&open, LEN, flags);
+                reads("mapped", &|from, until| mapping.load_from(from, until));
+            });
+        }
+        grow(&file, LEN, &written);
+    });
+    drop(file);
+    right(&fs::read(&path).unwrap(), 0, "after the close");
     Ok(())
 }

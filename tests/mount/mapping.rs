@@ -22,6 +22,15 @@ impl Mapping {
         Self { start: NonNull::new(start.unwrap().cast()).unwrap(), len }
     }
 
+    /// Maps `len` bytes of `file`, to be read.
+    #[expect(unsafe_code, reason = "mmap(2)")]
+    pub(crate) fn to_read(file: &File, len: usize, flags: MapFlags) -> Self {
+        // SAFETY: with a null address the kernel chooses a place where nothing else is mapped.
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ, flags, file, 0) };
+        Self { start: NonNull::new(start.unwrap().cast()).unwrap(), len }
+    }
+
     /// Stores bytes at the start.
     #[expect(unsafe_code, reason = "memory that a file is behind")]
     pub(crate) fn store(&self, bytes: &[u8]) {
@@ -31,13 +40,20 @@ impl Mapping {
     }
 
     /// The first `len` bytes as they are now.
-    #[expect(unsafe_code, reason = "memory that a file is behind")]
     pub(crate) fn load(&self, len: usize) -> Vec<u8> {
-        assert!(len <= self.len);
-        let mut bytes = vec![0_u8; len];
+        self.load_from(0, len)
+    }
+
+    /// The bytes from `from` up to `until` as they are now.
+    #[expect(unsafe_code, reason = "memory that a file is behind")]
+    pub(crate) fn load_from(&self, from: usize, until: usize) -> Vec<u8> {
+        assert!(from <= until && until <= self.len);
+        let mut bytes = vec![0_u8; until - from];
         let to = NonNull::from(bytes.as_mut_slice()).cast();
-        // SAFETY: the mapping is at least as long and readable, and no reference to it exists.
-        unsafe { self.start.copy_to_nonoverlapping(to, len) };
+        // SAFETY: the mapping is at least as long.
+        let start = unsafe { self.start.add(from) };
+        // SAFETY: so much of it is readable, and no reference to it exists.
+        unsafe { start.copy_to_nonoverlapping(to, until - from) };
         bytes
     }
 

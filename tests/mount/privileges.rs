@@ -2,10 +2,10 @@
 //! directories.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, MetadataExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FallocateFlags, FileType, Mode, XattrFlags};
+use rustix::fs::{CWD, FallocateFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::fixture::{ANOTHER, Mount, SOMEBODY, as_user, chmod, errno, mode, open, program, shell};
@@ -13,6 +13,7 @@ use crate::{Outcome, tests};
 
 tests![
     every_change_by_a_user_takes_set_id_bits_away,
+    a_write_to_a_new_file_takes_set_id_bits_away_at_once,
     a_write_by_the_superuser_keeps_set_id_bits_and_takes_the_capability,
     a_chown_takes_set_id_bits_and_capabilities_away,
     a_umask_applies_and_a_default_acl_takes_its_place,
@@ -80,6 +81,24 @@ fn every_change_by_a_user_takes_set_id_bits_away() -> Outcome {
     let path = victim(&commons, "open", 0o6777, false);
     as_user(ANOTHER, || OpenOptions::new().write(true).truncate(true).open(&path).unwrap());
     assert_eq!(mode(&path), 0o777, "open with O_TRUNC");
+    Ok(())
+}
+
+fn a_write_to_a_new_file_takes_set_id_bits_away_at_once() -> Outcome {
+    let mount = Mount::fresh()?;
+    let commons = mount.commons();
+    // Some are written past the cache, of which the kernel itself looks at no bits.
+    for how in [OFlags::WRONLY, OFlags::RDWR, OFlags::WRONLY | OFlags::APPEND] {
+        let path = commons.join(format!("{how:?}"));
+        as_user(SOMEBODY, || {
+            let file = open(&path, how | OFlags::CREATE | OFlags::EXCL, 0o700).unwrap();
+            file.write_all_at(b"before", 0).unwrap();
+            file.set_permissions(fs::Permissions::from_mode(0o4755)).unwrap();
+            assert_eq!(mode(&path), 0o4755, "{how:?}");
+            file.write_all_at(b"after", 0).unwrap();
+            assert_eq!(mode(&path), 0o755, "{how:?}");
+        });
+    }
     Ok(())
 }
 

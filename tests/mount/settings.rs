@@ -27,6 +27,7 @@ const SETTINGS: &[&[&str]] = &[
     &["--readdirplus", "always"],
     &["--readdirplus", "never"],
     &["--no-birth-times"],
+    &["--no-direct-writes"],
     &["--no-parallel-dirops"],
     &["--max-write", "4"],
     &["--max-write", "64"],
