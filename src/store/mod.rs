@@ -1084,6 +1084,10 @@ fn open_error(err: CommitError) -> OpenError {
     }
 }
 
+/// So much of what a file leaves behind is looked for in the page cache, while no other change can be made: 2 us for each piece,
+/// of which a MiB may have two. The kernel takes back the rest by itself when memory is wanted.
+const LEFT_MAX: u64 = 4 << 30;
+
 /// Room for what [`Store::place`] must keep beside the bytes themselves.
 #[derive(Debug, Default)]
 pub struct Placed {
@@ -1168,7 +1172,8 @@ impl Txn<'_> {
             let size = self.tables.inode(*ino, Seq::NOW)?.map_or(0, |inode| inode.size);
             let len = size.saturating_sub(*offset);
             if len >= STREAM {
-                self.tables.stretches(*ino, *offset, len, Seq::NOW, &mut left)?;
+                let looked_at = len.min(LEFT_MAX);
+                self.tables.stretches(*ino, *offset, looked_at, Seq::NOW, &mut left)?;
             }
         }
         Ok(left)
