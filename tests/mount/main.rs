@@ -29,6 +29,7 @@ mod ring;
 mod runner;
 mod sections;
 mod settings;
+mod shared_cpu;
 mod unlinked;
 mod xattrs;
 
@@ -65,13 +66,13 @@ const ALL: &[&[Test]] = &[
 ];
 
 /// Those that choose for themselves what they run over.
-const RING: &[Test] = ring::TESTS;
+const CHOOSING: &[&[Test]] = &[ring::TESTS, shared_cpu::TESTS];
 /// The variable of `mount` that says what requests come over.
 const TRANSPORT: &str = "LIGHTHOUSE_FUSE_TRANSPORT";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let all = || ALL.iter().flat_map(|tests| tests.iter()).chain(RING);
+    let all = || ALL.iter().chain(CHOOSING).flat_map(|tests| tests.iter());
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["--one", name] => {
             let (_, test) = all().find(|(known, _)| known == name).expect("a name of ours");
@@ -97,7 +98,8 @@ fn main() -> ExitCode {
     let mut tally = Tally::default();
     for transport in transports {
         let on_ring = transport == "uring";
-        let tests = all().take(all().count() - if on_ring { RING.len() } else { 0 });
+        let anywhere = ALL.iter().flat_map(|tests| tests.iter()).count();
+        let tests = all().take(if on_ring { anywhere } else { usize::MAX });
         let chosen = tests.map(|(name, _)| *name).filter(|name| wanted.takes(name));
         if on_ring && let Err(Skipped(reason)) = fixture::needs_ring() {
             tally.skip(chosen.count(), "tests on the ring", &reason);
