@@ -34,6 +34,7 @@ pub mod log;
 pub mod overlay;
 pub mod record;
 pub mod recover;
+mod redo;
 mod relocate;
 pub mod retain;
 pub mod segment;
@@ -42,6 +43,7 @@ mod sources;
 mod squeeze;
 pub mod squeezed;
 pub mod superblock;
+mod txn;
 pub mod verify;
 
 use std::fmt;
@@ -56,22 +58,21 @@ use parking_lot::{Condvar, Mutex, RwLockReadGuard, RwLockUpgradableReadGuard};
 
 pub use content::Pin;
 pub use journal::{Durability, OpenError};
+pub use txn::Txn;
 
-use codec::Note;
-use content::STREAM;
-use dead::ranges_of;
 use disk::{Disk, Real};
-use event::{Actor, ActorId, Change, Data, Event, FileId, Fingerprint, Ino, Place, Seq, Timestamp};
+use event::{Actor, ActorId, Change, Data, FileId, Fingerprint, Ino, Place, Seq, Timestamp};
 use index::{Index, IndexError, Stretch, Tables};
 use journal::Journal;
-use log::{Claim, Mark, Next};
+use log::{Mark, Next};
 use overlay::Overlay;
-use record::Entry;
 use recover::{Cut, Damage, Stop};
+use redo::{open_index, remove_index};
 use relocate::Relocator;
 use retain::Retainer;
 use segment::Position;
 use superblock::Shape;
+use txn::torn;
 
 /// How a store is made.
 #[derive(Clone, Copy, Debug)]
@@ -861,216 +862,6 @@ impl Bell {
     }
 }
 
-/// What of the log was folded into the index.
-#[derive(Default)]
-struct Replayed {
-    /// How many events.
-    count: u64,
-    /// Where it broke off before the log's end.
-    damage: Option<Damage>,
-}
-
-/// Opens the index and folds in what the log has beyond it, up to damage; batches are committed meanwhile and later on by a
-/// thread of its own, if it is to be `threaded`.
-fn open_index(
-    journal: &Arc<Journal>,
-    options: &index::Options,
-    threaded: bool,
-    damaged: bool,
-) -> Result<(Index, Replayed), OpenError> {
-    let disk = &**journal.disk();
-    let (store, key) = (journal.store_id(), journal.key());
-    let start = |index: &Index| if threaded { start_index(index, journal) } else { Ok(()) };
-    let opened = match open_rows(journal, options) {
-        Err(IndexError::Damaged(what)) => {
-            tracing::warn!("the index is rebuilt: {what}");
-            None
-        }
-        other => Some(other.map_err(OpenError::Index)?),
-    };
-    if let Some(index) = opened {
-        let applied = index.applied().map(|mark| Mark::from_bytes(&mark.0));
-        let end = journal.mark();
-        let usable = match applied {
-            None => Some(None),
-            // Beyond damage the index knows what the log cannot say any more.
-            Some(Some(mark)) if damaged && mark.position >= end.position => {
-                start(&index)?;
-                return Ok((index, Replayed::default()));
-            }
-            Some(Some(mark)) if mark.store == store && follows(journal, &mark, &end)? => {
-                Some(Some(mark))
-            }
-            Some(_) => None,
-        };
-        if let Some(from) = usable {
-            start(&index)?;
-            match replay(journal, &index, from) {
-                Ok(replayed) => return Ok((index, replayed)),
-                Err(IndexError::Damaged(what)) => tracing::warn!("the index is rebuilt: {what}"),
-                Err(err) => return Err(OpenError::Index(err)),
-            }
-        }
-    }
-    Index::remove(disk)?;
-    let index = Index::open(disk, store, &key, options).map_err(OpenError::Index)?;
-    start(&index)?;
-    let replayed = replay(journal, &index, None).map_err(OpenError::Index)?;
-    Ok((index, replayed))
-}
-
-/// Starts the thread of an index into which what opening found in the log is about to be folded.
-fn start_index(index: &Index, journal: &Arc<Journal>) -> io::Result<()> {
-    let found = journal.mark().position;
-    let (log, disk) = (Arc::clone(journal), Arc::clone(journal.disk()));
-    let sync_log = move |mark: &index::Mark| match Mark::from_bytes(&mark.0) {
-        // What was found is durable: opening saw to that.
-        Some(mark) if mark.position <= found => Ok(()),
-        _ => log.sync_now().map_err(io::Error::other),
-    };
-    let damaged = move |what: &str| {
-        if let Err(error) = remove_index(&*disk, what) {
-            tracing::warn!(%error, "the damaged index could not be removed; remove index/ yourself");
-        }
-    };
-    index.start(sync_log, damaged)
-}
-
-/// Removes an index that is damaged. The log has all of it, so nothing is lost: the next start folds that into another one.
-fn remove_index(disk: &dyn Disk, what: &str) -> io::Result<()> {
-    tracing::warn!("the index is damaged, and the next start rebuilds it: {what}");
-    Index::remove(disk)
-}
-
-/// Opens the index as it was left. One that was killed while it committed may need space for that: on a full disk what is
-/// set aside for the log.
-fn open_rows(journal: &Journal, options: &index::Options) -> Result<Index, IndexError> {
-    /// What the segment is called meanwhile.
-    const LENT: &str = "index/lent";
-    let disk = &**journal.disk();
-    let (store, key) = (journal.store_id(), journal.key());
-    // One that was killed while it was lent.
-    match disk.remove(LENT) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(IndexError::Io(err)),
-        _ => (),
-    }
-    let full = match Index::open(disk, store, &key, options) {
-        Err(IndexError::Io(err)) if disk::is_full(&err) => err,
-        other => return other,
-    };
-    tracing::warn!("the disk is full; the index is opened with space that was set aside ({full})");
-    let mut opened = None;
-    let lent = journal.lend(LENT, || {
-        disk.remove(LENT)?;
-        opened = Some(Index::open(disk, store, &key, options));
-        Ok(())
-    });
-    match opened {
-        Some(opened) => opened,
-        None => Err(IndexError::Io(lent.err().unwrap_or(full))),
-    }
-}
-
-/// Whether a mark of the index is a place in this log.
-fn follows(journal: &Journal, mark: &Mark, end: &Mark) -> io::Result<bool> {
-    if mark.position >= end.position {
-        return Ok(mark == end);
-    }
-    match journal.reader(Some(*mark)) {
-        Ok(mut reader) => Ok(matches!(reader.read_on()?, Next::Record(..))),
-        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-            Ok(false)
-        }
-        Err(err) => Err(err),
-    }
-}
-
-/// Folds the log from `from` to its end into the index. A place before the end from which it cannot go on is damage: what
-/// comes after it builds upon what is missing. From the start (`None`) an event that cannot be is damage of the log
-/// too, and else the index's.
-fn replay(journal: &Journal, index: &Index, from: Option<Mark>) -> Result<Replayed, IndexError> {
-    let end = journal.mark();
-    let mut replayed = Replayed::default();
-    let start = from.map_or(Position::start_of(1), |from| from.position);
-    if start >= end.position {
-        return Ok(replayed);
-    }
-    let mut reader = match journal.reader(from) {
-        Ok(reader) => reader,
-        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-            let at = Position { offset: 0, ..start };
-            let what = "a segment is missing, or its header is damaged";
-            replayed.damage = Some(Damage { at, what });
-            return Ok(replayed);
-        }
-        Err(err) => return Err(IndexError::Io(err)),
-    };
-    let mut tables = index.write();
-    while reader.mark().position < end.position {
-        let mark = reader.mark();
-        let (position, record) = match reader.read() {
-            Ok(Next::Record(position, record)) => (position, record),
-            Ok(Next::End(fault)) => {
-                replayed.damage = Some(reader.damage(fault).map_err(IndexError::Io)?);
-                break;
-            }
-            Err(err) => match log::damage_in(&err) {
-                Some(damage) => {
-                    replayed.damage = Some(damage.clone());
-                    break;
-                }
-                None => return Err(IndexError::Io(err)),
-            },
-        };
-        let len = record.len() as u64;
-        let behind = Mark {
-            position: position.advance(record.len()),
-            prev: record.header.crc.get(),
-            seq: record.stamp().seq,
-            ..mark
-        };
-        let folded = match record.entry() {
-            Some(Entry::Event(event)) => {
-                tables.apply(&event, log::payload_of(position, &record, &event.change))
-            }
-            Some(Entry::Note(Note::Relocation { ino, offset, data, .. })) => match data.place {
-                Place::Extent { location, len, .. } => tables.relocate(ino, offset, len, location),
-                Place::Inline(_) => Ok(()),
-            },
-            Some(Entry::Note(Note::Label { name, seq })) => tables.set_label(name, seq),
-            Some(Entry::Note(_)) => Ok(()),
-            None => {
-                let what = "a record makes no sense";
-                replayed.damage = Some(Damage { at: position, what });
-                break;
-            }
-        };
-        match folded {
-            Ok(()) => {
-                replayed.count += u64::from(record.is_event());
-                index.advance(&mut tables, len, || index_mark(&behind))?;
-                index.read_on(&mut tables)?;
-            }
-            Err(IndexError::Damaged(why)) if from.is_none() => {
-                tracing::error!("{position}: {why}");
-                let what = "an event cannot have happened after those before it";
-                replayed.damage = Some(Damage { at: position, what });
-                break;
-            }
-            Err(err) => return Err(err),
-        }
-    }
-    Ok(replayed)
-}
-
-/// What was appended could not be folded in. It has happened, and is read back at the next start; until then the tables lie
-/// about whatever comes next. To be said while they are held, or a change that waits for them is decided upon them.
-fn torn(journal: &Journal, index: &Index, err: IndexError) -> CommitError {
-    index.tear();
-    journal.refuse(format!("the index failed ({err}); start again"));
-    CommitError::Index(err)
-}
-
 fn index_mark(mark: &Mark) -> index::Mark {
     index::Mark(mark.to_bytes().to_vec())
 }
@@ -1083,10 +874,6 @@ fn open_error(err: CommitError) -> OpenError {
         CommitError::Index(err) => OpenError::Index(err),
     }
 }
-
-/// So much of what a file leaves behind is looked for in the page cache, while no other change can be made: 2 us for each piece,
-/// of which a MiB may have two. The kernel takes back the rest by itself when memory is wanted.
-const LEFT_MAX: u64 = 4 << 30;
 
 /// Room for what [`Store::place`] must keep beside the bytes themselves.
 #[derive(Debug, Default)]
@@ -1102,80 +889,5 @@ impl Placed {
     #[must_use]
     pub const fn only_here() -> Self {
         Self { crcs: Vec::new(), only_here: true }
-    }
-}
-
-/// One change being decided: sees the present tree, and nothing can change it meanwhile.
-pub struct Txn<'s> {
-    store: &'s Store,
-    tables: RwLockUpgradableReadGuard<'s, Tables>,
-    seq: Seq,
-    time: Timestamp,
-}
-
-impl Txn<'_> {
-    /// The tree as it is.
-    pub fn tables(&self) -> &Tables {
-        &self.tables
-    }
-
-    /// The number the change will have.
-    pub const fn seq(&self) -> Seq {
-        self.seq
-    }
-
-    /// The time the change will have: now, and not earlier than the change before.
-    pub const fn time(&self) -> Timestamp {
-        self.time
-    }
-
-    /// Appends the change to the log and folds it in. If it could not be appended, the content it refers to is
-    /// [given back](Store::unplace); after any other error it may have happened all the same.
-    pub fn commit(self, origin: Origin, change: Change<'_>) -> Result<Seq, CommitError> {
-        let core = &*self.store.core;
-        let Origin { actor, unique } = origin;
-        let event = Event { seq: self.seq, time: self.time, actor, unique, change };
-        let refused = Claim::of(&event.change) == Claim::Ordinary && core.index.is_full();
-        let appended =
-            if refused { Err(CommitError::NoSpace) } else { core.journal.append(&event) };
-        let appended = appended.inspect_err(|_| {
-            if let Some(data) = event.change.data() {
-                self.store.unplace(data);
-            }
-        })?;
-        let left = self.left_behind(&event).unwrap_or_default();
-        let mut tables = RwLockUpgradableReadGuard::upgrade(self.tables);
-        let applied = tables.apply(&event, appended.payload).and_then(|()| {
-            core.index.advance(&mut tables, appended.len, || index_mark(&appended.mark))
-        });
-        applied.map_err(|err| torn(&core.journal, &core.index, err))?;
-        drop(tables);
-        let content = core.journal.content();
-        let much = left
-            .iter()
-            .filter_map(|stretch| Some((stretch.at?, stretch.len)))
-            .fold(false, |much, (at, len)| content.is_left(at, len) || much);
-        if much || core.journal.wants_tick() {
-            core.bell.ring(Ring::Wanted);
-        }
-        core.journal.settle()?;
-        Ok(event.seq)
-    }
-
-    /// What a long file has that it will not have after `event`, where such may be kept in the page cache.
-    fn left_behind(&self, event: &Event<'_>) -> Result<Vec<Stretch>, IndexError> {
-        let mut left = Vec::new();
-        if !self.store.core.journal.content().keeps_streams() {
-            return Ok(left);
-        }
-        for (ino, offset, _) in ranges_of(event).iter().filter(|(_, _, len)| *len >= STREAM) {
-            let size = self.tables.inode(*ino, Seq::NOW)?.map_or(0, |inode| inode.size);
-            let len = size.saturating_sub(*offset);
-            if len >= STREAM {
-                let looked_at = len.min(LEFT_MAX);
-                self.tables.stretches(*ino, *offset, looked_at, Seq::NOW, &mut left)?;
-            }
-        }
-        Ok(left)
     }
 }

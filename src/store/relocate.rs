@@ -29,7 +29,8 @@ use super::event::{FileId, Ino, Place, Seq, Timestamp};
 use super::index::{Index, Stretch};
 use super::journal::Journal;
 use super::sources::{Read, Sources};
-use super::{CommitError, Placed, index_mark, torn};
+use super::txn::torn;
+use super::{CommitError, Placed, index_mark};
 
 /// How long a file must have been left alone, in nanoseconds.
 const QUIET: i64 = 10_000_000_000;
