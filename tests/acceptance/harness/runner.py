@@ -44,6 +44,8 @@ from steps import STEPS
 
 # Seconds for the whole run: a run that is over it fails, whatever its steps say.
 TOTAL = {Size.SMOKE: 10 * 60.0, Size.FULL: 60 * 60.0}
+# GiB of the disk that a full run takes; on a disk that fills, history gives way, and the last steps miss it.
+ROOM_OF_FULL = 56
 BUILD_TIMEOUT = 20 * 60.0
 # Lines of a failed step's log that are printed.
 LOG_TAIL = 30
@@ -65,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         subprocess.run([REPOSITORY / ".ci" / "tools", "--into", options.tools], check=False)
     binary = options.binary or _build(needed=options.against is None)
     scratch = _scratch(options.scratch)
+    if Size(options.size) is Size.FULL and not options.only and options.against is None:
+        _need_room(scratch)
     against = _tree_in(options.against)
     world = World(
         size=Size(options.size),
@@ -206,6 +210,17 @@ def _scratch(parent: Path) -> Path:
     for name in ("logs", "aside"):
         (scratch / name).mkdir()
     return scratch
+
+
+def _need_room(scratch: Path) -> None:
+    """Ends the program where the disk has not the room that a full run takes."""
+    free = shutil.disk_usage(scratch).free >> 30
+    if free < ROOM_OF_FULL:
+        shutil.rmtree(scratch)
+        sys.exit(
+            f"{scratch.parent} has {free} GiB free, and --size full takes {ROOM_OF_FULL}; "
+            "make room there, or name a larger disk with --scratch"
+        )
 
 
 def _tree_in(against: Path | None) -> Path | None:
