@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lighthouse_fuse::store::event::{Ino, Seq};
 use lighthouse_fuse::store::sim::SimDisk;
-use lighthouse_fuse::store::{CreateOptions, OpenOptions, Store};
+use lighthouse_fuse::store::{CreateOptions, OpenOptions, Placed, Store};
 use lighthouse_fuse::tree::operation::{Attributes, Caller, Operation, RenameHow, WriteTo};
 use lighthouse_fuse::tree::watch::Expected;
 use lighthouse_fuse::tree::{Refusal, Tree};
@@ -349,7 +349,8 @@ fn what_nobody_else_has_in_memory_stays_in_the_page_cache_as_long_as_a_file_has_
         let file = make(&tree, name);
         for n in 0..pieces {
             let to = WriteTo::GoesOn(n * PIECE);
-            tree.write_uncached(&caller, file, to, &[1; PIECE as usize], false).unwrap();
+            let mut placed = Placed::only_here();
+            tree.write_placed(&caller, file, to, &[1; PIECE as usize], false, &mut placed).unwrap();
         }
         file
     };

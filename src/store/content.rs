@@ -352,7 +352,7 @@ impl Content {
 
     /// No file has what lies at `location` any more: it leaves the page cache with the next streams, if it is much. Returns
     /// whether it is.
-    pub(super) fn is_left(&self, location: Location, len: u64) -> bool {
+    pub(super) fn leave(&self, location: Location, len: u64) -> bool {
         let FileId::Content(_) = location.file else { return false };
         let much = len >= BULK as u64;
         if much && let Ok(file) = self.file(location.file) {
@@ -492,8 +492,8 @@ mod tests {
         assert_eq!(disk.uncached(), left);
         // Until no file has it.
         let page = content.append(&page, true).unwrap();
-        assert!(content.keeps_streams() && !content.is_left(page, 8192));
-        assert!(content.is_left(kept, STREAM));
+        assert!(content.keeps_streams() && !content.leave(page, 8192));
+        assert!(content.leave(kept, STREAM));
         sync();
         assert_eq!(disk.uncached().last(), Some(&(kept.offset, STREAM)));
     }

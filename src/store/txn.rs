@@ -66,7 +66,7 @@ impl Txn<'_> {
         let much = left
             .iter()
             .filter_map(|stretch| Some((stretch.at?, stretch.len)))
-            .fold(false, |much, (at, len)| content.is_left(at, len) || much);
+            .fold(false, |much, (at, len)| content.leave(at, len) || much);
         if much || core.journal.wants_tick() {
             core.bell.ring(Ring::Wanted);
         }

@@ -23,12 +23,12 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashSet;
 
 use crate::store::index::{Entry, IndexError, Sought, Tables, Totals};
-use crate::store::{CommitError, Placed, Store, Txn, disk};
+use crate::store::{CommitError, Store, Txn, disk};
 
 pub use crate::store::disk::File;
 pub use crate::store::event::{Actor, ActorId, Ino, Seq, Timestamp};
 pub use crate::store::index::{Inode, Stretch};
-pub use crate::store::{LabelError, Origin, Pin};
+pub use crate::store::{LabelError, Origin, Pin, Placed};
 
 #[cfg(test)]
 pub(crate) use crate::store::sim::{SimDisk, Step};
@@ -313,23 +313,12 @@ impl Tree {
         self.write_placed(caller, ino, to, bytes, kill_set_id, &mut Placed::default())
     }
 
-    /// As [`Tree::write`], of bytes that the mount's page cache does not have: they stay in the store's file's.
+    /// As [`Tree::write`]; `placed` says whether anybody else has the bytes in memory.
     ///
     /// # Errors
     ///
     /// As [`Tree::write`].
-    pub fn write_uncached(
-        &self,
-        caller: &Caller<'_>,
-        ino: Ino,
-        to: WriteTo,
-        bytes: &[u8],
-        kill_set_id: bool,
-    ) -> Result<Outcome, Refusal> {
-        self.write_placed(caller, ino, to, bytes, kill_set_id, &mut Placed::only_here())
-    }
-
-    fn write_placed(
+    pub fn write_placed(
         &self,
         caller: &Caller<'_>,
         ino: Ino,

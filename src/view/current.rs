@@ -10,7 +10,7 @@ use crate::proto::types::{Attr, Entry, FileHandle, Name, NodeId, OpenFlags, Open
 use crate::tree::operation::{
     Attributes, Caller, Operation, RenameHow, S_IFDIR, S_IFMT, WriteTo, XattrMust,
 };
-use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Seq};
+use crate::tree::{ActorId, Ino, Inode, Origin, Outcome, Placed, Seq};
 
 use super::handles::Open;
 use super::history::LABEL_XATTR;
@@ -499,11 +499,8 @@ impl View {
             None if last_end == Some(offset) => WriteTo::GoesOn(offset),
             None => WriteTo::Offset(offset),
         };
-        let written = if direct {
-            self.tree.write_uncached(&caller, ino, to, data, kill_set_id)?
-        } else {
-            self.tree.write(&caller, ino, to, data, kill_set_id)?
-        };
+        let mut placed = if direct { Placed::only_here() } else { Placed::default() };
+        let written = self.tree.write_placed(&caller, ino, to, data, kill_set_id, &mut placed)?;
         if end.is_some() {
             // It keeps the bytes where it took them to be.
             self.content_is_old(node);
