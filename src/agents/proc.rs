@@ -4,10 +4,12 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
 use crate::store::event::Actor;
 
@@ -19,7 +21,11 @@ const COMM_MAX: usize = 16;
 
 /// The mounted procfs.
 #[derive(Debug)]
-pub(super) struct Proc(OwnedFd);
+pub(super) struct Proc {
+    directory: OwnedFd,
+    /// Whether its numbers are those that we have for processes.
+    is_ours: bool,
+}
 
 /// It could not be looked at this time, such as where no descriptor was left; that says nothing of the process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -66,43 +72,67 @@ impl Thread {
 /// `exec` takes, and then `stat` is asked again, which tells; whoever asks for much at once is still asked for little.
 #[derive(Debug)]
 pub(super) struct Evidence {
-    stat: StatFile,
+    /// Of the process, where the thread is known by its name; else of the thread.
+    stat: Arc<StatFile>,
     before: Incarnation,
-    memory: Option<Shown>,
-}
-
-/// Memory that showed a caller to be the same.
-#[derive(Debug)]
-struct Shown {
-    memory: Memory,
     /// If it is not the first thread of its process, whose number lasts as long as that: the thread must be there.
     thread: Option<Thread>,
-    /// When `stat` said so too.
-    since: Instant,
+    memory: Option<(Arc<Memory>, Belief)>,
+}
+
+/// Whether memory shows a caller to be the same.
+#[derive(Clone, Copy, Debug)]
+enum Belief {
+    /// It is not known to be its own, for `stat` was asked so often only.
+    NotYet(u32),
+    /// It is, and `stat` said so then.
+    Since(Instant),
 }
 
 /// For how long memory alone shows that a caller is the same.
 const MEMORY_HOLDS: Duration = Duration::from_millis(1);
+/// So often `stat` is asked before it is found out whose memory it is, which costs as much. Most processes change a file or
+/// two, and end.
+const ASKED_MAX: u32 = 3;
 
 impl Evidence {
     /// Whether the program is no more, as far as its memory tells.
     pub(super) fn is_over(&self) -> bool {
-        self.memory.as_ref().is_some_and(|shown| !shown.memory.is_used())
+        self.memory.as_ref().is_some_and(|(memory, _)| !memory.is_used())
     }
 
-    /// Whether it holds.
-    pub(super) fn holds(&mut self) -> bool {
-        let now = Instant::now();
-        if let Some(Shown { memory, thread, since }) = &mut self.memory {
-            if !memory.is_used() || !thread.as_ref().is_none_or(Thread::is_there) {
-                return false;
-            }
-            if now.saturating_duration_since(*since) < MEMORY_HOLDS {
-                return true;
-            }
-            *since = now;
+    /// The same for another thread of the process; `None` where it does not hold any more.
+    pub(super) fn of_thread(&self, thread: Thread) -> Option<Self> {
+        // Looked at after the thread was found: what it holds for is this process still.
+        if self.is_over() || self.stat.read().as_ref() != Some(&self.before) {
+            return None;
         }
-        self.stat.read().as_ref() == Some(&self.before)
+        let memory = self.memory.as_ref().map(|(memory, belief)| (Arc::clone(memory), *belief));
+        let (stat, before) = (Arc::clone(&self.stat), self.before.clone());
+        Some(Self { stat, before, thread: Some(thread), memory })
+    }
+
+    /// Whether it holds; `proc` is where it was seen.
+    pub(super) fn holds(&mut self, proc: &Proc) -> bool {
+        let now = Instant::now();
+        if !self.thread.as_ref().is_none_or(Thread::is_there) || self.is_over() {
+            return false;
+        }
+        if let Some((_, Belief::Since(since))) = self.memory
+            && now.saturating_duration_since(since) < MEMORY_HOLDS
+        {
+            return true;
+        }
+        let holds = self.stat.read().as_ref() == Some(&self.before);
+        self.memory = self.memory.take().and_then(|(memory, belief)| {
+            let belief = match belief {
+                Belief::NotYet(asked) if asked < ASKED_MAX => Belief::NotYet(asked + 1),
+                Belief::NotYet(_) if !proc.has_memory_of_its_own(&self.before) => return None,
+                Belief::NotYet(_) | Belief::Since(_) => Belief::Since(now),
+            };
+            Some((memory, belief))
+        });
+        holds
     }
 }
 
@@ -161,6 +191,15 @@ impl Incarnation {
     }
 }
 
+/// What was seen of a thread, and of the process it is in.
+#[derive(Debug)]
+pub(super) struct SeenIn {
+    pid: u32,
+    thread: (StatFile, Incarnation),
+    /// Of the first thread, if it is another one.
+    process: Option<(StatFile, Incarnation)>,
+}
+
 impl StatFile {
     /// What the thread is now; `None` once it is gone.
     pub(super) fn read(&self) -> Option<Incarnation> {
@@ -179,7 +218,10 @@ impl Proc {
     /// Opens what looks like `/proc`.
     pub(super) fn open_at(path: &Path) -> Option<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat(CWD, path, flags, Mode::empty()).ok().map(Self)
+        let directory = openat(CWD, path, flags, Mode::empty()).ok()?;
+        let own = readlinkat(&directory, "self", Vec::new()).ok();
+        let is_ours = own.is_some_and(|own| own.to_bytes() == getpid().to_string().as_bytes());
+        Some(Self { directory, is_ours })
     }
 
     /// Opens `stat` of process or thread `pid`.
@@ -197,60 +239,88 @@ impl Proc {
         self.file(tid, "pagemap").ok().map(Memory)
     }
 
-    /// How to see later that thread `tid` of process `pid` is still who it is. `memory` was opened before
-    /// `incarnation` was read.
-    pub(super) fn evidence(
-        &self,
-        (tid, pid): (u32, u32),
-        memory: Option<Memory>,
-        stat: StatFile,
-        incarnation: Incarnation,
-    ) -> Evidence {
-        let thread = || match tid == pid {
-            true => Some(None),
-            false => self.file(tid, "comm").ok().map(|comm| Some(Thread(comm))),
-        };
-        // A child of `vfork` runs in the memory of its parent, which stays in use when the child takes another.
-        let parent = || self.stat_file(incarnation.parent)?.read();
-        // Zeros are what is shown to whom its places are none of his business.
-        let own = || {
-            parent().is_some_and(|parent| {
-                !parent.places.contains(&0) && parent.places != incarnation.places
-            })
-        };
-        let memory = memory.filter(|memory| memory.is_used() && own());
-        let since = Instant::now();
-        let memory =
-            memory.and_then(|memory| thread().map(|thread| Shown { memory, thread, since }));
-        Evidence { stat, before: incarnation, memory }
+    /// Whether `tid` is the number of a process, rather than of another thread of one; `None` where that does not show at
+    /// once.
+    ///
+    /// Only those have a pidfd without `PIDFD_THREAD`; the others are refused with `EINVAL` (Linux 5.3) or `ENOENT` (6.15).
+    pub(super) fn is_process(&self, tid: u32) -> Option<bool> {
+        let pid = i32::try_from(tid).ok().and_then(Pid::from_raw).filter(|_| self.is_ours)?;
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(_) => Some(true),
+            Err(Errno::INVAL | Errno::NOENT) => Some(false),
+            Err(_) => None,
+        }
     }
 
-    /// Fills in what can be read without the process's `mmap_lock`, or some of it.
+    /// The process that thread `tid` belongs to, which [is one itself](Proc::is_process) or not; `None` where it is gone, or
+    /// kept from us.
+    fn process_of(&self, tid: u32, is_process: Option<bool>) -> Result<Option<u32>, Unsure> {
+        if is_process == Some(true) {
+            return Ok(Some(tid));
+        }
+        let status = self.shown(tid, "status", TEXT_MAX)?;
+        Ok(status.and_then(|status| number_in(&status, "Tgid:")))
+    }
+
+    /// Thread `tid`, if it is one of process `pid`.
+    pub(super) fn thread(&self, pid: u32, tid: u32) -> Option<Thread> {
+        self.at(format!("{pid}/task/{tid}/comm")).ok().map(Thread)
+    }
+
+    /// How to see later that thread `tid` of the process of `seen` is still who it is. `memory` was opened before
+    /// `seen` was read.
+    pub(super) fn evidence(&self, tid: u32, memory: Option<Memory>, seen: SeenIn) -> Evidence {
+        let SeenIn { pid, thread: (own_stat, own), process } = seen;
+        let named = (tid != pid).then(|| self.file(tid, "comm").ok().map(Thread));
+        let thread = named.flatten();
+        // Where its first thread has ended, a process shows no places.
+        let process = process.filter(|(_, process)| process.places == own.places);
+        let (stat, before) = process.filter(|_| thread.is_some()).unwrap_or((own_stat, own));
+        let memory = memory.map(|memory| (Arc::new(memory), Belief::NotYet(0)));
+        Evidence { stat: Arc::new(stat), before, thread, memory }
+    }
+
+    /// Whether the memory of a process is no other's, as far as shows now that it is `process`.
+    ///
+    /// A child of `vfork` runs in the memory of its parent, which stays in use when the child takes another.
+    fn has_memory_of_its_own(&self, process: &Incarnation) -> bool {
+        let parent = self.stat_file(process.parent).and_then(|stat| stat.read());
+        // Zeros are what is shown to whom its places are none of his business.
+        parent.is_some_and(|parent| !parent.places.contains(&0) && parent.places != process.places)
+    }
+
+    /// Fills in what can be read of thread `tid`, which [is a process](Proc::is_process) or not, and of its process, without
+    /// the process's `mmap_lock`, or some of it. Whether all could be looked at, and what shows of them.
     pub(super) fn describe(
         &self,
         tid: u32,
-        incarnation: &Incarnation,
+        is_process: Option<bool>,
+        (stat, incarnation): (StatFile, Incarnation),
         actor: &mut Actor,
-    ) -> Result<(), Unsure> {
-        let process = self
-            .shown(tid, "status", TEXT_MAX)
-            .map(|status| status.and_then(|status| number_in(&status, "Tgid:")));
+    ) -> (Result<(), Unsure>, SeenIn) {
+        let process = self.process_of(tid, is_process);
         actor.pid = process.unwrap_or_default().unwrap_or(tid);
+        let stat_of_process = match actor.pid == tid {
+            true => Ok(None),
+            false => self.stat_shown(actor.pid),
+        };
+        let sure = stat_of_process.as_ref().map(drop).map_err(|unsure| *unsure);
+        let first = stat_of_process.ok().flatten();
+        let first = first.and_then(|stat| stat.read().map(|now| (stat, now)));
         // A thread's start is not its process's.
         let started = match actor.pid == tid {
-            true => Ok(Some(incarnation.start_time())),
-            false => self
-                .stat_shown(actor.pid)
-                .map(|stat| stat.and_then(|stat| stat.read()).map(|process| process.start_time())),
+            true => Some(&incarnation),
+            false => first.as_ref().map(|(_, first)| first),
         };
-        actor.start_time = started.unwrap_or_default().unwrap_or_default();
+        actor.start_time = started.map_or(0, Incarnation::start_time);
         let exe = format!("{}/exe", actor.pid);
-        actor.exe = readlinkat(&self.0, exe, Vec::new())
+        actor.exe = readlinkat(&self.directory, exe, Vec::new())
             .map_or_else(|_| Vec::new(), |path| path.into_bytes());
         actor.exe.truncate(TEXT_MAX);
         let cgroup = self.cgroup(actor.pid);
         actor.cgroup = cgroup.as_ref().cloned().unwrap_or_default();
-        process.and(started).and(cgroup).map(drop)
+        let all = process.and(sure).and(cgroup).map(drop);
+        (all, SeenIn { pid: actor.pid, thread: (stat, incarnation), process: first })
     }
 
     /// The cgroup that a process is in now; nothing where it is gone, or that is kept from us. Waits for nobody.
@@ -279,9 +349,11 @@ impl Proc {
         let mut text = vec![0; max];
         let mut len = 0;
         while let Some(rest) = text.get_mut(len..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pread(&file, rest, len as u64)? {
-                0 => break,
-                more => len += more,
+            let (room, more) = (rest.len(), rustix::io::pread(&file, rest, len as u64)?);
+            len += more;
+            // These files fill what they are given, or end: to ask again would have them written anew, for nothing.
+            if more < room {
+                break;
             }
         }
         text.truncate(len);
@@ -289,23 +361,22 @@ impl Proc {
     }
 
     fn file(&self, pid: u32, name: &str) -> Result<File, Errno> {
+        self.at(format!("{pid}/{name}"))
+    }
+
+    fn at(&self, path: String) -> Result<File, Errno> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        openat(&self.0, format!("{pid}/{name}"), flags, Mode::empty()).map(File::from)
+        openat(&self.directory, path, flags, Mode::empty()).map(File::from)
     }
 
     /// The process a thread belongs to: requests carry thread ids.
     pub(super) fn thread_group(&self, tid: u32) -> Option<u32> {
-        self.status(tid, "Tgid:")
+        self.process_of(tid, self.is_process(tid)).ok().flatten()
     }
 
     /// The real user of a process.
     pub(super) fn real_user(&self, pid: u32) -> Option<u32> {
-        self.status(pid, "Uid:")
-    }
-
-    /// The first number of a line in `status`.
-    fn status(&self, pid: u32, name: &str) -> Option<u32> {
-        number_in(&self.read(pid, "status")?, name)
+        number_in(&self.read(pid, "status")?, "Uid:")
     }
 }
 
@@ -357,16 +428,36 @@ mod tests {
         }
     }
 
+    fn read(proc: &Proc, tid: u32) -> (StatFile, Incarnation) {
+        let stat = proc.stat_file(tid).unwrap();
+        let now = stat.read().unwrap();
+        (stat, now)
+    }
+
+    /// Evidence for thread `tid`, as it is made for who asks the first time.
+    fn evidence_of(proc: &Proc, tid: u32) -> Evidence {
+        let memory = proc.memory(tid);
+        let is_process = proc.is_process(tid);
+        let (described, seen) =
+            proc.describe(tid, is_process, read(proc, tid), &mut Actor::default());
+        described.unwrap();
+        proc.evidence(tid, memory, seen)
+    }
+
     #[test]
     fn this_process_is_found_by_any_of_its_threads() {
         let proc = Proc::open().unwrap();
         let pid = std::process::id();
+        assert_eq!(proc.is_process(pid), Some(true));
+        assert_eq!(proc.is_process(i32::MAX.unsigned_abs()), None);
         let tid = std::thread::spawn(move || {
             let tid = u32::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
             let proc = Proc::open().unwrap();
-            let incarnation = proc.stat_file(tid).unwrap().read().unwrap();
+            assert_eq!(proc.is_process(tid), Some(false));
             let mut actor = Actor::default();
-            proc.describe(tid, &incarnation, &mut actor).unwrap();
+            let (described, seen) = proc.describe(tid, Some(false), read(&proc, tid), &mut actor);
+            described.unwrap();
+            assert_eq!(seen.process.unwrap().1.start_time(), actor.start_time);
             actor
         });
         let actor = tid.join().unwrap();
@@ -400,18 +491,29 @@ mod tests {
         let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
         let pid = line.trim().parse().unwrap();
-        let proc = Proc::open().unwrap();
-        let memory = proc.memory(pid);
-        let stat = proc.stat_file(pid).unwrap();
-        let incarnation = stat.read().unwrap();
-        let evidence = proc.evidence((pid, pid), memory, stat, incarnation);
+        let evidence = evidence_of(&Proc::open().unwrap(), pid);
         (child, pid, evidence)
+    }
+
+    /// Whether `evidence`, which holds, comes to hold by memory.
+    fn believes(evidence: &mut Evidence) -> bool {
+        let proc = Proc::open().unwrap();
+        for _ in 0..=ASKED_MAX {
+            assert!(
+                evidence
+                    .memory
+                    .as_ref()
+                    .is_none_or(|(_, belief)| matches!(belief, Belief::NotYet(_)))
+            );
+            assert!(evidence.holds(&proc));
+        }
+        matches!(evidence.memory, Some((_, Belief::Since(_))))
     }
 
     /// Waits until `evidence` does not hold any more, and leaves the CPU to who must do something for that.
     fn until_gone(evidence: &mut Evidence) {
         let started = Instant::now();
-        while evidence.holds() {
+        while evidence.holds(&Proc::open().unwrap()) {
             assert!(started.elapsed() < Duration::from_secs(60), "it still holds");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -421,8 +523,7 @@ mod tests {
     fn a_program_is_another_after_exec_even_of_itself() {
         let commands = "echo $$; read line; exec sh -c 'read line'";
         let (mut child, pid, mut evidence) = evidence_for("sh", commands);
-        assert!(evidence.memory.is_some() || !rustix::process::geteuid().is_root());
-        assert!(evidence.holds());
+        assert!(believes(&mut evidence) || !rustix::process::geteuid().is_root());
         std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"\n").unwrap();
         until_gone(&mut evidence);
         assert_eq!(child.try_wait().unwrap(), None, "process {pid} goes on");
@@ -435,8 +536,7 @@ mod tests {
         // What runs in the background has nothing to read, but for what was opened before.
         let commands = "exec 3<&0; (sh -c 'echo $PPID'; read line <&3; exec sleep 0) & wait";
         let (mut child, _, mut evidence) = evidence_for("sh", commands);
-        assert!(evidence.memory.is_none(), "{evidence:?}");
-        assert!(evidence.holds());
+        assert!(!believes(&mut evidence), "{evidence:?}");
         drop(child.stdin.take());
         until_gone(&mut evidence);
         child.wait().unwrap();
@@ -459,21 +559,17 @@ mod tests {
             return;
         }
         let (mut child, pid, mut evidence) = evidence_for("python3", commands);
-        assert!(evidence.memory.is_some() || !rustix::process::geteuid().is_root());
-        assert!(evidence.holds());
+        assert!(believes(&mut evidence) || !rustix::process::geteuid().is_root());
         std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"\n").unwrap();
         until_gone(&mut evidence);
         assert_eq!(child.try_wait().unwrap(), None, "process {pid} goes on");
-        if let Some(shown) = &evidence.memory {
-            assert!(shown.memory.is_used(), "by the helper: else this shows nothing");
-        }
+        assert!(!evidence.is_over(), "its memory is the helper's: else this shows nothing");
         drop(child.stdin.take());
         child.wait().unwrap();
     }
 
-    #[test]
-    fn a_thread_that_ended_is_nobody_though_its_process_lives() {
-        let proc = Proc::open().unwrap();
+    /// A thread that ends with what is returned beside its number.
+    fn thread() -> (u32, impl FnOnce()) {
         let (told, tid) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
@@ -481,16 +577,42 @@ mod tests {
             told.send(u32::try_from(tid).unwrap()).unwrap();
             let _ = ended.recv();
         });
-        let tid = tid.recv().unwrap();
-        let (memory, stat) = (proc.memory(tid), proc.stat_file(tid).unwrap());
-        let incarnation = stat.read().unwrap();
-        let mut evidence = proc.evidence((tid, std::process::id()), memory, stat, incarnation);
-        let thread_is_known = evidence.memory.as_ref().is_some_and(|shown| shown.thread.is_some());
-        assert!(thread_is_known, "{evidence:?}");
-        assert!(evidence.holds());
-        drop(end);
-        thread.join().unwrap();
+        let end = move || {
+            drop(end);
+            thread.join().unwrap();
+        };
+        (tid.recv().unwrap(), end)
+    }
+
+    #[test]
+    fn a_thread_that_ended_is_nobody_though_its_process_lives() {
+        let proc = Proc::open().unwrap();
+        let (tid, end) = thread();
+        let mut evidence = evidence_of(&proc, tid);
+        assert!(evidence.thread.is_some() && believes(&mut evidence), "{evidence:?}");
+        end();
         until_gone(&mut evidence);
+    }
+
+    #[test]
+    fn what_shows_one_thread_shows_the_others_of_its_process_also_once_it_has_ended() {
+        let proc = Proc::open().unwrap();
+        let own = std::process::id();
+        let ((first, end_first), (second, end_second)) = (thread(), thread());
+        let evidence = evidence_of(&proc, first);
+        end_first();
+        let mut of_second = evidence.of_thread(proc.thread(own, second).unwrap()).unwrap();
+        assert!(of_second.holds(&proc));
+        assert!(proc.thread(own, first).is_none());
+        let (mut child, pid, mut of_child) = evidence_for("sh", "echo $$; read line; exec sleep 0");
+        assert!(proc.thread(pid, second).is_none() && proc.thread(own, pid).is_none());
+        drop(child.stdin.take());
+        until_gone(&mut of_child);
+        let any = proc.thread(own, second).unwrap();
+        assert!(of_child.of_thread(any).is_none(), "that program is no more");
+        child.wait().unwrap();
+        end_second();
+        until_gone(&mut of_second);
     }
 
     #[test]
