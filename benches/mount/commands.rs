@@ -4,7 +4,8 @@
 //! and a crate without dependencies. What `npm ci` installs is named by the lock file in `npm/`: small packages, as they
 //! are in the registry; they are fetched once into a cache on the disk before anything is measured. Each server starts
 //! every round with nothing of it. A formatter stands for programs that think between two requests, as all do that an
-//! interpreter runs: how long a server that waits for the next one stays awake decides there.
+//! interpreter runs: how long a server that waits for the next one stays awake decides there. A script stands for processes that
+//! change a file or two and end: what it takes to find out who they are decides there.
 
 use std::fs;
 use std::path::Path;
@@ -65,6 +66,15 @@ const TASKS: &[Task] = &[
         name: "format, in Python",
         line: |sources| format!("python3 {} tree", sources.path("format.py")),
         prepare: |sources| format!("tar xf {}", sources.path("archive.tar")),
+    },
+    Task {
+        name: "script, in sh",
+        line: |_| {
+            "set -e; n=0; while [ $n -lt 100 ]; do cp 1.txt $n.copy; sed s/line/row/ $n.copy > $n.new; \
+             mv $n.new $n.copy; n=$((n + 1)); done"
+                .into()
+        },
+        prepare: |sources| format!("cp {} .", sources.path("tree/1/1.txt")),
     },
     Task {
         name: "rm -rf",
