@@ -159,13 +159,24 @@ fn serve(arguments: &[String]) -> Option<Result<(), Box<dyn std::error::Error>>>
     peers::BUILT_IN.contains(&mode.as_str()).then(|| peers::serve(mode, at).map_err(Into::into))
 }
 
+/// What is measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Task {
+    /// The servers that show where the time of a request goes.
+    Variants,
+    /// `--peers`: ours beside others, and whole commands.
+    Comparison,
+    /// `--sweep`: each setting beside its default.
+    Sweep,
+    /// `--grown`: amid few files and amid many.
+    Grown,
+}
+
 /// What is to be done.
 struct Run {
+    task: Task,
     words: Vec<String>,
     only: String,
-    compare: bool,
-    sweep: bool,
-    grown: bool,
     quick: bool,
     smallest: bool,
     size: Size,
@@ -174,17 +185,26 @@ struct Run {
 impl Run {
     fn new(arguments: &[String]) -> Self {
         let has = |option: &str| arguments.iter().any(|argument| argument == option);
-        let (compare, quick, smallest) = (has("--peers"), has("--quick"), has("--test"));
-        let (sweep, grown) = (has("--sweep"), has("--grown"));
+        let (quick, smallest) = (has("--quick"), has("--test"));
+        let named =
+            [("--sweep", Task::Sweep), ("--grown", Task::Grown), ("--peers", Task::Comparison)];
+        let task = named.into_iter().find(|(option, _)| has(option));
+        let task = task.map_or(Task::Variants, |(_, task)| task);
         let number = |name: &str, otherwise: u64| {
             std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
         };
         let full = Size {
-            rounds: number("BENCH_ROUNDS", if compare || sweep || grown { 5 } else { 9 }),
+            rounds: number("BENCH_ROUNDS", if task == Task::Variants { 9 } else { 5 }),
             mib: number("BENCH_MIB", 256),
-            files: if compare { 100_000 } else { 10_000 },
+            files: if task == Task::Comparison { 100_000 } else { 10_000 },
             divisor: 1,
-            crew: number("BENCH_CREW", if compare || sweep { 4 } else { 1 }) as usize,
+            crew: number(
+                "BENCH_CREW",
+                match task {
+                    Task::Comparison | Task::Sweep => 4,
+                    Task::Variants | Task::Grown => 1,
+                },
+            ) as usize,
             clients: &[1, 2, 8],
         };
         let size = match (smallest, quick) {
@@ -203,27 +223,29 @@ impl Run {
         };
         let words = arguments.iter().skip(1).filter(|word| !word.starts_with('-'));
         let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-        Self { words: words.cloned().collect(), only, compare, sweep, grown, quick, smallest, size }
+        Self { task, words: words.cloned().collect(), only, quick, smallest, size }
     }
 
     fn all(&self) -> std::io::Result<()> {
+        let (directory, before) = (bench_directory()?, conditions());
+        match self.task {
+            Task::Sweep => self.sweep(&directory, before),
+            Task::Grown => self.grown(&directory, before),
+            Task::Variants | Task::Comparison => self.ask(&directory, before),
+        }
+    }
+
+    fn ask(&self, directory: &Path, before: Vec<String>) -> std::io::Result<()> {
         let begin = Instant::now();
-        let directory = bench_directory()?;
-        let before = conditions();
-        if self.sweep {
-            return self.sweep(&directory, before);
-        }
-        if self.grown {
-            return self.grown(&directory, before);
-        }
-        let crews = self.crews(&directory);
+        let compares = self.task == Task::Comparison;
+        let crews = self.crews(directory);
         let counter = Counter::new();
         let words: Vec<&String> = self.words.iter().collect();
         let mut rows: Vec<Row> = Vec::new();
         for question in QUESTIONS.iter().filter(|question| question.is_named(&words)) {
             rows.extend(question.ask(&crews, &self.size, counter.as_ref()));
         }
-        if self.compare && (words.is_empty() || words.iter().any(|word| *word == "commands")) {
+        if compares && (words.is_empty() || words.iter().any(|word| *word == "commands")) {
             let stores = crews.iter().map(Crew::first).filter(|server| server.stores);
             let asked = stores.filter(|server| !self.quick || is_quick(&server.name));
             let rounds = match (self.smallest, self.quick) {
@@ -233,8 +255,8 @@ impl Run {
             };
             rows.extend(commands::ask(&asked.collect::<Vec<_>>(), rounds));
         }
-        if self.compare {
-            report::write(&directory, &rows, &self.ended(before, begin))?;
+        if compares {
+            report::write(directory, &rows, &self.ended(before, begin))?;
         }
         Ok(())
     }
@@ -279,7 +301,10 @@ impl Run {
     }
 
     fn crews(&self, directory: &Path) -> Vec<Crew> {
-        let mut specs = if self.compare { server::compared(directory) } else { server::variants() };
+        let mut specs = match self.task {
+            Task::Comparison => server::compared(directory),
+            _ => server::variants(),
+        };
         specs.retain(|spec| self.is_asked(&spec.name));
         let started = specs.iter().map(|spec| Crew::start(spec, self.size.crew));
         std::iter::once(Crew::disk()).chain(started).collect()

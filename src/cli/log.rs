@@ -2,6 +2,9 @@
 //!
 //! The log alone is read, never the index: so a store in service can be asked too. Paths are found
 //! by following names from the first event on.
+//!
+//! It is read twice: what there is to know of who did something may have been found out after that, and stands behind it,
+//! see [`agents`](crate::agents). A command that changes one thing is over by then.
 
 use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
@@ -57,6 +60,7 @@ pub(super) fn run(args: &LogArgs) -> Result<ExitCode, CliError> {
     let place = place::find(args.path.as_deref(), args.store.as_deref())?;
     let since = args.since.as_deref().map(since).transpose()?;
     let mut reader = store::log_reader(&place.store)?;
+    let mut ahead = store::log_reader(&place.store)?;
     let mut shown = Shown {
         out: BufWriter::new(io::stdout().lock()),
         json: args.json,
@@ -65,6 +69,12 @@ pub(super) fn run(args: &LogArgs) -> Result<ExitCode, CliError> {
     };
     let mut follow = Follow::new(place.path, since, args.fine);
     loop {
+        // What cannot be read is told of when it is come to.
+        while let Ok(Next::Record(_, record)) = ahead.read() {
+            if let Some(Entry::Note(Note::Actor { id, actor })) = record.entry() {
+                follow.actors.read_ahead(id, actor);
+            }
+        }
         let read = loop {
             match reader.read() {
                 Ok(Next::Record(_, record)) => {
@@ -238,10 +248,32 @@ impl ForeignEvent {
     }
 }
 
+/// Who did something, by what was found out last.
+#[derive(Debug, Default)]
+struct Actors {
+    known: FxHashMap<ActorId, Actor>,
+    /// How many of the notes that come were read already.
+    ahead: u64,
+}
+
+impl Actors {
+    fn read_ahead(&mut self, id: ActorId, actor: Actor) {
+        self.known.insert(id, actor);
+        self.ahead += 1;
+    }
+
+    fn read(&mut self, id: ActorId, actor: &Actor) {
+        match self.ahead {
+            0 => drop(self.known.insert(id, actor.clone())),
+            _ => self.ahead -= 1,
+        }
+    }
+}
+
 /// Follows names through the log and turns what concerns a path into lines.
 struct Follow {
     names: Names,
-    actors: FxHashMap<ActorId, Actor>,
+    actors: Actors,
     under: Vec<u8>,
     since: Option<Moment>,
     fine: bool,
@@ -255,7 +287,7 @@ impl Follow {
     fn new(under: Vec<u8>, since: Option<Moment>, fine: bool) -> Self {
         Self {
             names: Names::default(),
-            actors: FxHashMap::default(),
+            actors: Actors::default(),
             under,
             since,
             fine,
@@ -269,7 +301,7 @@ impl Follow {
         let mut lines = Vec::new();
         match entry {
             Entry::Note(Note::Actor { id, actor }) => {
-                self.actors.insert(*id, actor.clone());
+                self.actors.read(*id, actor);
             }
             Entry::Note(Note::Version { ino, .. }) => {
                 if self.writes.as_ref().is_some_and(|(written, ..)| written == ino) {
@@ -325,7 +357,7 @@ impl Follow {
         if !wanted {
             return None;
         }
-        let actor = self.actors.get(&event.actor).cloned().unwrap_or_default();
+        let actor = self.actors.known.get(&event.actor).cloned().unwrap_or_default();
         let text = |bytes: &[u8]| output::printable(bytes);
         Some(Line {
             seq: event.seq.0,
@@ -667,6 +699,28 @@ mod tests {
             [create(3, 2, "a", 0o100_644), write(4, 3), write(5, 3), version(), write(6, 3)];
         let told = tell(&entries, "a");
         assert_eq!(told, ["3 create a ", "5 write a 10 B in 2 writes", "6 write a 5 B in 1 write"]);
+    }
+
+    #[test]
+    fn who_did_something_is_told_by_what_was_found_out_last() {
+        let note = |agent: &str| {
+            let actor = Actor { agent: agent.into(), pid: 7, ..Actor::default() };
+            Entry::Note(Note::Actor { id: ActorId(1), actor })
+        };
+        let entries = [note(""), create(3, 2, "a", 0o100_644), note("builder"), write(4, 3)];
+        let mut follow = Follow::new(Vec::new(), None, true);
+        let mut agents = |ahead: &[Entry<'_>], entries: &[Entry<'_>]| -> Vec<String> {
+            for entry in ahead {
+                if let Entry::Note(Note::Actor { id, actor }) = entry {
+                    follow.actors.read_ahead(*id, actor.clone());
+                }
+            }
+            let lines = entries.iter().flat_map(|entry| follow.take(entry));
+            lines.map(|line| line.agent).collect()
+        };
+        assert_eq!(agents(&entries, &entries), ["builder", "builder"]);
+        // One that came while it was read counts from there on.
+        assert_eq!(agents(&[], &[write(5, 3), note("other"), write(6, 3)]), ["builder", "other"]);
     }
 
     #[test]
