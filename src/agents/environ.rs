@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustc_hash::{FxBuildHasher, FxHashMap};
 
-use crate::store::event::Actor;
-
 use super::proc::{Incarnation, Proc, StatFile, TEXT_MAX};
 use super::register::parts_of_token;
 
@@ -30,19 +28,17 @@ const KNOWN_MAX: usize = 64;
 /// Agent and session of a process, as far as it says so.
 pub(super) type Named = (Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// Agent and session of the process of `actor`, if `stat` is that one's, and what that said meanwhile; `None` if it is no
-/// longer the one that asked, or could not be looked at.
-pub(super) fn named(proc: &Proc, stat: &StatFile, actor: &Actor) -> Option<(Named, Incarnation)> {
-    let still_there = || stat.read().filter(|now| now.start_time() == actor.start_time);
-    let own = said_by(proc, actor.pid)?;
-    // Looked at after it was read: the file stands for one process, whatever its number names by now.
-    let process = still_there()?;
+/// Agent and session of process `pid`, and what it was after that was read; `stat` was opened before. `None` if it is gone,
+/// or could not be looked at.
+pub(super) fn named(proc: &Proc, stat: &StatFile, pid: u32) -> Option<(Named, Incarnation)> {
+    let own = said_by(proc, pid)?;
+    // The file stands for one process: what was read of its number before was that one's, if it is there still.
+    let process = stat.read()?;
     if own != Named::default() {
         return Some((own, process));
     }
     let above = KNOWN.named(proc, process.parent())?;
-    still_there()?;
-    Some((above, process))
+    stat.read().map(|_| (above, process))
 }
 
 static KNOWN: Ancestors = Ancestors::new();

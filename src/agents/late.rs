@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::store::Store;
 use crate::store::event::{Actor, ActorId};
 
 use super::environ::{Named, named, recorded};
-use super::proc::{Places, Proc};
+use super::proc::{Incarnation, Places, Proc};
 
 /// Questions that may wait; what comes beyond is dropped, and the actor stays as it is.
 const QUEUE_MAX: usize = 1024;
@@ -29,6 +29,10 @@ const QUEUE_MAX: usize = 1024;
 const READERS_MAX: usize = 8;
 /// A read that takes longer hangs: nobody waits for it.
 const DEADLINE: Duration = Duration::from_millis(500);
+/// For so long a request waits until it was read what its caller's command line is: a command that changes one thing is over
+/// 0.2 ms after it has its answer, and then nobody can tell any more. Mostly it takes 40 us, as all that its reader looks at
+/// meanwhile. Where the caller holds what the read waits for, its first change takes as long as this.
+const PATIENCE: Duration = Duration::from_millis(2);
 /// A thread that was asked nothing for so long ends.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -44,18 +48,50 @@ impl Late {
         Self { store: Arc::downgrade(store) }
     }
 
-    /// Asks for the rest of what there is to know of `actor`, whose program lies there; never waits.
-    pub(super) fn look(&self, id: ActorId, actor: Actor, program: Places) {
+    /// Asks for the rest of what there is to know of process `pid`; never waits. It is recorded once it is
+    /// [told](Asked::is) who that is.
+    pub(super) fn begin(&self, pid: u32) -> Asked {
         let store = Weak::clone(&self.store);
+        let ((tell, told), (done, is_done)) = (sync_channel(1), sync_channel(1));
         let question = Box::new(move |proc: &Proc| {
-            let Some(actor) = look_up(proc, actor, program) else { return };
-            if let Some(store) = store.upgrade()
+            let read = Read::of(proc, pid);
+            drop(done);
+            let Some(read) = read else { return };
+            // At once, unless it takes long to look at the rest; never, where nothing is to be recorded.
+            let Ok(Told { id, mut actor, program }) = told.recv_timeout(DEADLINE) else { return };
+            if read.fill_in(&mut actor, program)
+                && let Some(store) = store.upgrade()
                 && let Err(err) = store.describe_actor(id, &actor)
             {
                 tracing::debug!("an actor's command line was not recorded: {err}");
             }
         });
         READERS.ask(|questions| questions.push_back(question));
+        Asked { tell, is_done }
+    }
+}
+
+/// The rest of what there is to know of a process is being read.
+#[derive(Debug)]
+pub(super) struct Asked {
+    tell: SyncSender<Told>,
+    /// Ends once it was read, or cannot be.
+    is_done: Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Told {
+    id: ActorId,
+    actor: Actor,
+    program: Places,
+}
+
+impl Asked {
+    /// It is `actor`, whose program lies there. Waits until that was read, for [`PATIENCE`] at most.
+    pub(super) fn is(self, id: ActorId, actor: Actor, program: Places) {
+        // Nobody listens where it could not be read.
+        drop(self.tell.try_send(Told { id, actor, program }));
+        let _ = self.is_done.recv_timeout(PATIENCE);
     }
 }
 
@@ -67,8 +103,8 @@ pub(super) fn forget(those: impl Send + 'static) {
 /// What the process of `actor` says of itself, at once; `None` where it is gone, or does not say it in time.
 pub(super) fn ask(actor: Actor) -> Option<Named> {
     let read = move |proc: &Proc| {
-        let (named, _) = named(proc, &proc.stat_file(actor.pid)?, &actor)?;
-        Some(named)
+        let (named, now) = named(proc, &proc.stat_file(actor.pid)?, actor.pid)?;
+        (now.start_time() == actor.start_time).then_some(named)
     };
     READERS.answer(read).ok().flatten()
 }
@@ -77,12 +113,12 @@ static READERS: Readers = Readers::new();
 
 /// Threads that read what may hang.
 struct Readers {
-    asked: Mutex<Asked>,
+    asked: Mutex<Queue>,
     more: Condvar,
 }
 
 /// Nothing can call one back that hangs in the kernel; so there are several.
-struct Asked {
+struct Queue {
     questions: VecDeque<Question>,
     readers: [Reader; READERS_MAX],
 }
@@ -100,7 +136,7 @@ enum Reader {
     Reads(Instant),
 }
 
-impl Asked {
+impl Queue {
     fn count(&self, are: impl Fn(Reader) -> bool) -> usize {
         self.readers.iter().filter(|reader| are(**reader)).count()
     }
@@ -131,7 +167,7 @@ struct TooSlow;
 impl Readers {
     const fn new() -> Self {
         let readers = [Reader::Missing; READERS_MAX];
-        let asked = Mutex::new(Asked { questions: VecDeque::new(), readers });
+        let asked = Mutex::new(Queue { questions: VecDeque::new(), readers });
         Self { asked, more: Condvar::new() }
     }
 
@@ -221,20 +257,39 @@ impl Readers {
     }
 }
 
-/// Adds the command line, unless the process has taken another program since, and agent and session where they are not
-/// known already; `None` if the process is no longer the one that asked.
-fn look_up(proc: &Proc, mut actor: Actor, program: Places) -> Option<Actor> {
-    let stat = proc.stat_file(actor.pid)?;
-    let cmdline = proc.read(actor.pid, "cmdline").unwrap_or_default();
-    let (named, now) = named(proc, &stat, &actor)?;
-    // Looked at after it was read: a process never comes back to a program it has left.
-    if now.places() == program {
-        actor.cmdline = cmdline;
+/// What was read of a process.
+#[derive(Debug)]
+struct Read {
+    cmdline: Vec<u8>,
+    named: Named,
+    /// What it was after that was read.
+    now: Incarnation,
+}
+
+impl Read {
+    /// `None` if the process is gone, or could not be looked at.
+    fn of(proc: &Proc, pid: u32) -> Option<Self> {
+        let stat = proc.stat_file(pid)?;
+        let cmdline = proc.read(pid, "cmdline").unwrap_or_default();
+        let (named, now) = named(proc, &stat, pid)?;
+        Some(Self { cmdline, named, now })
     }
-    if actor.agent.is_empty() && actor.session.is_empty() {
-        (actor.agent, actor.session) = recorded(named);
+
+    /// Adds the command line, unless the process had taken another program meanwhile, and agent and session where they are
+    /// not known already. Whether it is the one that asked.
+    fn fill_in(self, actor: &mut Actor, program: Places) -> bool {
+        if self.now.start_time() != actor.start_time {
+            return false;
+        }
+        // A process never comes back to a program it has left.
+        if self.now.places() == program {
+            actor.cmdline = self.cmdline;
+        }
+        if actor.agent.is_empty() && actor.session.is_empty() {
+            (actor.agent, actor.session) = recorded(self.named);
+        }
+        true
     }
-    Some(actor)
 }
 
 #[cfg(test)]
@@ -264,18 +319,34 @@ mod tests {
         let now = proc.stat_file(pid).unwrap().read().unwrap();
         let (start_time, program) = (now.start_time(), now.places());
         let actor = Actor { pid, start_time, ..Actor::default() };
-        let known = look_up(&proc, actor.clone(), program).unwrap();
+        let look_up = |mut actor: Actor, program| {
+            Read::of(&proc, pid)?.fill_in(&mut actor, program).then_some(actor)
+        };
+        let known = look_up(actor.clone(), program).unwrap();
         assert_eq!(known.cmdline, b"sh\0-c\0echo $$; read _\0");
         assert_eq!(known.agent, b"builder-7");
         assert_eq!(known.session, b"s1");
-        let before = look_up(&proc, actor, [1, 2, 3]).unwrap();
+        let before = look_up(actor, [1, 2, 3]).unwrap();
         assert_eq!(before.cmdline, b"", "of another program in the same process");
         assert_eq!(before.agent, b"builder-7");
         let other = Actor { pid, start_time: start_time + 1, ..Actor::default() };
-        assert_eq!(look_up(&proc, other, program), None, "a reused number is somebody else");
+        assert_eq!(look_up(other, program), None, "a reused number is somebody else");
         // At the end of its input it ends.
         drop(child.stdin.take());
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_what_hangs_goes_on_and_for_what_ended_does_not_wait() {
+        for hangs in [true, false] {
+            let ((tell, told), (done, is_done)) = (sync_channel(1), sync_channel(1));
+            let done = Some(done).filter(|_| hangs);
+            let started = Instant::now();
+            Asked { tell, is_done }.is(ActorId(7), Actor::default(), [1, 2, 3]);
+            assert_eq!(started.elapsed() >= PATIENCE, hangs);
+            assert_eq!(told.recv().unwrap().id, ActorId(7), "it may come to be read later");
+            drop(done);
+        }
     }
 
     /// As many as there are in `all` at once, each in a thread of its own.

@@ -16,6 +16,7 @@ tests![
     log_keeps_bytes_that_are_no_text_apart,
     log_since_takes_numbers_and_times,
     log_follows_a_path_and_its_service,
+    log_tells_for_whom_a_command_worked_that_ended_at_once,
     status_tells_closed_from_in_service_from_killed,
     verify_names_the_file_with_a_flipped_bit,
     what_a_damaged_log_no_longer_says_is_not_left_out_in_silence,
@@ -128,6 +129,26 @@ fn log_follows_a_path_and_its_service() -> Outcome {
     assert_eq!((new["what"].as_str().unwrap(), new["path"].as_str().unwrap()), ("mkdir", "d/four"));
     drop(lines);
     assert!(follow.wait().unwrap().success());
+    Ok(())
+}
+
+fn log_tells_for_whom_a_command_worked_that_ended_at_once() -> Outcome {
+    needs_root_and_device()?;
+    let place = Place::new();
+    let _server = place.served();
+    place.shell(
+        "cd at/current && export LIGHTHOUSE_AGENT=builder && n=0 && \
+         while [ $n -lt 20 ]; do mkdir d$n && mv d$n e$n && rmdir e$n || exit; n=$((n + 1)); done",
+    );
+    let events = json_lines(&place.output(&["log", "--store", "store", "--json"]));
+    let known = events.iter().filter(|event| {
+        let exe = event["exe"].as_str().unwrap();
+        let program = exe.rsplit('/').next().unwrap();
+        event["agent"] == "builder" && event["cmdline"][0] == program
+    });
+    // Of one that has no CPU for milliseconds while another does, it may be that nothing could be read.
+    let known = known.count();
+    assert!(known >= 54, "{known} of 60: {events:#?}");
     Ok(())
 }
 
