@@ -101,10 +101,11 @@ pub(super) fn forget(those: impl Send + 'static) {
 }
 
 /// What the process of `actor` says of itself, at once; `None` where it is gone, or does not say it in time.
-pub(super) fn ask(actor: Actor) -> Option<Named> {
+pub(super) fn ask(actor: &Actor) -> Option<Named> {
+    let (pid, start_time) = (actor.pid, actor.start_time);
     let read = move |proc: &Proc| {
-        let (named, now) = named(proc, &proc.stat_file(actor.pid)?, actor.pid)?;
-        (now.start_time() == actor.start_time).then_some(named)
+        let (named, now) = named(proc, &proc.stat_file(pid)?, pid)?;
+        (now.start_time() == start_time).then_some(named)
     };
     READERS.answer(read).ok().flatten()
 }

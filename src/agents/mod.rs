@@ -211,7 +211,7 @@ impl Agents {
             let (agent, _) = registered.recorded();
             return Identity { agent, session: registered.shown(), cgroup };
         }
-        let Some((agent, session)) = late::ask(actor) else {
+        let Some((agent, session)) = late::ask(&actor) else {
             return Identity { cgroup, ..Identity::default() };
         };
         let (agent, session) = (agent.unwrap_or_default(), session.unwrap_or_default());
