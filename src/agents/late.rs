@@ -114,7 +114,7 @@ static READERS: Readers = Readers::new();
 
 /// Threads that read what may hang.
 struct Readers {
-    asked: Mutex<Queue>,
+    queue: Mutex<Queue>,
     more: Condvar,
 }
 
@@ -168,35 +168,35 @@ struct TooSlow;
 impl Readers {
     const fn new() -> Self {
         let readers = [Reader::Missing; READERS_MAX];
-        let asked = Mutex::new(Queue { questions: VecDeque::new(), readers });
-        Self { asked, more: Condvar::new() }
+        let queue = Mutex::new(Queue { questions: VecDeque::new(), readers });
+        Self { queue, more: Condvar::new() }
     }
 
     /// Puts a question, which is read with `/proc` once a thread is free; never waits. It is dropped where too many wait
     /// already, and where there can be no thread.
     fn ask(&'static self, put: impl FnOnce(&mut VecDeque<Question>)) {
-        let mut asked = self.asked.lock();
-        if asked.questions.len() >= QUEUE_MAX {
+        let mut queue = self.queue.lock();
+        if queue.questions.len() >= QUEUE_MAX {
             return;
         }
-        put(&mut asked.questions);
-        if asked.questions.len() <= asked.count(|reader| reader == Reader::Waits) {
-            drop(asked);
+        put(&mut queue.questions);
+        if queue.questions.len() <= queue.count(|reader| reader == Reader::Waits) {
+            drop(queue);
             self.more.notify_one();
             return;
         }
-        let missing = asked.readers.iter().position(|reader| *reader == Reader::Missing);
+        let missing = queue.readers.iter().position(|reader| *reader == Reader::Missing);
         // Without one, whoever is done first takes it.
         let Some(number) = missing else { return };
-        asked.is_at(number, Reader::Waits);
-        drop(asked);
+        queue.is_at(number, Reader::Waits);
+        drop(queue);
         let started = thread::Builder::new().name("late".into()).spawn(move || self.work(number));
         if let Err(err) = started {
-            let mut asked = self.asked.lock();
-            asked.is_at(number, Reader::Missing);
-            if asked.count(|reader| reader != Reader::Missing) == 0 {
+            let mut queue = self.queue.lock();
+            queue.is_at(number, Reader::Missing);
+            if queue.count(|reader| reader != Reader::Missing) == 0 {
                 tracing::warn!("command lines are not recorded: no thread for them: {err}");
-                asked.questions.clear();
+                queue.questions.clear();
             }
         }
     }
@@ -206,7 +206,7 @@ impl Readers {
         &'static self,
         read: impl FnOnce(&Proc) -> Option<T> + Send + 'static,
     ) -> Result<Option<T>, TooSlow> {
-        if self.asked.lock().hangs() {
+        if self.queue.lock().hangs() {
             return Err(TooSlow);
         }
         let (reply, answer) = sync_channel(1);
@@ -233,23 +233,23 @@ impl Readers {
     /// What thread `number` does.
     fn work(&self, number: usize) {
         let proc = Proc::open();
-        let mut asked = self.asked.lock();
+        let mut queue = self.queue.lock();
         loop {
-            match asked.questions.pop_front() {
+            match queue.questions.pop_front() {
                 Some(question) => {
-                    asked.is_at(number, Reader::Reads(Instant::now()));
-                    MutexGuard::unlocked(&mut asked, || {
+                    queue.is_at(number, Reader::Reads(Instant::now()));
+                    MutexGuard::unlocked(&mut queue, || {
                         // Dropped, whoever waits for an answer sees that there is none.
                         if let Some(proc) = &proc {
                             question(proc);
                         }
                     });
-                    asked.is_at(number, Reader::Waits);
+                    queue.is_at(number, Reader::Waits);
                 }
                 None => {
-                    let idle = self.more.wait_for(&mut asked, IDLE).timed_out();
-                    if idle && asked.questions.is_empty() {
-                        asked.is_at(number, Reader::Missing);
+                    let idle = self.more.wait_for(&mut queue, IDLE).timed_out();
+                    if idle && queue.questions.is_empty() {
+                        queue.is_at(number, Reader::Missing);
                         return;
                     }
                 }
@@ -388,7 +388,7 @@ mod tests {
         assert!(answers.iter().all(|answer| *answer == Err(TooSlow)), "{answers:?}");
         assert_eq!(began.load(Ordering::Relaxed), READERS_MAX);
         let started = Instant::now();
-        while !readers.asked.lock().hangs() {
+        while !readers.queue.lock().hangs() {
             assert!(started.elapsed() < Duration::from_secs(20), "they read for long already");
             thread::sleep(Duration::from_millis(2));
         }
