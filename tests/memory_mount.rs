@@ -34,6 +34,7 @@ const RENAME_EXCHANGE: u32 = 2;
 /// A kernel, and the thread that serves it from a store.
 struct Mounted {
     kernel: Kernel,
+    view: Arc<View>,
     /// Ends with how many files the server still holds open.
     server: JoinHandle<usize>,
 }
@@ -64,16 +65,24 @@ fn mount_watched(store: &Arc<Store>) -> (Mounted, Tree) {
 fn mount_view(view: Arc<View>, options: Options) -> Mounted {
     let readers = options.readers;
     let (kernel, device) = memory::pair(options);
+    let served = Arc::clone(&view);
     let server = thread::spawn(move || {
         let config = Config { readers, ..Config::default() };
-        serve(&device, &view, config).expect("the connection ends as it should");
-        view.held().open
+        serve(&device, &served, config).expect("the connection ends as it should");
+        served.held().open
     });
     kernel.mount().expect("INIT is answered");
-    Mounted { kernel, server }
+    Mounted { kernel, view, server }
 }
 
 impl Mounted {
+    /// Returns when the server has what was queued for it, and the kernel was told what came of that.
+    #[track_caller]
+    fn settle(&self) {
+        self.kernel.settle();
+        assert!(self.view.news().settle(Duration::from_secs(60)), "the kernel is told");
+    }
+
     #[track_caller]
     fn unmount(self) {
         self.kernel.unmount();
@@ -147,10 +156,10 @@ fn a_second_stat_and_a_second_read_send_nothing() {
     };
     look();
     look();
-    mounted.kernel.settle();
+    mounted.settle();
     mounted.kernel.take_counts();
     assert_eq!(look(), 1);
-    mounted.kernel.settle();
+    mounted.settle();
     let counts = mounted.kernel.take_counts();
     assert!(counts.is_empty(), "{counts:?}");
     user.close(fd).unwrap();
@@ -165,7 +174,7 @@ fn a_new_file_that_is_only_written_passes_the_cache_with_whoever_opens_it_meanwh
     let mounted = mount(&store, Options::default());
     let user = mounted.kernel.as_root();
     let counts = || {
-        mounted.kernel.settle();
+        mounted.settle();
         mounted.kernel.take_counts()
     };
     let written = user.open("/current/f", O_WRONLY | O_CREAT, 0o644).unwrap();
@@ -183,7 +192,7 @@ fn a_new_file_that_is_only_written_passes_the_cache_with_whoever_opens_it_meanwh
         assert_eq!(user.pread(meanwhile, 200, 4900).unwrap()[50..150], [n; 100]);
         user.pwrite(meanwhile, &[n + 100; 10], 4950).unwrap();
         // What a mapping brought into the cache is told of after the write.
-        mounted.kernel.settle();
+        mounted.settle();
         assert_eq!(user.map_read(map, 4950, 10).unwrap(), [n + 100; 10]);
     }
     user.munmap(map).unwrap();
@@ -207,10 +216,10 @@ fn a_new_file_that_is_only_written_passes_the_cache_with_whoever_opens_it_meanwh
         let user = mounted.kernel.as_root();
         let name = format!("/current/cached-{}", view.no_direct_writes);
         user.write_file(&name, &[1; 8192], 0o644).unwrap();
-        mounted.kernel.settle();
+        mounted.settle();
         mounted.kernel.take_counts();
         assert_eq!(user.read_file(&name).unwrap(), [1; 8192]);
-        mounted.kernel.settle();
+        mounted.settle();
         assert_eq!(mounted.kernel.count(lighthouse_fuse::proto::abi::FUSE_READ), 0, "{name}");
         mounted.unmount();
     }
@@ -222,8 +231,7 @@ fn walk_what_was_forgotten(
     no_opendir: bool,
 ) -> std::collections::BTreeMap<&'static str, u64> {
     let (store, _dir) = stores::fresh();
-    let view = view_of(&store, shown(no_opendir));
-    let mounted = mount_view(Arc::clone(&view), Options::default());
+    let mounted = mount_view(view_of(&store, shown(no_opendir)), Options::default());
     let user = mounted.kernel.as_root();
     for number in 0..files {
         user.write_file(format!("/current/{number}"), b"", 0o644).unwrap();
@@ -239,8 +247,7 @@ fn walk_what_was_forgotten(
     };
     assert_eq!((walk(), walk()), (files, files));
     mounted.kernel.shrink();
-    mounted.kernel.settle();
-    assert!(view.news().settle(Duration::from_secs(60)), "the kernel is told what to read again");
+    mounted.settle();
     mounted.kernel.take_counts();
     assert_eq!(walk(), files);
     let counts = mounted.kernel.take_counts();
@@ -268,8 +275,7 @@ fn a_walk_over_forgotten_names_reads_the_listing_again_with_their_attributes() {
 #[test]
 fn a_label_shows_in_a_listing_that_the_kernel_keeps() {
     let (store, _dir) = stores::fresh();
-    let view = view_of(&store, shown(true));
-    let mounted = mount_view(Arc::clone(&view), Options::default());
+    let mounted = mount_view(view_of(&store, shown(true)), Options::default());
     let user = mounted.kernel.as_root();
     let labels = || {
         let mut names: Vec<_> =
@@ -286,7 +292,7 @@ fn a_label_shows_in_a_listing_that_the_kernel_keeps() {
     assert_eq!(user.stat("/history/then"), Err(Errno::ENOENT));
     // What the command `label` does: the kernel sees an attribute that is set, and no name.
     user.set_xattr("/history", "user.lighthouse.label", b"@2/then", 0).unwrap();
-    assert!(view.news().settle(Duration::from_secs(60)));
+    mounted.settle();
     assert_eq!(labels(), ["made", "then"]);
     assert!(user.stat("/history/then").is_ok());
     user.rmdir("/history/made").unwrap();
@@ -557,7 +563,7 @@ fn the_past_is_a_whole_tree_that_cannot_be_changed() {
     let mut moments = Vec::new();
     for _ in 0..6 {
         random_calls(&user, &mut dice, 25, "/current/");
-        mounted.kernel.settle();
+        mounted.settle();
         let seq = user.xattr("/current", "user.lighthouse.seq").unwrap();
         moments.push((String::from_utf8(seq).unwrap(), tree_of(&user, "/current")));
     }
