@@ -5,7 +5,7 @@
 //!                                  |    proc.rs: who is it?  register.rs: is it, or an ancestor, registered?
 //!                                  |
 //!                                  +--> late.rs: command line; environ.rs: its own and its ancestors';
-//!                                       on threads of their own
+//!                                       readers.rs: on threads of their own
 //! ```
 //!
 //! A reader thread looks only at what the kernel shows without the caller's `mmap_lock`: `stat`,
@@ -51,6 +51,7 @@ pub mod guard;
 mod late;
 pub mod policy;
 mod proc;
+mod readers;
 pub mod register;
 
 use std::sync::Arc;
@@ -62,8 +63,9 @@ use crate::store::Store;
 use crate::store::event::{Actor, ActorId};
 
 use guard::{Guard, Identity};
-use late::Late;
+use late::{Asked, Late};
 use proc::{Evidence, Places, Proc};
+use readers::READERS;
 use register::{Register, Registered, Unregistered};
 
 /// Callers remembered at once, each with one or two descriptors open; the least recently seen half goes first.
@@ -104,6 +106,29 @@ struct Caller {
     ambiguous: bool,
 }
 
+/// A caller of whom nothing is known that still holds.
+#[derive(Clone, Copy, Debug)]
+struct Stranger {
+    caller: Caller,
+    /// The generation of the register, before anything was looked at.
+    generation: u64,
+    tick: u64,
+    /// Who it was, if that program is known to be no more.
+    over: Option<ActorId>,
+}
+
+/// What was found out of one.
+#[derive(Debug)]
+struct Found {
+    actor: Actor,
+    /// Its program, if that shows, and the rest that there is to know, which is being read.
+    program: Option<(Places, Asked)>,
+    evidence: Option<Evidence>,
+    registered: Option<Arc<Registered>>,
+    sure: bool,
+}
+
+/// One who is known.
 #[derive(Debug)]
 struct Seen {
     id: ActorId,
@@ -253,12 +278,7 @@ impl Agents {
             seen.evidence.as_ref().is_some_and(Evidence::is_over).then_some(seen.id)
         });
         drop(known);
-        let proc = self.proc.as_ref().filter(|_| caller.tid != 0);
-        let is_process = proc.and_then(|proc| proc.is_process(caller.tid));
-        let kin = (is_process == Some(false)).then(|| self.by_kin(caller, generation, tick));
-        let seen = kin.flatten();
-        let seen =
-            seen.unwrap_or_else(|| self.identify(caller, is_process, over, generation, tick));
+        let seen = self.look_up(Stranger { caller, generation, tick, over });
         let taken = take(&seen);
         let mut known = self.known.lock();
         if !seen.sure {
@@ -266,7 +286,9 @@ impl Agents {
             return taken;
         }
         if known.callers.len() >= KNOWN_MAX {
-            late::forget(known.take_older_half());
+            // It takes long to close a hundred files of `/proc`.
+            let older = known.take_older_half();
+            READERS.ask(|_| drop(older));
         }
         known.callers.insert(caller, seen);
         taken
@@ -298,10 +320,21 @@ impl Agents {
         String::from_utf8_lossy(&name.unwrap_or_default()).trim_end_matches('\n').to_owned()
     }
 
+    /// Who it is: one of a process that is known, or one who is looked at.
+    fn look_up(&self, stranger: Stranger) -> Seen {
+        let Some(proc) = self.proc.as_ref().filter(|_| stranger.caller.tid != 0) else {
+            return self.note(stranger, Found::of(stranger.caller));
+        };
+        let is_process = proc.is_process(stranger.caller.tid);
+        let kin = (is_process == Some(false)).then(|| self.by_kin(proc, stranger));
+        kin.flatten()
+            .unwrap_or_else(|| self.note(stranger, self.look_at(proc, stranger.caller, is_process)))
+    }
+
     /// A thread that is new, of a process of which another is known: what holds for that one. It takes two files to see that,
     /// and a dozen to look up one of whom nothing is known.
-    fn by_kin(&self, caller: Caller, generation: u64, tick: u64) -> Option<Seen> {
-        let proc = self.proc.as_ref()?;
+    fn by_kin(&self, proc: &Proc, stranger: Stranger) -> Option<Seen> {
+        let Stranger { caller, generation, tick, .. } = stranger;
         let known = self.known.lock();
         known.last_of_processes(caller, generation).into_iter().find_map(|kin| {
             let thread = proc.thread(kin.place.0, caller.tid)?;
@@ -325,66 +358,64 @@ impl Agents {
         })
     }
 
-    /// `is_process`: whether the caller is that rather than another thread of one, as far as known. `over`: who it was, if
-    /// that program is known to be no more.
-    fn identify(
-        &self,
-        caller: Caller,
-        is_process: Option<bool>,
-        over: Option<ActorId>,
-        generation: u64,
-        tick: u64,
-    ) -> Seen {
-        let mut actor = Actor {
-            uid: caller.uid,
-            gid: caller.gid,
-            ambiguous: caller.ambiguous,
-            ..Actor::default()
-        };
-        let (mut evidence, mut registered, mut program) = (None, None, None);
-        let proc = self.proc.as_ref().filter(|_| caller.tid != 0);
+    /// Looks at all there is to see of `caller`. `is_process`: whether it is that rather than another thread of one, as far as
+    /// known.
+    fn look_at(&self, proc: &Proc, caller: Caller, is_process: Option<bool>) -> Found {
+        let mut found = Found::of(caller);
         // At once, so that it is read while its caller waits: a command may be over as soon as it has its answer.
-        let mut asked = (is_process == Some(true)).then(|| self.late.begin(caller.tid));
-        let memory = proc.and_then(|proc| proc.memory(caller.tid));
-        let stat = proc.map_or(Ok(None), |proc| proc.stat_shown(caller.tid));
-        let mut sure = stat.is_ok();
-        if let (Some(proc), Ok(Some(stat))) = (proc, stat)
-            && let Some(incarnation) = stat.read()
-        {
-            program = Some(incarnation.places());
-            let (described, seen) =
-                proc.describe(caller.tid, is_process, (stat, incarnation), &mut actor);
-            let found = self.register.find(actor.pid, actor.start_time);
-            sure = described.is_ok() && found.is_ok();
-            registered = found.unwrap_or_default();
-            asked = asked.or_else(|| Some(self.late.begin(actor.pid)));
-            if let Some(registered) = &registered {
-                (actor.agent, actor.session) = registered.recorded();
-            }
-            evidence = Some(proc.evidence(caller.tid, memory, seen));
+        let begun = (is_process == Some(true)).then(|| self.late.begin(caller.tid));
+        let memory = proc.memory(caller.tid);
+        let Ok(stat) = proc.stat_shown(caller.tid) else {
+            return Found { sure: false, ..found };
+        };
+        let Some((stat, now)) = stat.and_then(|stat| stat.read().map(|now| (stat, now))) else {
+            return found;
+        };
+        let (places, actor) = (now.places(), &mut found.actor);
+        let (described, seen) = proc.describe(caller.tid, is_process, (stat, now), actor);
+        let registered = self.register.find(actor.pid, actor.start_time);
+        found.sure = described.is_ok() && registered.is_ok();
+        found.registered = registered.unwrap_or_default();
+        if let Some(registered) = &found.registered {
+            (actor.agent, actor.session) = registered.recorded();
         }
+        let asked = begun.unwrap_or_else(|| self.late.begin(actor.pid));
+        found.program = Some((places, asked));
+        found.evidence = Some(proc.evidence(caller.tid, memory, seen));
+        found
+    }
+
+    /// Takes note of who `stranger` is, in the log where that can be.
+    fn note(&self, stranger: Stranger, found: Found) -> Seen {
+        let Found { actor, program, evidence, registered, sure } = found;
         let place = (actor.pid, actor.cgroup.clone());
         let mut given = self.store.actor(&actor);
-        if let (Ok(id), Some(program)) = (&given, program)
-            && (over == Some(*id) || self.known.lock().is_another(*id, program))
+        if let (Ok(id), Some((places, _))) = (&given, &program)
+            && (stranger.over == Some(*id) || self.known.lock().is_another(*id, *places))
         {
             given = self.store.actor_anew(&actor);
         }
-        let (mut id, mut unrecorded) = (ActorId::default(), None);
-        match given {
-            Ok(number) => {
-                id = number;
-                if let Some(program) = program {
-                    self.known.lock().remember(id, program);
-                    if let Some(asked) = asked {
-                        asked.is(id, actor, program);
-                    }
+        let (id, unrecorded) = match given {
+            Ok(id) => {
+                if let Some((places, asked)) = program {
+                    self.known.lock().remember(id, places);
+                    asked.is(id, actor, places);
                 }
+                (id, None)
             }
-            Err(_) => unrecorded = Some(Arc::new(actor)),
-        }
+            Err(_) => (ActorId::default(), Some(Arc::new(actor))),
+        };
+        let Stranger { generation, tick, .. } = stranger;
         let identity = None;
         Seen { id, unrecorded, evidence, sure, place, tick, registered, generation, identity }
+    }
+}
+
+impl Found {
+    /// Nothing but what the request says.
+    fn of(Caller { uid, gid, ambiguous, .. }: Caller) -> Self {
+        let actor = Actor { uid, gid, ambiguous, ..Actor::default() };
+        Self { actor, program: None, evidence: None, registered: None, sure: true }
     }
 }
 
@@ -536,7 +567,9 @@ mod tests {
             assert_eq!(agents.store.actor_of(id).unwrap().pid, std::process::id());
             let kin = |uid, tid| {
                 let caller = Caller { uid, gid: 2, tid, ambiguous: false };
-                agents.by_kin(caller, agents.register.generation(), 7).map(|seen| seen.id)
+                let generation = agents.register.generation();
+                let stranger = Stranger { caller, generation, tick: 7, over: None };
+                agents.by_kin(agents.proc.as_ref()?, stranger).map(|seen| seen.id)
             };
             assert_eq!(kin(1, second), Some(id));
             assert_eq!(agents.actor(1, 2, second, false), id);
