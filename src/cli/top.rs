@@ -1,20 +1,25 @@
 //! `top`: what a mount is asked for, how fast it answers, and what waits for an answer, as it happens.
 //!
 //! ```text
-//!  top --- thread: getxattr(MOUNTPOINT, "user.lighthouse.meter") ---> server: what it measured since it began
+//!  top --- child: getxattr(MOUNTPOINT, "user.lighthouse.meter") ---> server: what it measured since it began
 //!       <-- JSON -- two of them give what came between
 //! ```
 //!
-//! A server that hangs does not answer this either. So a thread asks, and the kernel is asked how many wait.
+//! A server that hangs does not answer this either. So another process asks, and the kernel is asked how many wait. Who waits for
+//! a request that lies in an entry of a ring cannot be killed until it is answered, as over `/dev/fuse` once the server
+//! has read it (Linux 6.18). So `top` ends when it is to, and leaves that process behind, which ends once the server goes on or
+//! its connection is aborted.
 
-use std::fmt::Write as _;
-use std::io::{self, IsTerminal, Write};
+use std::fmt::{Display, Write as _};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::Serialize;
 
 use crate::meter::{JSON_MAX, Snapshot, Summary, Waiting};
@@ -28,6 +33,10 @@ use super::{CliError, flag};
 
 /// How long an answer may take before it is said that there is none.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Names the mount point to the process that asks, which is this program too.
+const ASKS: &str = "LIGHTHOUSE_FUSE_TOP_CHILD";
+/// Before the number of what the kernel says instead of an answer, which is JSON.
+const ERRNO: &str = "!";
 /// Lines of a terminal that does not tell.
 const LINES: usize = 24;
 
@@ -59,6 +68,9 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: &TopArgs) -> Result<ExitCode, CliError> {
+    if let Some(mountpoint) = std::env::var_os(ASKS) {
+        return answer_questions(Path::new(&mountpoint));
+    }
     let mount = mount_of(args.mountpoint.as_deref())?;
     let interval = Duration::from_secs_f64(args.interval);
     let mut asker = Asker::start(mount.mountpoint.clone())?;
@@ -136,10 +148,13 @@ fn whole_of<'t>(table: &'t [MountEntry], mount: &'t MountEntry) -> Option<&'t Mo
     })
 }
 
-/// Asks the server from a thread of its own, one question at a time.
+/// Asks the server from a process of its own, one question at a time.
 struct Asker {
-    questions: SyncSender<()>,
-    answers: Receiver<Result<Vec<u8>, rustix::io::Errno>>,
+    process: Child,
+    /// One byte each.
+    questions: ChildStdin,
+    /// One line each.
+    answers: BufReader<ChildStdout>,
     mountpoint: PathBuf,
     /// When the question was asked that is not answered yet.
     open: bool,
@@ -148,58 +163,108 @@ struct Asker {
 
 impl Asker {
     fn start(mountpoint: PathBuf) -> Result<Self, CliError> {
-        let (questions, asked) = sync_channel::<()>(1);
-        let (answers, answered) = sync_channel(1);
-        let path = mountpoint.clone();
-        let ask = move || {
-            let mut value = vec![0; JSON_MAX];
-            while asked.recv().is_ok() {
-                let answer = rustix::fs::getxattr(&path, METER_XATTR, &mut value)
-                    .map(|len| value.get(..len).unwrap_or_default().to_vec());
-                if answers.send(answer).is_err() {
-                    return;
-                }
-            }
+        let cannot = |err: &dyn Display| {
+            CliError::new(format!("cannot start the process that asks the server: {err}"))
         };
-        thread::Builder::new()
-            .name("asker".into())
-            .spawn(ask)
-            .map_err(|err| CliError::new(format!("cannot start a thread: {err}")))?;
-        Ok(Self { questions, answers: answered, mountpoint, open: false, asked: Instant::now() })
+        let program = std::env::current_exe().map_err(|err| cannot(&err))?;
+        let mut process = Command::new(program)
+            .arg("top")
+            .env(ASKS, &mountpoint)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Whoever reads what `top` says to its end must not wait for what is left behind.
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|err| cannot(&err))?;
+        let pipes = (process.stdin.take(), process.stdout.take());
+        let (Some(questions), Some(answers)) = pipes else {
+            return Err(cannot(&"it has no pipes"));
+        };
+        let answers = BufReader::new(answers);
+        Ok(Self { process, questions, answers, mountpoint, open: false, asked: Instant::now() })
     }
 
     /// What the server says within `patience`; `None` if it says nothing. Goes on waiting for an answer that did not
     /// come before.
     fn ask(&mut self, patience: Duration) -> Result<Option<Snapshot>, CliError> {
+        let at = self.mountpoint.display().to_string();
+        let gone = |err: &dyn Display| {
+            CliError::new(format!("the process that asks the server of {at} has ended: {err}"))
+        };
         if !self.open {
-            // The thread ends with this alone.
-            let _ = self.questions.send(());
+            self.questions.write_all(b"?").map_err(|err| gone(&err))?;
             self.asked = Instant::now();
             self.open = true;
         }
-        let answer = match self.answers.recv_timeout(patience) {
-            Ok(answer) => answer,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Ok(None),
-        };
+        let mut line = Vec::new();
+        if !is_readable(self.answers.get_ref(), patience).map_err(|err| gone(&err))? {
+            return Ok(None);
+        }
+        self.answers.read_until(b'\n', &mut line).map_err(|err| gone(&err))?;
         self.open = false;
-        let at = self.mountpoint.display();
-        let json = answer.map_err(|errno| {
+        let answer = line.strip_suffix(b"\n").ok_or_else(|| gone(&"start `top` again"))?;
+        let json = answer_in(answer).map_err(|errno| {
             CliError::new(match errno {
-                rustix::io::Errno::NODATA => format!(
+                Errno::NODATA => format!(
                     "the server of {at} does not tell what it measures: it is older than this program; start it again"
                 ),
-                rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED => {
+                Errno::NOTCONN | Errno::CONNABORTED => {
                     format!("the server of {at} is gone; `lighthouse-fuse umount {at}` clears the mount away")
                 }
                 errno => format!("cannot ask the server of {at}: {errno}"),
             })
         })?;
-        serde_json::from_slice(&json).map(Some).map_err(|err| {
+        serde_json::from_slice(json).map(Some).map_err(|err| {
             CliError::new(format!(
                 "the server of {at} answers what this program does not understand ({err}): they are not of one version"
             ))
         })
     }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        // Not waited for, see above.
+        let _ = self.process.kill();
+    }
+}
+
+/// Waits until there is something to read, or `patience` is over.
+fn is_readable(pipe: &ChildStdout, patience: Duration) -> io::Result<bool> {
+    let until = Instant::now() + patience;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(pipe, PollFlags::IN)], Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => (),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// What asks: for each byte of standard input a line on standard output, until one of them ends.
+fn answer_questions(mountpoint: &Path) -> Result<ExitCode, CliError> {
+    // Whoever ends `top` ends this, as far as that can be.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from)?;
+    let (mut questions, mut out) = (io::stdin().lock(), io::stdout().lock());
+    let mut value = vec![0; JSON_MAX];
+    while questions.read(&mut [0])? > 0 {
+        match rustix::fs::getxattr(mountpoint, METER_XATTR, &mut value) {
+            Ok(len) => out.write_all(value.get(..len).unwrap_or_default())?,
+            Err(errno) => write!(out, "{ERRNO}{}", errno.raw_os_error())?,
+        }
+        out.write_all(b"\n")?;
+        out.flush()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What such a line says, without its end.
+fn answer_in(line: &[u8]) -> Result<&[u8], Errno> {
+    let Some(errno) = line.strip_prefix(ERRNO.as_bytes()) else { return Ok(line) };
+    let number = std::str::from_utf8(errno).ok().and_then(|text| text.parse().ok());
+    Err(number.map_or(Errno::IO, Errno::from_raw_os_error))
 }
 
 /// What one look shows.
@@ -482,6 +547,13 @@ mod tests {
         let line = text.lines().last().unwrap();
         assert!(line.starts_with("WRITE") && line.ends_with("a\\x0a\\x1b[2J"), "{line}");
         assert!(line.contains("12.0 s"), "{line}");
+    }
+
+    #[test]
+    fn an_answer_is_what_the_server_says_or_what_the_kernel_does() {
+        assert_eq!(answer_in(b"{}"), Ok(&b"{}"[..]));
+        assert_eq!(answer_in(b"!107"), Err(Errno::NOTCONN));
+        assert_eq!(answer_in(b"!x"), Err(Errno::IO));
     }
 
     #[test]
