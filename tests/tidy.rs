@@ -21,7 +21,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("syntax", &["sys::grammar"]),
     ("meter", &[]),
     ("tree", &["store"]),
-    ("agents", &["store"]),
+    // What a thread has from the one that started it.
+    ("agents", &["store", "sys::process"]),
     // The system calls that rustix does not have.
     ("store", &["sys"]),
     ("legacy", &["store", "tree"]),

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::sys::process::be_as_the_first_thread;
+
 use super::proc::Proc;
 
 /// Questions that may wait; what comes beyond is dropped, and the actor stays as it is.
@@ -156,6 +158,10 @@ impl Readers {
 
     /// What thread `number` does.
     fn work(&self, number: usize) {
+        // Whoever asked may be pinned to a CPU, which its own caller needs.
+        if let Err(error) = be_as_the_first_thread() {
+            tracing::debug!(%error, "a thread runs where the one that started it may");
+        }
         let proc = Proc::open();
         let mut queue = self.queue.lock();
         loop {

@@ -146,9 +146,10 @@ pub(super) struct ServiceArgs {
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 20, env = "LIGHTHOUSE_FUSE_SPIN",
           value_parser = clap::value_parser!(u32).range(0..=1000))]
     spin: u32,
-    /// Do not share a CPU with who asks. On exactly two CPUs, while a single thread asks again and again and that is answered
-    /// sooner so, its reader stays on its CPU, and a thread of the least weight keeps the other one from idling. --spin 0 does
-    /// without as well
+    /// Leave it to the scheduler alone on which CPU who asks runs. Without this, on exactly two CPUs, while a single thread asks
+    /// again and again and that is answered sooner so, its reader stays on its CPU, and a thread of the least weight keeps the other
+    /// one from idling. Over io_uring threads that serve weigh a little more than others, where they may (CAP_SYS_NICE), and on two
+    /// CPUs one whose caller was moved to the other keeps its own from idling for a moment. --spin 0 does without as well
     #[arg(long, env = "LIGHTHOUSE_FUSE_NO_SHARED_CPU")]
     no_shared_cpu: bool,
     /// Answer reads of so many bytes and more by splice, which copies them once instead of twice; 0: none

@@ -360,6 +360,14 @@ impl FuseQueue<'_> {
         taken != self.tail
     }
 
+    /// Whether an entry has completed. Does not wait.
+    #[must_use]
+    pub fn has_completed(&self) -> bool {
+        let Prepared { shared, layout, .. } = &self.parts;
+        let head = shared.number(layout.cq_head).load(Ordering::Relaxed);
+        head != shared.number(layout.cq_tail).load(Ordering::Acquire)
+    }
+
     /// The next entry that completed, if one has. Does not wait.
     pub fn completed(&mut self) -> Option<Completed> {
         let (user_data, res) = self.completion()?;
@@ -372,11 +380,11 @@ impl FuseQueue<'_> {
     }
 
     fn completion(&mut self) -> Option<(u64, i32)> {
-        let Prepared { shared, layout, .. } = &self.parts;
-        let head = shared.number(layout.cq_head).load(Ordering::Relaxed);
-        if head == shared.number(layout.cq_tail).load(Ordering::Acquire) {
+        if !self.has_completed() {
             return None;
         }
+        let Prepared { shared, layout, .. } = &self.parts;
+        let head = shared.number(layout.cq_head).load(Ordering::Relaxed);
         let slot = (head & (layout.cq_entries - 1)) as usize;
         let place = shared.at::<Cqe>(layout.cqes as usize + slot * size_of::<Cqe>());
         // SAFETY: the place is inside the mapping, as `at` checks; the kernel wrote it before it moved

@@ -195,6 +195,30 @@ pub fn pin(thread: Option<Pid>, cpu: usize) -> io::Result<()> {
     Ok(rustix::thread::sched_setaffinity(thread, &set)?)
 }
 
+/// Makes this thread weigh so many nice levels more than it does, a quarter more with each, setpriority(2).
+///
+/// # Errors
+///
+/// `EACCES` or `EPERM` without `CAP_SYS_NICE` where `RLIMIT_NICE` does not allow it.
+pub fn weigh_more(levels: i32) -> io::Result<()> {
+    let nice = rustix::process::getpriority_process(None)?;
+    // Less than the least is the least.
+    Ok(rustix::process::setpriority_process(None, nice.saturating_sub(levels))?)
+}
+
+/// Lets this thread run where the first one of the process may, and has it weigh what that does. Who is started by a thread
+/// that is pinned, or weighs more, has both from it.
+///
+/// # Errors
+///
+/// Whatever `sched_setaffinity(2)` and `setpriority(2)` say.
+pub fn be_as_the_first_thread() -> io::Result<()> {
+    let first = Some(rustix::process::getpid());
+    rustix::thread::sched_setaffinity(None, &rustix::thread::sched_getaffinity(first)?)?;
+    let nice = rustix::process::getpriority_process(first)?;
+    Ok(rustix::process::setpriority_process(None, nice)?)
+}
+
 /// The least that a thread may weigh, setpriority(2).
 pub const NICE_MAX: i32 = 19;
 
@@ -343,6 +367,48 @@ mod tests {
         .join()
         .unwrap();
         assert!(pin_to(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_thread_weighs_more_where_that_is_allowed_and_no_other_does() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let before = nice();
+        std::thread::spawn(move || match weigh_more(5) {
+            Ok(()) => assert_eq!(nice(), (before - 5).max(-20)),
+            Err(err) => {
+                assert_eq!(err.kind(), io::ErrorKind::PermissionDenied);
+                assert_eq!(nice(), before);
+            }
+        })
+        .join()
+        .unwrap();
+        assert_eq!(nice(), before);
+    }
+
+    #[test]
+    fn a_thread_that_another_started_runs_where_and_weighs_what_the_first_does() {
+        let first = Some(rustix::process::getpid());
+        let looks = |who| {
+            let cpus = rustix::thread::sched_getaffinity(who).unwrap();
+            (cpus, rustix::process::getpriority_process(who).unwrap())
+        };
+        let cpu = *allowed_cpus().unwrap().last().unwrap();
+        std::thread::spawn(move || {
+            pin_to(cpu).unwrap();
+            weigh_least().unwrap();
+            std::thread::spawn(move || {
+                assert!(looks(None) != looks(first));
+                // Without CAP_SYS_NICE nobody weighs more again.
+                if rustix::process::geteuid().is_root() {
+                    be_as_the_first_thread().unwrap();
+                    assert!(looks(None) == looks(first));
+                }
+            })
+            .join()
+            .unwrap();
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]

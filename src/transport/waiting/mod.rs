@@ -18,6 +18,7 @@
 mod habit;
 mod learnt;
 mod occupant;
+mod settling;
 mod shared_cpu;
 
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 use habit::{Habit, Place, Way};
 use learnt::{Courtesy, Luck, Reach};
 use parking_lot::Mutex;
+pub(super) use settling::Settling;
 use shared_cpu::{Seat, SharedCpu};
 
 /// How a reader waits for a request.
@@ -45,7 +47,7 @@ pub enum Wait {
     /// that one's CPU, while a thread of the least weight keeps the other from idling.
     ///
     /// With a lone caller this takes half to all of the time, and up to twice the CPU time in the server, for that thread's
-    /// counts; at rest none.
+    /// counts; at rest none. Over a ring: [where callers stay](super::uring).
     SpinBeside(Duration),
 }
 
