@@ -37,6 +37,11 @@
 //! fuser. What the peers that are no Rust need is installed by `.ci/tools --peers`; what is not there is named and left
 //! out.
 //!
+//! Each server leads a session of its own, as a daemon does, or what was started from another terminal: where
+//! `sched_autogroup_enabled` is set, as most distributions have it, the scheduler shares CPUs out among sessions first, and places who
+//! is woken by another rule than within one. For a lone caller this decides as much as the server does. `BENCH_SESSION=shared`
+//! starts them in the session of the bench, as a `mount` that a script runs beside what uses it.
+//!
 //! Each answer comes with the percentiles of single operations, the server's CPU time for one, and how many requests the
 //! kernel sent for one, where its tracing is there (tracefs): these are counted in a round of their own. CPU time comes in
 //! the clock's ticks of mostly 10 ms, summed over the rounds: in few rounds of short ones it says little.

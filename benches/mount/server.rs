@@ -127,9 +127,12 @@ impl Spec {
             words.split_first().unwrap_or_else(|| panic!("{}: no command", self.name));
         let mut command = Command::new(program);
         // If the bench is interrupted, no server stays behind.
-        let child = sys::process::die_with_parent(command.args(arguments))
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {program}: {error}", self.name));
+        sys::process::die_with_parent(command.args(arguments));
+        if !shares_session() {
+            sys::process::start_session(&mut command);
+        }
+        let child =
+            command.spawn().unwrap_or_else(|error| panic!("{}: {program}: {error}", self.name));
         let mut server = Server {
             name: self.name.clone(),
             stores: !BARE.contains(&self.name.as_str()),
@@ -148,6 +151,11 @@ impl Spec {
         server.furnish();
         server
     }
+}
+
+/// Whether servers are to be in the session of who asks them.
+fn shares_session() -> bool {
+    std::env::var_os("BENCH_SESSION").is_some_and(|session| session == "shared")
 }
 
 /// Has directories made in `directory` placed far from each other.
