@@ -14,14 +14,18 @@ tests![
     where_it_is_left_to_the_scheduler_they_weigh_the_same,
 ];
 
-/// CPU time of the thread that keeps a CPU from idling, in clock ticks; `None` where there is no such thread.
-fn occupied(mount: &Mount) -> Option<u64> {
+/// What `/proc` says of each thread of the server.
+fn stats(mount: &Mount) -> impl Iterator<Item = String> {
     let tasks = format!("/proc/{}/task", mount.server().as_raw_nonzero());
-    let stats = fs::read_dir(tasks).unwrap().filter_map(|task| {
+    fs::read_dir(tasks).unwrap().filter_map(|task| {
         // It may end before it is looked at.
         fs::read_to_string(task.ok()?.path().join("stat")).ok()
-    });
-    stats.into_iter().find_map(|stat| {
+    })
+}
+
+/// CPU time of the thread that keeps a CPU from idling, in clock ticks; `None` where there is no such thread.
+fn occupied(mount: &Mount) -> Option<u64> {
+    stats(mount).find_map(|stat| {
         let fields = stat.split_once("(occupant) ")?.1.split_whitespace();
         Some(fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum())
     })
@@ -64,13 +68,8 @@ fn without_a_shared_cpu_there_is_no_such_thread() -> Outcome {
 
 /// How nice the threads of a ring are, and the others.
 fn niceness(mount: &Mount) -> (Vec<i32>, Vec<i32>) {
-    let tasks = format!("/proc/{}/task", mount.server().as_raw_nonzero());
-    let stats = fs::read_dir(tasks).unwrap().filter_map(|task| {
-        // It may end before it is looked at.
-        fs::read_to_string(task.ok()?.path().join("stat")).ok()
-    });
     let (ring, others): (Vec<String>, Vec<String>) =
-        stats.partition(|stat| stat.contains("(ring-"));
+        stats(mount).partition(|stat| stat.contains("(ring-"));
     let nice = |stats: Vec<String>| {
         let of = |stat: &String| {
             let (_, fields) = stat.rsplit_once(") ").unwrap();
