@@ -29,16 +29,17 @@ pub(super) enum Place {
 ///
 /// ```text
 ///  a pause, or thousands of requests ---> sleeps ---> looks ---> shares its CPU, the other kept from idling,
-///                                           |                    then the other one, and back
-///                                           |                            |
-///                                           +--- far worse than looking -+--> the best of them
+///                                           |          |         then the other one, until that is its caller's
+///                                           |   beside its caller            |
+///                                           |          |                     |
+///                                           +----------+---------------------+--> the best of them
 /// ```
 ///
-/// What a caller does besides takes as long in each way, so the time from one request to the next tells which is better. A CPU is
-/// shared with one caller alone, for several have something to do on each. It is left where it is not better any more; where only
-/// the caller was moved, which shows in requests that take much longer at once, its reader follows. Where it was not better it
-/// is tried ever more rarely, unless looking comes to take much longer than that did: callers that were on
-/// their reader's CPU by chance were moved from there.
+/// What a caller does besides takes as long in each way, so the time from one request to the next tells which is better. Whether a
+/// caller is [beside](Asked::beside) its reader shows in each request. A CPU is shared with one caller alone, for several have
+/// something to do on each, and only where looking does not find it there anyhow. Where the caller was moved its reader
+/// follows. Where sharing was not better it is tried ever more rarely; where it was it goes on after a short pause: what
+/// one begins with a moment after another, as a build does its commands, is over by the time that all was tried again.
 #[derive(Debug, Default)]
 pub(super) struct Habit {
     /// Whether there are two CPUs to share one of.
@@ -52,8 +53,6 @@ pub(super) struct Habit {
     moves: bool,
     /// How often it was in this try.
     moved: u32,
-    /// For how long the other CPU has been kept from idling in this try.
-    warm: Duration,
     /// When the last request was received.
     last: Option<Instant>,
     /// Whose the last one was.
@@ -66,14 +65,21 @@ pub(super) struct Habit {
     looking: Option<Duration>,
     /// How long one took with a CPU shared.
     sharing: Option<Duration>,
-    /// How long one took at least in some round of that.
-    sharing_least: Option<Duration>,
     /// [`Habit::WAITED`] for each request that took long with a CPU shared, less one for each that did not.
     waited: u32,
     /// How many more requests until sharing is tried where it was not better.
     waits: u32,
     /// How many they were the last time.
     patience: u32,
+}
+
+/// A request that was received.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// A thread's number, or 0 where nobody waits for an answer.
+    pub(super) caller: u32,
+    /// The caller ran on the reader's CPU, while that gave it away or before it came to look.
+    pub(super) beside: bool,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -95,13 +101,16 @@ struct Round {
     took: Duration,
     /// How many were another's than the one before.
     others: u32,
+    /// How many were of callers beside their reader.
+    beside: u32,
 }
 
 impl Round {
-    fn add(&mut self, took: Duration, is_anothers: bool) {
+    fn add(&mut self, took: Duration, is_anothers: bool, beside: bool) {
         self.requests += 1;
         self.took += took;
         self.others += u32::from(is_anothers);
+        self.beside += u32::from(beside);
     }
 
     fn mean(self) -> Option<Duration> {
@@ -112,11 +121,18 @@ impl Round {
     fn is_of_one(self) -> bool {
         self.others * 16 <= self.requests
     }
+
+    /// Whether callers were beside their reader, for the most part.
+    fn is_beside(self) -> bool {
+        self.beside * 2 > self.requests
+    }
 }
 
 impl Habit {
     /// After such a pause whoever asks now may run elsewhere.
     const PAUSE: Duration = Duration::from_millis(10);
+    /// After such a one nothing is left of what was learnt about sharing a CPU.
+    const LONG_PAUSE: Duration = Duration::from_secs(1);
     /// A request that took longer waited for its caller, or for a disk, and does not count. For so long after one the other
     /// CPU is kept from idling, where one is shared.
     pub(super) const LONG: Duration = Duration::from_micros(250);
@@ -124,29 +140,24 @@ impl Habit {
     const MOST: Duration = Duration::from_micros(100);
     /// So many requests tell how long one takes.
     pub(super) const ROUND: u32 = 32;
-    /// So many tell what is far worse.
-    const FAR_WORSE: u32 = 8;
+    /// So many tell what is far worse, and where a caller is.
+    const FEW: u32 = 8;
     /// So many do not count once another CPU is shared.
     const SETTLING: u32 = 4;
-    /// So often the other CPU is tried.
-    const MOVES: u32 = 3;
-    /// Where sharing a CPU is not better it is tried once in so many at last. A try takes [`Habit::WARM`] and more.
-    const PATIENCE_MAX: u32 = 16 * Self::STAY;
-    /// So long the thread that keeps a CPU from idling has to have run before a reader goes to its caller. A scheduler may count
-    /// a CPU as free that has little to do on the average, which of a thread that has just begun is a matter of PELT, whose half
-    /// life is 32 ms: with 10 ms callers went away again in 16 tries of 16, with 20 ms in none.
-    const WARM: Duration = Duration::from_millis(20);
-    /// For so many it is left at what was found. Where sleeping takes 25 us longer, [`Habit::FAR_WORSE`] such in so
+    /// So often the reader goes to the other CPU in a try: of callers whose readers came to them two to three in four were still
+    /// there a moment later, and of those nearly all after thousands of requests.
+    const MOVES: u32 = 4;
+    /// Where sharing a CPU is not better it is tried once in so many at last. A try takes fewer than a hundred.
+    const PATIENCE_MAX: u32 = 4 * Self::STAY;
+    /// For so many it is left at what was found. Where sleeping takes 25 us longer, [`Habit::FEW`] such in so
     /// many are 0.05 us for each.
     const STAY: u32 = 4096;
-    /// For so many a CPU is shared where that was found to be better, for leaving it and coming back takes [`Habit::WARM`].
+    /// For so many a CPU is shared where that was found to be better, for leaving it and coming back takes a try.
     const STAY_SHARING: u32 = 8 * Self::STAY;
     /// One request that takes long in so many is usual; who shares a CPU with somebody that computes waits for that one's slice each
     /// time.
     const WAITED: u32 = 32;
     const WAITED_MOST: u32 = 2 * Self::WAITED;
-    /// So many tell that callers were moved.
-    const STAY_SHORT: u32 = Self::STAY / 8;
 
     /// `can_share`: whether there are two CPUs to share one of.
     pub(super) fn new(can_share: bool) -> Self {
@@ -160,21 +171,20 @@ impl Habit {
         }
     }
 
-    /// Learns that a request of `caller` was received, a thread's number, or 0 where nobody waits for an answer.
-    pub(super) fn received(&mut self, now: Instant, caller: u32) -> Place {
+    /// Learns that a request was received.
+    pub(super) fn received(&mut self, now: Instant, asked: Asked) -> Place {
         let last = self.last.replace(now);
         let took = last.map_or(Self::PAUSE, |last| now.saturating_duration_since(last));
         if took >= Self::LONG && self.way() == Way::Shares {
             self.has_waited();
         }
         if took >= Self::PAUSE {
-            self.begin(Doing::Tries(Way::Sleeps));
+            self.pauses(took);
         } else if took < Self::LONG {
-            self.warm += took;
             if self.settling > 0 {
                 self.settling -= 1;
             } else {
-                self.count(took, caller);
+                self.count(took, asked);
             }
         }
         match self.way() {
@@ -186,21 +196,41 @@ impl Habit {
         }
     }
 
+    /// Reader and occupant were moved until `now`, which no caller waited for.
+    pub(super) fn was_moved(&mut self, now: Instant) {
+        self.last = Some(now);
+    }
+
+    /// Nobody asked for so long.
+    fn pauses(&mut self, pause: Duration) {
+        if self.doing == Doing::Does(Way::Shares) && pause < Self::LONG_PAUSE {
+            (self.round, self.settling) = (Round::default(), Self::SETTLING);
+            (self.sleeping, self.looking) = (None, None);
+        } else {
+            if self.doing == Doing::Tries(Way::Shares) {
+                // Perhaps who asks waited for somebody that computes.
+                self.waits = Self::STAY;
+            }
+            self.begin(Doing::Tries(Way::Sleeps));
+        }
+    }
+
     /// Whether sharing a CPU may be tried now.
     fn may_share(&self) -> bool {
         self.can_share && self.waits == 0
     }
 
-    fn count(&mut self, took: Duration, caller: u32) {
+    fn count(&mut self, took: Duration, asked: Asked) {
+        let Asked { caller, beside } = asked;
         let last =
             if caller == 0 { self.caller } else { std::mem::replace(&mut self.caller, caller) };
-        self.round.add(took.min(Self::MOST), caller != 0 && caller != last);
+        self.round.add(took.min(Self::MOST), caller != 0 && caller != last, beside);
         self.left = self.left.saturating_sub(1);
         self.waited = self.waited.saturating_sub(1);
         self.waits = self.waits.saturating_sub(1);
         match self.round.requests {
             Self::ROUND => self.judge(),
-            Self::FAR_WORSE if self.is_far_worse() => self.judge_early(),
+            Self::FEW if self.is_decided() => self.judge_early(),
             _ => (),
         }
     }
@@ -208,7 +238,7 @@ impl Habit {
     /// Somebody else needs one of both CPUs, or the caller does: nobody is to be in the way.
     pub(super) fn is_disturbed(&mut self) {
         if self.way() == Way::Shares {
-            (self.sharing, self.sharing_least, self.waited) = (None, None, 0);
+            (self.sharing, self.waited) = (None, 0);
             self.gives_up();
         }
     }
@@ -227,22 +257,23 @@ impl Habit {
         self.is_disturbed();
     }
 
-    /// Whether the requests so far took longer than with looking, by so much that few tell.
-    fn is_far_worse(&self) -> bool {
-        let limit = self.looking.map(|looking| looking * 3 / 2);
-        limit.is_some_and(|limit| self.round.mean() > Some(limit))
+    /// Whether few requests tell already what comes of a try.
+    fn is_decided(&self) -> bool {
+        match self.doing {
+            Doing::Tries(Way::Sleeps) => {
+                let limit = self.looking.map(|looking| looking * 3 / 2);
+                limit.is_some_and(|limit| self.round.mean() > Some(limit))
+            }
+            Doing::Tries(Way::Shares) => !self.round.is_beside(),
+            Doing::Tries(Way::Looks) | Doing::Does(_) => false,
+        }
     }
 
-    /// A few requests were far worse than with looking.
+    /// A few requests told.
     fn judge_early(&mut self) {
         match self.doing {
-            Doing::Tries(Way::Sleeps) if self.may_share() && self.round.is_of_one() => {
-                self.sleeping = self.round.mean();
-                self.begin(Doing::Tries(Way::Shares));
-            }
             Doing::Tries(Way::Sleeps) => self.begin(Doing::Does(Way::Looks)),
-            Doing::Tries(Way::Shares) => self.judge(),
-            Doing::Tries(Way::Looks) | Doing::Does(_) => (),
+            _ => self.judge(),
         }
     }
 
@@ -257,19 +288,22 @@ impl Habit {
             }
             Doing::Tries(Way::Looks) => {
                 self.looking = Some(took);
-                let shares = self.may_share() && round.is_of_one();
+                let shares = self.shares_after(round);
                 let alone = Doing::Does(self.best_alone());
                 self.begin(if shares { Doing::Tries(Way::Shares) } else { alone });
             }
-            Doing::Tries(Way::Shares) if round.is_of_one() => self.judge_try(took),
-            Doing::Tries(Way::Shares) => {
-                self.sharing_least = None;
-                self.gives_up();
+            Doing::Tries(Way::Shares) if round.is_of_one() => {
+                self.judge_try(took, round.is_beside());
             }
-            Doing::Does(Way::Shares) if round.is_of_one() => self.judge_sharing(took),
-            Doing::Does(Way::Shares) => {
-                self.sharing_least = None;
-                self.begin(Doing::Tries(Way::Looks));
+            Doing::Tries(Way::Shares) => self.gives_up(),
+            Doing::Does(Way::Shares) if round.is_of_one() => {
+                self.judge_sharing(took, round.is_beside());
+            }
+            Doing::Does(Way::Shares) => self.begin(Doing::Tries(Way::Looks)),
+            Doing::Does(Way::Looks) if self.shares_after(round) => {
+                // What took less was beside its caller by chance, or of what was asked for before.
+                (self.sleeping, self.looking) = (None, Some(took));
+                self.begin(Doing::Tries(Way::Shares));
             }
             Doing::Does(way) => {
                 match way {
@@ -278,8 +312,6 @@ impl Habit {
                 }
                 if self.left == 0 {
                     self.begin(Doing::Tries(Way::Sleeps));
-                } else if way == Way::Looks && round.is_of_one() && self.misses_sharing() {
-                    self.begin(Doing::Tries(Way::Shares));
                 } else if way == Way::Sleeps && self.sleeping > self.looking {
                     self.doing = Doing::Does(Way::Looks);
                 }
@@ -287,39 +319,42 @@ impl Habit {
         }
     }
 
-    /// A CPU was tried for a round, with one caller.
-    fn judge_try(&mut self, took: Duration) {
-        if self.warm < Self::WARM {
-            self.sharing = smoothed(self.sharing, took);
-            return;
-        }
-        let before = self.sharing.replace(took);
-        self.sharing_least = Some(self.sharing_least.map_or(took, |least| least.min(took)));
-        let is_nearer = is_better(Some(took), before, 1);
-        match self.moved {
-            // The other one is not tried yet, and may be better still.
-            0 => self.turn(),
-            moved if self.best() == Way::Shares && (is_nearer || moved > 1) => {
+    /// Whether to try to share a CPU after a round of looking.
+    fn shares_after(&self, round: Round) -> bool {
+        self.may_share() && round.is_of_one() && !round.is_beside()
+    }
+
+    /// A CPU was tried, with one caller.
+    fn judge_try(&mut self, took: Duration, is_beside: bool) {
+        if is_beside {
+            self.sharing = Some(took);
+            if self.looking.is_none() || is_better(self.sharing, self.alone()) {
                 self.patience = 0;
                 self.begin(Doing::Does(Way::Shares));
+            } else {
+                self.gives_up();
             }
-            moved if moved < Self::MOVES => self.turn(),
-            _ => self.gives_up(),
+        } else if self.moved < Self::MOVES {
+            self.turn();
+        } else {
+            self.gives_up();
         }
     }
 
     /// A CPU was shared for a round with one caller, as was better.
-    fn judge_sharing(&mut self, took: Duration) {
-        let is_elsewhere = is_much_longer(took, self.sharing_least);
-        self.sharing = smoothed(self.sharing, took);
-        self.sharing_least = self.sharing_least.min(Some(took));
-        if is_elsewhere {
+    fn judge_sharing(&mut self, took: Duration, is_beside: bool) {
+        if !is_beside {
+            // What looking took was of what was asked for before.
+            (self.sleeping, self.looking) = (None, None);
             self.begin(Doing::Tries(Way::Shares));
-            self.warm = Self::WARM;
             self.turn();
-        } else if !is_better(self.sharing, self.alone(), 1) {
-            self.gives_up();
-        } else if self.left == 0 {
+            return;
+        }
+        self.sharing = smoothed(self.sharing, took);
+        // What is asked for may be something else by now, which takes longer in each way.
+        let is_settled = self.left < Self::STAY_SHARING - Self::STAY;
+        let alone = self.alone().filter(|_| is_settled);
+        if alone.is_some() && !is_better(self.sharing, alone) || self.left == 0 {
             self.begin(Doing::Tries(Way::Looks));
         }
     }
@@ -333,7 +368,7 @@ impl Habit {
 
     /// What is better by more than chance, of what takes no CPU from others.
     fn best_alone(&self) -> Way {
-        if is_better(self.sleeping, self.looking, 1) { Way::Sleeps } else { Way::Looks }
+        if is_better(self.sleeping, self.looking) { Way::Sleeps } else { Way::Looks }
     }
 
     /// How long a request takes with that.
@@ -341,32 +376,18 @@ impl Habit {
         if self.best_alone() == Way::Sleeps { self.sleeping } else { self.looking }
     }
 
-    /// What is better by more than chance; what takes a CPU's time has to be by more.
-    fn best(&self) -> Way {
-        if is_better(self.sharing, self.alone(), 2) { Way::Shares } else { self.best_alone() }
-    }
-
     fn begin(&mut self, doing: Doing) {
         let settling = if doing == Doing::Tries(Way::Shares) { Self::SETTLING } else { 0 };
         let stay = if doing == Doing::Does(Way::Shares) { Self::STAY_SHARING } else { Self::STAY };
         (self.doing, self.left, self.settling) = (doing, stay, settling);
-        (self.moves, self.moved, self.warm) = (false, 0, Duration::ZERO);
+        (self.moves, self.moved) = (false, 0);
         self.round = Round::default();
         if doing == Doing::Tries(Way::Shares) {
-            (self.sharing, self.sharing_least) = (None, None);
+            self.sharing = None;
         }
     }
 
-    /// Whether requests have come to take much longer than they did with a CPU shared, where that was no better: callers that were
-    /// on their reader's CPU without it have been moved from there.
-    fn misses_sharing(&self) -> bool {
-        let is_settled = self.left < Self::STAY - Self::STAY_SHORT;
-        let takes_longer =
-            self.looking.is_some_and(|took| is_much_longer(took, self.sharing_least));
-        self.can_share && is_settled && takes_longer
-    }
-
-    /// The caller may be on the other CPU: tries that one.
+    /// The caller is on the other CPU: tries that one.
     fn turn(&mut self) {
         self.moves = true;
         self.moved += 1;
@@ -380,14 +401,9 @@ fn smoothed(lately: Option<Duration>, took: Duration) -> Option<Duration> {
     Some(lately.map_or(took, |lately| (lately * 3 + took) / 4))
 }
 
-/// Whether requests take less by more than so many eighths.
-fn is_better(this: Option<Duration>, than: Option<Duration>, by: u32) -> bool {
-    this.zip(than).is_some_and(|(this, than)| this < than * (8 - by) / 8)
-}
-
-/// Whether requests take longer by more than what their callers do besides may make of it, from one time to another.
-fn is_much_longer(this: Duration, than: Option<Duration>) -> bool {
-    than.is_some_and(|than| this > than * 3 / 2)
+/// Whether requests take less by more than an eighth.
+fn is_better(this: Option<Duration>, than: Option<Duration>) -> bool {
+    this.zip(than).is_some_and(|(this, than)| this < than * 7 / 8)
 }
 
 #[cfg(test)]
@@ -412,7 +428,7 @@ mod tests {
                     let sleeps = self.habit.way() == Way::Sleeps;
                     let takes = if sleeps { sleeping } else { looking };
                     self.now += Duration::from_micros(takes);
-                    self.habit.received(self.now, 7);
+                    self.habit.received(self.now, Asked { caller: 7, beside: false });
                     u32::from(sleeps)
                 })
                 .sum()
@@ -430,7 +446,7 @@ mod tests {
     fn where_sleeping_is_worse_it_is_tried_rarely_and_given_up_soon() {
         let mut served = Served::new();
         assert!(served.asks(1000, 40, 15) <= 1 + Habit::ROUND);
-        assert!(served.asks(100_000, 40, 15) <= 30 * Habit::FAR_WORSE);
+        assert!(served.asks(100_000, 40, 15) <= 30 * Habit::FEW);
         // And where neither is better the reader looks.
         assert!(served.asks(100_000, 15, 15) <= 30 * Habit::ROUND);
     }
@@ -468,16 +484,19 @@ mod tests {
         habit: Habit,
         /// Whether the shared CPU is the caller's.
         together: bool,
+        /// Whether a reader that looks is on its caller's by chance.
+        by_chance: bool,
         /// How long a request takes in microseconds: of a reader that sleeps, looks, shares its caller's CPU, shares the other.
         takes: [u64; 4],
-        /// For how long the other CPU has been kept from idling.
-        warm: Duration,
+        /// How often the caller is moved when its reader comes.
+        flees: u32,
     }
 
     impl TwoCpus {
         fn new(takes: [u64; 4]) -> Self {
             let habit = Habit::new(true);
-            Self { now: Instant::now(), habit, together: false, takes, warm: Duration::ZERO }
+            let (together, by_chance) = (false, false);
+            Self { now: Instant::now(), habit, together, by_chance, takes, flees: 2 }
         }
 
         /// How many of so many requests of `callers` were received on a shared CPU, and how many of those on their caller's.
@@ -494,13 +513,19 @@ mod tests {
                 });
                 shared += u32::from(shares);
                 together += u32::from(shares && self.together);
-                self.warm = if shares { self.warm + took } else { Duration::ZERO };
                 self.now += took;
-                match self.habit.received(self.now, 7 + request % callers) {
+                let beside = match self.habit.way() {
+                    Way::Sleeps => false,
+                    Way::Looks => self.by_chance,
+                    Way::Shares => self.together,
+                };
+                match self.habit.received(self.now, Asked { caller: 7 + request % callers, beside })
+                {
                     // Who looked or slept has its caller on the other CPU.
                     Place::Anywhere => self.together = false,
                     Place::Shared { moves: true } => {
-                        self.together = !self.together && self.warm >= Habit::WARM;
+                        self.together = !self.together && self.flees == 0;
+                        self.flees = self.flees.saturating_sub(1);
                     }
                     Place::Shared { moves: false } | Place::AsBefore => (),
                 }
@@ -519,7 +544,7 @@ mod tests {
 
     #[test]
     fn where_sharing_is_not_better_it_is_tried_ever_more_rarely() {
-        for near in [13, 15, 40] {
+        for near in [14, 15, 40] {
             let mut cpus = TwoCpus::new([40, 15, near, 15]);
             cpus.asks(1_000_000, 1);
             let (shared, _) = cpus.asks(1_000_000, 1);
@@ -530,8 +555,9 @@ mod tests {
     #[test]
     fn a_caller_that_was_beside_its_reader_by_chance_is_followed_once_it_is_not() {
         let mut cpus = TwoCpus::new([40, 7, 7, 7]);
-        cpus.asks(10_000, 1);
-        cpus.takes = [40, 15, 7, 15];
+        cpus.by_chance = true;
+        assert_eq!(cpus.asks(100_000, 1), (0, 0));
+        (cpus.by_chance, cpus.takes) = (false, [40, 15, 7, 15]);
         cpus.asks(3_000, 1);
         assert!(cpus.together);
     }
@@ -546,6 +572,33 @@ mod tests {
             let (shared, together) = cpus.asks(500, 1);
             assert_eq!(shared, 500);
             assert!(together > 400, "{together}");
+        }
+    }
+
+    #[test]
+    fn after_a_short_pause_a_cpu_is_shared_again_at_once() {
+        let mut cpus = TwoCpus::new([40, 15, 7, 15]);
+        cpus.asks(10_000, 1);
+        cpus.now += Habit::PAUSE;
+        assert_eq!(cpus.asks(1000, 1), (1000, 1000));
+        // Whoever runs elsewhere meanwhile is followed.
+        cpus.now += Habit::PAUSE;
+        cpus.together = false;
+        assert!(cpus.asks(1000, 1).1 > 900);
+        // And after a long one all is tried again.
+        cpus.now += Habit::LONG_PAUSE;
+        cpus.asks(1, 1);
+        assert_eq!(cpus.habit.way(), Way::Sleeps);
+    }
+
+    #[test]
+    fn what_moving_takes_does_not_count() {
+        let mut cpus = TwoCpus::new([40, 15, 7, 15]);
+        cpus.asks(10_000, 1);
+        for _ in 0..100 {
+            cpus.now += Habit::LONG;
+            cpus.habit.was_moved(cpus.now);
+            assert_eq!(cpus.asks(1, 1), (1, 1));
         }
     }
 
@@ -588,7 +641,8 @@ mod tests {
         let mut now = Instant::now();
         for _ in 0..10_000 {
             now += Habit::LONG;
-            assert!(!matches!(habit.received(now, 7), Place::Shared { .. }));
+            let asked = Asked { caller: 7, beside: false };
+            assert!(!matches!(habit.received(now, asked), Place::Shared { .. }));
         }
     }
 }

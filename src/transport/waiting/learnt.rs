@@ -2,7 +2,7 @@
 //! away meanwhile.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// For how many receives something is not done, and for how many the next time. Only whoever has the turn counts; of two at once
 /// one may be lost, and then it is one longer.
@@ -118,14 +118,8 @@ impl Courtesy {
         self.0.is_over()
     }
 
-    /// Gives the CPU away for once, since `now`. Whether to go on doing so.
-    pub(super) fn give_way(&self, now: Instant) -> bool {
-        rustix::thread::sched_yield();
-        self.gave_way(now.elapsed())
-    }
-
-    /// Learns how long it was away.
-    fn gave_way(&self, took: Duration) -> bool {
+    /// Learns for how long it was given away. Whether to go on doing so.
+    pub(super) fn gave_way(&self, took: Duration) -> bool {
         let next = self.0.next().max(Self::PAUSE_MIN);
         if took < Self::LONG {
             self.0.set_next(next - 1);

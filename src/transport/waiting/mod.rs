@@ -23,11 +23,11 @@ mod shared_cpu;
 
 use std::time::{Duration, Instant};
 
-use habit::{Habit, Place, Way};
+use habit::{Asked, Habit, Place, Way};
 use learnt::{Courtesy, Luck, Reach};
 use parking_lot::Mutex;
 pub(super) use settling::Settling;
-use shared_cpu::{Seat, SharedCpu};
+use shared_cpu::{Seat, Shared, SharedCpu};
 
 /// How a reader waits for a request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -69,18 +69,20 @@ struct Kept {
 }
 
 impl Kept {
-    /// A request of `caller` was received at `now`.
-    fn received(&mut self, now: Instant, caller: u32) {
-        match self.habit.received(now, caller) {
+    /// A request was received at `now`.
+    fn received(&mut self, now: Instant, asked: Asked) {
+        match self.habit.received(now, asked) {
             Place::Anywhere => self.cpu.end(),
             Place::AsBefore => (),
             Place::Shared { .. } if self.cpu.was_disturbed() => self.habit.is_disturbed(),
-            Place::Shared { moves } => {
-                if let Err(error) = self.cpu.share(moves, now) {
+            Place::Shared { moves } => match self.cpu.share(moves, now) {
+                Ok(Shared::AsBefore) => (),
+                Ok(Shared::Anew) => self.habit.was_moved(Instant::now()),
+                Err(error) => {
                     tracing::debug!(%error, "no CPU is shared with who asks");
                     self.habit.cannot_share();
                 }
-            }
+            },
         }
         if self.habit.way() != Way::Shares {
             Seat::leave();
@@ -122,7 +124,7 @@ impl Waiting {
             _ if looks.is_some() && self.courtesy.is_due() => GivesWay::AsLearnt,
             _ => GivesWay::Never,
         };
-        Look { waiting: self, looks, gives_way, since: None }
+        Look { waiting: self, looks, gives_way, since: None, away: Duration::ZERO }
     }
 
     /// A receive begins, of one who helps.
@@ -133,7 +135,7 @@ impl Waiting {
 }
 
 /// Whether the CPU is given to others between two looks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum GivesWay {
     Never,
     /// Until somebody keeps it for long.
@@ -151,30 +153,46 @@ pub(super) struct Look<'w> {
     gives_way: GivesWay,
     /// When there was nothing for the first time.
     since: Option<Instant>,
+    /// For how long the CPU was given away between the last two looks.
+    away: Duration,
 }
 
 impl Look<'_> {
+    /// Whoever has the CPU for longer did something on it: to give it away to nobody takes a fifth of that.
+    const BESIDE: Duration = Duration::from_micros(1);
+
     /// There was nothing. Whether to sleep until there is, rather than to look at once.
     pub(super) fn missed(&mut self) -> bool {
         let now = Instant::now();
         let begun = *self.since.get_or_insert(now);
         match self.looks {
             Some(time) if now.duration_since(begun) < time => {
-                match self.gives_way {
-                    GivesWay::Never => std::hint::spin_loop(),
-                    GivesWay::AsLearnt if self.waiting.courtesy.give_way(now) => (),
-                    GivesWay::AsLearnt => self.gives_way = GivesWay::Never,
-                    GivesWay::Always => rustix::thread::sched_yield(),
+                let gives_way = self.gives_way;
+                if gives_way == GivesWay::Never {
+                    std::hint::spin_loop();
+                    self.away = Duration::ZERO;
+                } else {
+                    rustix::thread::sched_yield();
+                    self.away = now.elapsed();
+                }
+                if gives_way == GivesWay::AsLearnt && !self.waiting.courtesy.gave_way(self.away) {
+                    self.gives_way = GivesWay::Never;
                 }
                 false
             }
             _ => {
+                self.away = Duration::ZERO;
                 if self.looks.take().is_some() {
                     self.waiting.luck.tried(false);
                 }
                 true
             }
         }
+    }
+
+    /// Whether whoever asks did so on this CPU: before the reader came to look, or while that gave it away.
+    fn is_beside(&self) -> bool {
+        self.since.is_none() || self.away > Self::BESIDE
     }
 
     /// A request of `caller` came, a thread's number. Whether it was there at once.
@@ -186,7 +204,8 @@ impl Look<'_> {
             let now = Instant::now();
             let after = self.since.map_or(Duration::ZERO, |begun| now.duration_since(begun));
             self.waiting.reach.came(after, time);
-            self.waiting.kept.lock().received(now, caller);
+            let asked = Asked { caller, beside: self.is_beside() };
+            self.waiting.kept.lock().received(now, asked);
         }
         self.since.is_none()
     }
@@ -224,6 +243,20 @@ mod tests {
     /// How often there was nothing until a receive came to sleep.
     fn looks(mut missed: impl FnMut() -> bool) -> u32 {
         (1..).find(|_| missed()).unwrap_or(u32::MAX)
+    }
+
+    #[test]
+    fn who_asked_while_the_cpu_was_given_away_is_beside_the_reader() {
+        let spin = Waiting::new(Wait::Spin(Duration::from_millis(2)));
+        let mut look = spin.begin();
+        assert!(look.is_beside());
+        look.since = Some(Instant::now());
+        assert!(!look.is_beside());
+        look.away = 2 * Look::BESIDE;
+        assert!(look.is_beside());
+        // Asleep it cannot tell.
+        assert_eq!(looks(|| look.missed()), 1);
+        assert!(!look.is_beside());
     }
 
     #[test]

@@ -1,9 +1,14 @@
 //! A thread that keeps a CPU from being idle while it is asked to.
 //!
 //! It turns in a circle, [weighs the least](process::weigh_least) that a thread can (`SCHED_IDLE` would count as idle to the
-//! scheduler). Whoever else has something to do there gets the CPU at once: who slept for 50 us to 1 ms was awake 64 us after its
-//! time at the median and after 68 in one of a hundred, and where the CPU was idle after 77 and 83 to 92; 50 us of each are
+//! scheduler). Whoever else has something to do there gets the CPU at once: who slept for 50 us to 1 ms was awake 64 us after
+//! its time at the median and after 68 in one of a hundred, and where the CPU was idle after 77 and 83 to 92; 50 us of each are
 //! the slack of timers. If somebody keeps the CPU for long, the thread stays away until it is asked anew.
+//!
+//! Each time around it asks the scheduler to choose anew. Who is woken while it is not yet their turn (`entity_eligible` in
+//! `kernel/sched/fair.c`) would otherwise wait for the next tick; and where the occupant's process has a share of its own,
+//! in another control group than who asks or in another session (`sched_autogroup`), callers waited so for each second
+//! request, until it slept 250 us later.
 
 use std::io;
 use std::sync::Arc;
@@ -155,6 +160,7 @@ impl Shared {
         let mut last = Instant::now();
         while !self.is_over() {
             (0..16).for_each(|_| std::hint::spin_loop());
+            rustix::thread::sched_yield();
             let now = Instant::now();
             if now.duration_since(last) > LONG {
                 self.disturbed.store(true, Ordering::Relaxed);
