@@ -230,7 +230,7 @@ impl Habit {
         self.waits = self.waits.saturating_sub(1);
         match self.round.requests {
             Self::ROUND => self.judge(),
-            Self::FEW if self.is_decided() => self.judge_early(),
+            Self::FEW => self.judge_early(),
             _ => (),
         }
     }
@@ -238,7 +238,7 @@ impl Habit {
     /// Somebody else needs one of both CPUs, or the caller does: nobody is to be in the way.
     pub(super) fn is_disturbed(&mut self) {
         if self.way() == Way::Shares {
-            (self.sharing, self.waited) = (None, 0);
+            self.waited = 0;
             self.gives_up();
         }
     }
@@ -257,24 +257,21 @@ impl Habit {
         self.is_disturbed();
     }
 
-    /// Whether few requests tell already what comes of a try.
-    fn is_decided(&self) -> bool {
+    /// A few requests of a try were received, which may tell already what comes of it.
+    fn judge_early(&mut self) {
         match self.doing {
-            Doing::Tries(Way::Sleeps) => {
-                let limit = self.looking.map(|looking| looking * 3 / 2);
-                limit.is_some_and(|limit| self.round.mean() > Some(limit))
+            Doing::Tries(Way::Sleeps) if self.is_far_worse() => {
+                self.begin(Doing::Does(Way::Looks));
             }
-            Doing::Tries(Way::Shares) => !self.round.is_beside(),
-            Doing::Tries(Way::Looks) | Doing::Does(_) => false,
+            Doing::Tries(Way::Shares) if !self.round.is_beside() => self.judge(),
+            Doing::Tries(_) | Doing::Does(_) => (),
         }
     }
 
-    /// A few requests told.
-    fn judge_early(&mut self) {
-        match self.doing {
-            Doing::Tries(Way::Sleeps) => self.begin(Doing::Does(Way::Looks)),
-            _ => self.judge(),
-        }
+    /// Whether the requests so far took longer than with looking, by so much that few tell.
+    fn is_far_worse(&self) -> bool {
+        let limit = self.looking.map(|looking| looking * 3 / 2);
+        limit.is_some_and(|limit| self.round.mean() > Some(limit))
     }
 
     /// A round is over.
@@ -353,8 +350,9 @@ impl Habit {
         self.sharing = smoothed(self.sharing, took);
         // What is asked for may be something else by now, which takes longer in each way.
         let is_settled = self.left < Self::STAY_SHARING - Self::STAY;
-        let alone = self.alone().filter(|_| is_settled);
-        if alone.is_some() && !is_better(self.sharing, alone) || self.left == 0 {
+        let alone = self.alone();
+        let is_worse = alone.is_some() && !is_better(self.sharing, alone);
+        if is_settled && is_worse || self.left == 0 {
             self.begin(Doing::Tries(Way::Looks));
         }
     }
@@ -382,9 +380,6 @@ impl Habit {
         (self.doing, self.left, self.settling) = (doing, stay, settling);
         (self.moves, self.moved) = (false, 0);
         self.round = Round::default();
-        if doing == Doing::Tries(Way::Shares) {
-            self.sharing = None;
-        }
     }
 
     /// The caller is on the other CPU: tries that one.

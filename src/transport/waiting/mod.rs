@@ -27,7 +27,7 @@ use habit::{Asked, Habit, Place, Way};
 use learnt::{Courtesy, Luck, Reach};
 use parking_lot::Mutex;
 pub(super) use settling::Settling;
-use shared_cpu::{Seat, Shared, SharedCpu};
+use shared_cpu::{Moved, Seat, SharedCpu};
 
 /// How a reader waits for a request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -76,8 +76,8 @@ impl Kept {
             Place::AsBefore => (),
             Place::Shared { .. } if self.cpu.was_disturbed() => self.habit.is_disturbed(),
             Place::Shared { moves } => match self.cpu.share(moves, now) {
-                Ok(Shared::AsBefore) => (),
-                Ok(Shared::Anew) => self.habit.was_moved(Instant::now()),
+                Ok(Moved::Nobody) => (),
+                Ok(Moved::Both) => self.habit.was_moved(Instant::now()),
                 Err(error) => {
                     tracing::debug!(%error, "no CPU is shared with who asks");
                     self.habit.cannot_share();
@@ -165,23 +165,22 @@ impl Look<'_> {
     pub(super) fn missed(&mut self) -> bool {
         let now = Instant::now();
         let begun = *self.since.get_or_insert(now);
+        self.away = Duration::ZERO;
         match self.looks {
             Some(time) if now.duration_since(begun) < time => {
-                let gives_way = self.gives_way;
-                if gives_way == GivesWay::Never {
+                if self.gives_way == GivesWay::Never {
                     std::hint::spin_loop();
-                    self.away = Duration::ZERO;
-                } else {
-                    rustix::thread::sched_yield();
-                    self.away = now.elapsed();
+                    return false;
                 }
-                if gives_way == GivesWay::AsLearnt && !self.waiting.courtesy.gave_way(self.away) {
+                rustix::thread::sched_yield();
+                self.away = now.elapsed();
+                let is_learnt = self.gives_way == GivesWay::AsLearnt;
+                if is_learnt && !self.waiting.courtesy.gave_way(self.away) {
                     self.gives_way = GivesWay::Never;
                 }
                 false
             }
             _ => {
-                self.away = Duration::ZERO;
                 if self.looks.take().is_some() {
                     self.waiting.luck.tried(false);
                 }

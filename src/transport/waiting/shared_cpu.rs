@@ -31,13 +31,12 @@ pub(super) struct SharedCpu {
     occupant: Option<Occupant>,
 }
 
-/// What came of sharing one.
+/// Who had to be moved for one to be shared.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Shared {
-    /// Whoever is to be there was there.
-    AsBefore,
-    /// The thread and the occupant were moved, which takes a tenth of a millisecond.
-    Anew,
+pub(super) enum Moved {
+    Nobody,
+    /// The thread and the occupant, which takes a tenth of a millisecond.
+    Both,
 }
 
 /// Both CPUs.
@@ -79,7 +78,7 @@ impl SharedCpu {
     /// # Errors
     ///
     /// `ENOTSUP` where this thread may not run on two CPUs; what the system calls say.
-    pub(super) fn share(&mut self, moves: bool, now: Instant) -> io::Result<Shared> {
+    pub(super) fn share(&mut self, moves: bool, now: Instant) -> io::Result<Moved> {
         let cpus = match self.cpus {
             Some(cpus) if !moves => cpus,
             Some(cpus) => cpus.swapped(),
@@ -95,15 +94,15 @@ impl SharedCpu {
         };
         if self.cpus == Some(cpus) && Seat::is_at(cpus.shared) {
             occupant.occupy(now, Habit::LONG);
-            return Ok(Shared::AsBefore);
+            return Ok(Moved::Nobody);
         }
-        // Whoever comes to its CPU while it turns there waits for the end of its slice.
+        // Whoever comes to its CPU while it turns there waits until it gives that away.
         occupant.rest();
         Seat::take(cpus.shared)?;
         occupant.go_to(cpus.occupied)?;
         occupant.occupy(Instant::now(), Habit::LONG);
         self.cpus = Some(cpus);
-        Ok(Shared::Anew)
+        Ok(Moved::Both)
     }
 
     /// Nothing is shared any more. Each reader [leaves](Seat::leave) by itself.
@@ -217,12 +216,12 @@ mod tests {
             return;
         }
         let mut cpu = SharedCpu::default();
-        assert_eq!(cpu.share(false, Instant::now()).unwrap(), Shared::Anew);
+        assert_eq!(cpu.share(false, Instant::now()).unwrap(), Moved::Both);
         let cpus = cpu.cpus.unwrap();
         assert_eq!(rustix::thread::sched_getcpu(), cpus.shared);
-        assert_eq!(cpu.share(false, Instant::now()).unwrap(), Shared::AsBefore);
+        assert_eq!(cpu.share(false, Instant::now()).unwrap(), Moved::Nobody);
         assert_eq!(cpu.cpus, Some(cpus));
-        assert_eq!(cpu.share(true, Instant::now()).unwrap(), Shared::Anew);
+        assert_eq!(cpu.share(true, Instant::now()).unwrap(), Moved::Both);
         assert_eq!(cpu.cpus, Some(cpus.swapped()));
         assert_eq!(rustix::thread::sched_getcpu(), cpus.occupied);
         cpu.end();
