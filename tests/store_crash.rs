@@ -126,7 +126,7 @@ fn workload(
                     pid: u32::try_from(random.below(50)).unwrap(),
                     ..Default::default()
                 };
-                let id = journal.actor(&actor)?;
+                let id = journal.actor_told(&actor, actor.clone())?;
                 assert_eq!(journal.actor_of(id).unwrap(), Some(actor));
             }
         }

@@ -28,17 +28,28 @@ const KNOWN_MAX: usize = 64;
 /// Agent and session of a process, as far as it says so.
 pub(super) type Named = (Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// Agent and session of process `pid`, and what it was after that was read; `stat` was opened before. `None` if it is gone,
-/// or could not be looked at.
-pub(super) fn named(proc: &Proc, stat: &StatFile, pid: u32) -> Option<(Named, Incarnation)> {
+/// Agent and session of process `pid`, of which `stat` told before what it was, and what it is afterwards. `None` if it is
+/// gone, or could not be looked at.
+pub(super) fn named(
+    proc: &Proc,
+    pid: u32,
+    (stat, before): (&StatFile, &Incarnation),
+) -> Option<(Named, Incarnation)> {
     let own = said_by(proc, pid)?;
-    // The file stands for one process: what was read of its number before was that one's, if it is there still.
-    let process = stat.read()?;
-    if own != Named::default() {
-        return Some((own, process));
+    let mut parent = before.parent();
+    loop {
+        let named = match own == Named::default() {
+            true => KNOWN.named(proc, parent)?,
+            false => own.clone(),
+        };
+        // The file stands for one process: what was read of its number before was that one's, if it is there still. So is
+        // its parent then, if it has the same.
+        let now = stat.read()?;
+        if own != Named::default() || now.parent() == parent {
+            return Some((named, now));
+        }
+        parent = now.parent();
     }
-    let above = KNOWN.named(proc, process.parent())?;
-    stat.read().map(|_| (above, process))
 }
 
 static KNOWN: Ancestors = Ancestors::new();
@@ -49,6 +60,8 @@ struct Ancestors(Mutex<FxHashMap<u32, Known>>);
 
 #[derive(Debug)]
 struct Known {
+    /// Open: to read it takes half of what it takes to open it as well.
+    stat: StatFile,
     process: Incarnation,
     read: Instant,
     /// By itself, or by its nearest ancestor that names one.
@@ -72,18 +85,18 @@ impl Ancestors {
             if line.len() >= ANCESTORS_MAX {
                 break false;
             }
-            let Some(stat) = proc.stat_shown(next).ok()? else { break true };
-            let Some(process) = stat.read() else { break true };
-            if let Some(known) = self.known(next, &process) {
+            if let Some(known) = self.known(next) {
                 (named, read) = known;
                 break true;
             }
+            let Some(stat) = proc.stat_shown(next).ok()? else { break true };
+            let Some(process) = stat.read() else { break true };
             named = said_by(proc, next)?;
             // What was read is another program's if it took one meanwhile.
             let is_the_same = stat.read().as_ref() == Some(&process);
             let own = next;
             next = process.parent();
-            line.push((own, is_the_same.then_some(process)));
+            line.push((own, is_the_same.then_some((stat, process))));
             if named != Named::default() {
                 break true;
             }
@@ -94,15 +107,21 @@ impl Ancestors {
         Some(named)
     }
 
-    /// What is known of process `pid`, and when it was read.
-    fn known(&self, pid: u32, process: &Incarnation) -> Option<(Named, Instant)> {
+    /// What is known of process `pid`, if it is what it was, and when it was read.
+    fn known(&self, pid: u32) -> Option<(Named, Instant)> {
         let all = self.0.lock();
-        let known = all.get(&pid).filter(|known| known.process == *process)?;
-        (known.read.elapsed() < HOLDS).then(|| (known.named.clone(), known.read))
+        let known = all.get(&pid).filter(|known| known.read.elapsed() < HOLDS)?;
+        let is_the_same = known.stat.read().as_ref() == Some(&known.process);
+        is_the_same.then(|| (known.named.clone(), known.read))
     }
 
     /// All of a line of descent name the same; one that changed meanwhile says nothing of those below it.
-    fn remember(&self, line: Vec<(u32, Option<Incarnation>)>, read: Instant, named: &Named) {
+    fn remember(
+        &self,
+        line: Vec<(u32, Option<(StatFile, Incarnation)>)>,
+        read: Instant,
+        named: &Named,
+    ) {
         let mut all = self.0.lock();
         if all.len() + line.len() > KNOWN_MAX {
             all.retain(|_, known| known.read.elapsed() < HOLDS);
@@ -111,8 +130,8 @@ impl Ancestors {
             all.clear();
         }
         for (pid, process) in line.into_iter().rev() {
-            let Some(process) = process else { break };
-            all.insert(pid, Known { process, read, named: named.clone() });
+            let Some((stat, process)) = process else { break };
+            all.insert(pid, Known { stat, process, read, named: named.clone() });
         }
     }
 }
@@ -171,6 +190,12 @@ mod tests {
         (child, move || out.next().unwrap().unwrap())
     }
 
+    fn stat(proc: &Proc, pid: u32) -> Option<(StatFile, Incarnation)> {
+        let stat = proc.stat_file(pid)?;
+        let process = stat.read()?;
+        Some((stat, process))
+    }
+
     #[test]
     fn what_an_ancestor_names_is_read_again_once_it_takes_another_program() {
         let commands = "echo $$; read _; LIGHTHOUSE_AGENT=second exec sh -c 'echo; read _; true'";
@@ -179,8 +204,7 @@ mod tests {
         let (proc, ancestors) = (Proc::open().unwrap(), Ancestors::new());
         let agent = || ancestors.named(&proc, pid).unwrap().0;
         assert_eq!(agent().as_deref(), Some(&b"first"[..]));
-        let process = proc.stat_file(pid).unwrap().read().unwrap();
-        assert!(ancestors.known(pid, &process).is_some());
+        assert!(ancestors.known(pid).is_some());
         child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
         said();
         assert_eq!(agent().as_deref(), Some(&b"second"[..]));
@@ -203,7 +227,7 @@ mod tests {
         let Some(long_ago) = now.checked_sub(2 * HOLDS) else { return };
         let other: Named = (Some(b"other".to_vec()), None);
         for (read, expected) in [(now, &b"other"[..]), (long_ago, b"one")] {
-            let line = [parent, pid].map(|pid| (pid, proc.stat_file(pid).unwrap().read()));
+            let line = [parent, pid].map(|pid| (pid, stat(&proc, pid)));
             ancestors.remember(line.to_vec(), read, &other);
             assert_eq!(ancestors.named(&proc, pid).unwrap().0.unwrap(), expected);
         }
@@ -214,13 +238,13 @@ mod tests {
     #[test]
     fn one_that_changed_meanwhile_says_nothing_of_those_below_it() {
         let (proc, ancestors) = (Proc::open().unwrap(), Ancestors::new());
-        let own = proc.stat_file(std::process::id()).unwrap().read();
+        let own = stat(&proc, std::process::id());
         let line = vec![(7, own.clone()), (6, None), (5, own)];
         ancestors.remember(line, Instant::now(), &Named::default());
         assert_eq!(ancestors.0.lock().keys().copied().collect::<Vec<_>>(), [5]);
         // There are never more than fit.
         for pid in 100..300 {
-            let own = proc.stat_file(std::process::id()).unwrap().read();
+            let own = stat(&proc, std::process::id());
             ancestors.remember(vec![(pid, own)], Instant::now(), &Named::default());
             assert!(ancestors.0.lock().len() <= KNOWN_MAX);
         }

@@ -1,19 +1,21 @@
 //! What can only be read while a caller might be holding its own `mmap_lock`: command line and
 //! environment. [Others](super::readers) read it, and nobody waits for long for what does not come.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::mem;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::store::Store;
 use crate::store::event::{Actor, ActorId};
 
 use super::environ::{Named, named, recorded};
-use super::proc::{Incarnation, Places, Proc};
-use super::readers::{DEADLINE, READERS};
+use super::proc::{Incarnation, Places, Proc, StatFile};
+use super::readers::READERS;
 
 /// For so long a request waits until it was read what its caller's command line is: a command that changes one thing is over
-/// 0.2 ms after it has its answer, and then nobody can tell any more. Mostly it takes 40 us, as all that its reader looks at
+/// 0.2 ms after it has its answer, and then nobody can tell any more. Mostly it takes 30 us, as all that its reader looks at
 /// meanwhile. Where the caller holds what the read waits for, its first change takes as long as this.
 const PATIENCE: Duration = Duration::from_millis(2);
 
@@ -29,36 +31,37 @@ impl Late {
         Self { store: Arc::downgrade(store) }
     }
 
-    /// Asks for the rest of what there is to know of process `pid`; never waits. It is recorded once it is
-    /// [told](Asked::is) who that is.
-    pub(super) fn begin(&self, pid: u32) -> Asked {
+    /// Asks for the rest of what there is to know of process `pid`, of which its `stat` told this; never waits.
+    pub(super) fn begin(&self, pid: u32, (stat, process): (StatFile, Incarnation)) -> Asked {
         let store = Weak::clone(&self.store);
-        let ((tell, told), (done, is_done)) = (sync_channel(1), sync_channel(1));
-        READERS.ask(move |proc| {
-            let read = Read::of(proc, pid);
-            drop(done);
-            let Some(read) = read else { return };
-            // At once, unless it takes long to look at the rest; never, where nothing is to be recorded.
-            let Ok(Told { id, mut actor, program }) = told.recv_timeout(DEADLINE) else { return };
-            if read.fill_in(&mut actor, program)
-                && let Some(store) = store.upgrade()
-                && let Err(err) = store.describe_actor(id, &actor)
-            {
-                tracing::debug!("an actor's command line was not recorded: {err}");
-            }
-        });
-        Asked { tell, is_done }
+        let asked =
+            Asked(Arc::new(Exchange { store, state: Mutex::default(), read: Condvar::new() }));
+        let reading = Reading(Arc::clone(&asked.0));
+        READERS.ask(move |proc| reading.found(Read::of(proc, pid, (&stat, &process))));
+        asked
     }
 }
 
-/// The rest of what there is to know of a process is being read.
+/// Where who reads and who asked meet. Both are at it at once, and whoever comes second does what is left to do.
 #[derive(Debug)]
-pub(super) struct Asked {
-    tell: SyncSender<Told>,
-    /// Ends once it was read, or cannot be.
-    is_done: Receiver<()>,
+struct Exchange {
+    store: Weak<Store>,
+    state: Mutex<State>,
+    read: Condvar,
 }
 
+#[derive(Debug, Default)]
+enum State {
+    /// It is being read.
+    #[default]
+    Reading,
+    /// That was read; nothing, where it cannot be, or was taken.
+    Read(Option<Read>),
+    /// It is being read, and nobody waits for it any more: it is to be recorded.
+    Left(Told),
+}
+
+/// Who it is of whom something is being read.
 #[derive(Debug)]
 struct Told {
     id: ActorId,
@@ -66,12 +69,87 @@ struct Told {
     program: Places,
 }
 
+impl Exchange {
+    fn record(&self, read: Read, Told { id, mut actor, program }: Told) {
+        if read.fill_in(&mut actor, program)
+            && let Some(store) = self.store.upgrade()
+            && let Err(err) = store.describe_actor(id, &actor)
+        {
+            tracing::debug!("an actor's command line was not recorded: {err}");
+        }
+    }
+}
+
+/// The side of who reads. Dropped, it says that nothing can be read.
+struct Reading(Arc<Exchange>);
+
+impl Reading {
+    fn found(self, read: Option<Read>) {
+        self.put(read);
+    }
+
+    fn put(&self, read: Option<Read>) {
+        let mut state = self.0.state.lock();
+        match mem::replace(&mut *state, State::Read(None)) {
+            State::Reading => {
+                *state = State::Read(read);
+                drop(state);
+                self.0.read.notify_one();
+            }
+            State::Left(told) => {
+                drop(state);
+                if let Some(read) = read {
+                    self.0.record(read, told);
+                }
+            }
+            before @ State::Read(_) => *state = before,
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.put(None);
+    }
+}
+
+/// The rest of what there is to know of a process is being read.
+#[derive(Debug)]
+pub(super) struct Asked(Arc<Exchange>);
+
 impl Asked {
-    /// It is `actor`, whose program lies there. Waits until that was read, for [`PATIENCE`] at most.
-    pub(super) fn is(self, id: ActorId, actor: Actor, program: Places) {
-        // Nobody listens where it could not be read.
-        drop(self.tell.try_send(Told { id, actor, program }));
-        let _ = self.is_done.recv_timeout(PATIENCE);
+    /// Adds to `actor`, whose program lies there, what was read of it. Waits for that, for [`PATIENCE`] at most.
+    pub(super) fn fill_in(&self, actor: &mut Actor, program: Places) {
+        let until = Instant::now() + PATIENCE;
+        let mut state = self.0.state.lock();
+        while matches!(*state, State::Reading) {
+            if self.0.read.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        if let State::Read(read) = &mut *state
+            && let Some(read) = read.take()
+        {
+            drop(state);
+            read.fill_in(actor, program);
+        }
+    }
+
+    /// It is `actor`, which got that number: what is read of it from now on, or was and was not taken, is recorded. Does not
+    /// wait for it.
+    pub(super) fn leave(self, id: ActorId, actor: Actor, program: Places) {
+        let told = Told { id, actor, program };
+        let mut state = self.0.state.lock();
+        match &mut *state {
+            State::Read(read) => {
+                let read = read.take();
+                drop(state);
+                if let Some(read) = read {
+                    self.0.record(read, told);
+                }
+            }
+            State::Reading | State::Left(_) => *state = State::Left(told),
+        }
     }
 }
 
@@ -79,7 +157,9 @@ impl Asked {
 pub(super) fn ask(actor: &Actor) -> Option<Named> {
     let (pid, start_time) = (actor.pid, actor.start_time);
     let read = move |proc: &Proc| {
-        let (named, now) = named(proc, &proc.stat_file(pid)?, pid)?;
+        let stat = proc.stat_file(pid)?;
+        let before = stat.read()?;
+        let (named, now) = named(proc, pid, (&stat, &before))?;
         (now.start_time() == start_time).then_some(named)
     };
     READERS.answer(read).ok().flatten()
@@ -95,11 +175,10 @@ struct Read {
 }
 
 impl Read {
-    /// `None` if the process is gone, or could not be looked at.
-    fn of(proc: &Proc, pid: u32) -> Option<Self> {
-        let stat = proc.stat_file(pid)?;
+    /// `None` if the process, of which `stat` told before what it was, is gone, or could not be looked at.
+    fn of(proc: &Proc, pid: u32, (stat, before): (&StatFile, &Incarnation)) -> Option<Self> {
         let cmdline = proc.read(pid, "cmdline").unwrap_or_default();
-        let (named, now) = named(proc, &stat, pid)?;
+        let (named, now) = named(proc, pid, (stat, before))?;
         Some(Self { cmdline, named, now })
     }
 
@@ -123,9 +202,9 @@ impl Read {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{CreateOptions, OpenOptions};
     use std::io::{BufRead as _, BufReader};
     use std::process::{Command, Stdio};
-    use std::time::Instant;
 
     #[test]
     fn an_agent_is_named_by_the_environment_of_the_nearest_process_that_names_one() {
@@ -143,11 +222,12 @@ mod tests {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let pid: u32 = line.trim().parse().unwrap();
         let proc = Proc::open().unwrap();
-        let now = proc.stat_file(pid).unwrap().read().unwrap();
+        let stat = proc.stat_file(pid).unwrap();
+        let now = stat.read().unwrap();
         let (start_time, program) = (now.start_time(), now.places());
         let actor = Actor { pid, start_time, ..Actor::default() };
         let look_up = |mut actor: Actor, program| {
-            Read::of(&proc, pid)?.fill_in(&mut actor, program).then_some(actor)
+            Read::of(&proc, pid, (&stat, &now))?.fill_in(&mut actor, program).then_some(actor)
         };
         let known = look_up(actor.clone(), program).unwrap();
         assert_eq!(known.cmdline, b"sh\0-c\0echo $$; read _\0");
@@ -163,16 +243,78 @@ mod tests {
         child.wait().unwrap();
     }
 
+    /// Something that is being read, of whom that is, and both ends of it.
+    fn exchange(dir: &tempfile::TempDir) -> (Arc<Store>, Told, Asked, Reading) {
+        let path = dir.path().join("store");
+        let store =
+            Store::create(&path, &CreateOptions::default(), &OpenOptions::default()).unwrap();
+        let actor = Actor { pid: 7, ..Actor::default() };
+        let told = Told { id: store.actor(&actor).unwrap(), actor, program: [1, 2, 3] };
+        let store = Arc::new(store);
+        let (state, read) = (Mutex::default(), Condvar::new());
+        let asked = Asked(Arc::new(Exchange { store: Arc::downgrade(&store), state, read }));
+        let reading = Reading(Arc::clone(&asked.0));
+        (store, told, asked, reading)
+    }
+
+    /// What is read of that one.
+    fn read() -> Option<Read> {
+        let mut now =
+            Incarnation::parse(b"7 (a) S 1 7 7 0 0 0 0 0 0 0 0 0 0 0 20 0 1 0 0 1 2 3 1 2 3 0");
+        Some(Read { cmdline: b"a\0b\0".to_vec(), named: Named::default(), now: now.take()? })
+    }
+
     #[test]
-    fn who_waits_for_what_hangs_goes_on_and_for_what_ended_does_not_wait() {
-        for hangs in [true, false] {
-            let ((tell, told), (done, is_done)) = (sync_channel(1), sync_channel(1));
-            let done = Some(done).filter(|_| hangs);
+    fn what_is_read_in_time_is_told_to_who_asked_and_what_is_not_is_recorded_once_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, Told { mut actor, program, .. }, asked, reading) = exchange(&dir);
+        let waits = std::thread::spawn(move || {
+            std::thread::sleep(PATIENCE / 4);
+            reading.found(read());
+        });
+        asked.fill_in(&mut actor, program);
+        waits.join().unwrap();
+        // Unless this machine was asleep for all of that time.
+        assert!(
+            actor.cmdline == b"a\0b\0" || matches!(*asked.0.state.lock(), State::Read(Some(_)))
+        );
+
+        // Read before who asked leaves, or afterwards.
+        for is_read_first in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, Told { id, mut actor, program }, asked, reading) = exchange(&dir);
             let started = Instant::now();
-            Asked { tell, is_done }.is(ActorId(7), Actor::default(), [1, 2, 3]);
-            assert_eq!(started.elapsed() >= PATIENCE, hangs);
-            assert_eq!(told.recv().unwrap().id, ActorId(7), "it may come to be read later");
-            drop(done);
+            asked.fill_in(&mut actor, program);
+            assert!(started.elapsed() >= PATIENCE && actor.cmdline.is_empty());
+            let find = || reading.found(read());
+            match is_read_first {
+                true => {
+                    find();
+                    asked.leave(id, actor, program);
+                }
+                false => {
+                    asked.leave(id, actor, program);
+                    assert_eq!(store.actor_of(id).unwrap().cmdline, b"");
+                    find();
+                }
+            }
+            assert_eq!(store.actor_of(id).unwrap().cmdline, b"a\0b\0");
         }
+    }
+
+    #[test]
+    fn who_waits_for_what_cannot_be_read_goes_on_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, Told { id, mut actor, program }, asked, reading) = exchange(&dir);
+        let dropped = std::thread::spawn(move || drop(reading));
+        while matches!(*asked.0.state.lock(), State::Reading) {
+            std::thread::yield_now();
+        }
+        dropped.join().unwrap();
+        let started = Instant::now();
+        asked.fill_in(&mut actor, program);
+        assert!(started.elapsed() < PATIENCE);
+        asked.leave(id, actor, program);
+        assert_eq!(store.actor_of(id).unwrap().cmdline, b"");
     }
 }

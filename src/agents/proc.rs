@@ -7,11 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
+use rustix::process::{Pid, getpid};
 
 use crate::store::event::Actor;
+use crate::sys::process::is_process;
 
 /// Longest text of one field that is recorded, in bytes.
 pub(super) const TEXT_MAX: usize = 4096;
@@ -33,8 +35,8 @@ pub(super) struct Unsure;
 
 /// One thread's `stat`, open: reading it later fails once that thread is gone, even when its
 /// number belongs to another one by then.
-#[derive(Debug)]
-pub(super) struct StatFile(File);
+#[derive(Clone, Debug)]
+pub(super) struct StatFile(Arc<File>);
 
 /// The memory of one program in one process, known by an open `pagemap`.
 ///
@@ -73,7 +75,7 @@ impl Thread {
 #[derive(Debug)]
 pub(super) struct Evidence {
     /// Of the process, where the thread is known by its name; else of the thread.
-    stat: Arc<StatFile>,
+    stat: StatFile,
     before: Incarnation,
     /// If it is not the first thread of its process, whose number lasts as long as that: the thread must be there.
     thread: Option<Thread>,
@@ -108,7 +110,7 @@ impl Evidence {
             return None;
         }
         let memory = self.memory.as_ref().map(|(memory, belief)| (Arc::clone(memory), *belief));
-        let (stat, before) = (Arc::clone(&self.stat), self.before.clone());
+        let (stat, before) = (self.stat.clone(), self.before.clone());
         Some(Self { stat, before, thread: Some(thread), memory })
     }
 
@@ -200,6 +202,13 @@ pub(super) struct SeenIn {
     process: Option<(StatFile, Incarnation)>,
 }
 
+impl SeenIn {
+    /// Of the process of thread `tid`, which this is about.
+    pub(super) fn of_process(&self, tid: u32) -> Option<&(StatFile, Incarnation)> {
+        if self.pid == tid { Some(&self.thread) } else { self.process.as_ref() }
+    }
+}
+
 impl StatFile {
     /// What the thread is now; `None` once it is gone.
     pub(super) fn read(&self) -> Option<Incarnation> {
@@ -226,12 +235,12 @@ impl Proc {
 
     /// Opens `stat` of process or thread `pid`.
     pub(super) fn stat_file(&self, pid: u32) -> Option<StatFile> {
-        self.file(pid, "stat").ok().map(StatFile)
+        self.stat_shown(pid).ok().flatten()
     }
 
     /// The same; `None` where it is gone, or kept from us.
     pub(super) fn stat_shown(&self, pid: u32) -> Result<Option<StatFile>, Unsure> {
-        shown(self.file(pid, "stat").map(StatFile))
+        shown(self.file(pid, "stat").map(|file| StatFile(Arc::new(file))))
     }
 
     /// Opens the memory of the process that thread `tid` belongs to; `None` where the kernel keeps that from us.
@@ -239,17 +248,11 @@ impl Proc {
         self.file(tid, "pagemap").ok().map(Memory)
     }
 
-    /// Whether `tid` is the number of a process, rather than of another thread of one; `None` where that does not show at
-    /// once.
-    ///
-    /// Only those have a pidfd without `PIDFD_THREAD`; the others are refused with `EINVAL` (Linux 5.3) or `ENOENT` (6.15).
+    /// Whether `tid` is the number of a process, rather than of another thread of one or of nobody; `None` where that does
+    /// not show at once.
     pub(super) fn is_process(&self, tid: u32) -> Option<bool> {
-        let pid = i32::try_from(tid).ok().and_then(Pid::from_raw).filter(|_| self.is_ours)?;
-        match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(_) => Some(true),
-            Err(Errno::INVAL | Errno::NOENT) => Some(false),
-            Err(_) => None,
-        }
+        let tid = i32::try_from(tid).ok().and_then(Pid::from_raw).filter(|_| self.is_ours)?;
+        is_process(tid)
     }
 
     /// The process that thread `tid` belongs to, which [is one itself](Proc::is_process) or not; `None` where it is gone, or
@@ -277,7 +280,7 @@ impl Proc {
         let process = process.filter(|(_, process)| process.places == own.places);
         let (stat, before) = process.filter(|_| thread.is_some()).unwrap_or((own_stat, own));
         let memory = memory.map(|memory| (Arc::new(memory), Belief::NotYet(0)));
-        Evidence { stat: Arc::new(stat), before, thread, memory }
+        Evidence { stat, before, thread, memory }
     }
 
     /// Whether the memory of a process is no other's, as far as shows now that it is `process`.
@@ -346,17 +349,15 @@ impl Proc {
 
     fn text(&self, pid: u32, name: &str, max: usize) -> Result<Vec<u8>, Errno> {
         let file = self.file(pid, name)?;
-        let mut text = vec![0; max];
-        let mut len = 0;
-        while let Some(rest) = text.get_mut(len..).filter(|rest| !rest.is_empty()) {
-            let (room, more) = (rest.len(), rustix::io::pread(&file, rest, len as u64)?);
-            len += more;
+        let mut text = Vec::with_capacity(max);
+        while text.len() < text.capacity() {
+            let (room, at) = (text.capacity() - text.len(), text.len() as u64);
             // These files fill what they are given, or end: to ask again would have them written anew, for nothing.
-            if more < room {
+            if rustix::io::pread(&file, spare_capacity(&mut text), at)? < room {
                 break;
             }
         }
-        text.truncate(len);
+        text.truncate(max);
         Ok(text)
     }
 
@@ -449,7 +450,8 @@ mod tests {
         let proc = Proc::open().unwrap();
         let pid = std::process::id();
         assert_eq!(proc.is_process(pid), Some(true));
-        assert_eq!(proc.is_process(i32::MAX.unsigned_abs()), None);
+        assert_eq!(proc.is_process(i32::MAX.unsigned_abs()), Some(false));
+        assert_eq!(proc.is_process(0), None);
         let tid = std::thread::spawn(move || {
             let tid = u32::try_from(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
             let proc = Proc::open().unwrap();

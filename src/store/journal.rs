@@ -736,24 +736,37 @@ impl Journal {
         state.write(&*self.disk, true).map_err(CommitError::Io)
     }
 
-    /// The number of `actor`, given now if it has none yet.
-    pub fn actor(&self, actor: &Actor) -> Result<ActorId, CommitError> {
+    /// The number of `actor`, if it is at hand.
+    pub fn number_of(&self, actor: &Actor) -> Option<ActorId> {
+        self.actors.lock().numbers.get(actor).copied()
+    }
+
+    /// The number of `actor`; if it has none yet, it is given one now, and `told` noted down of it.
+    pub fn actor_told(&self, actor: &Actor, told: Actor) -> Result<ActorId, CommitError> {
         let mut actors = self.actors.lock();
         match actors.numbers.get(actor) {
             Some(&id) => Ok(id),
-            None => self.number(&mut actors, actor),
+            None => self.number(&mut actors, actor, told),
         }
     }
 
     /// Another number for `actor`, who has one and is known by this one from now on.
-    pub fn actor_anew(&self, actor: &Actor) -> Result<ActorId, CommitError> {
-        self.number(&mut self.actors.lock(), actor)
+    pub fn actor_anew(&self, actor: &Actor, told: Actor) -> Result<ActorId, CommitError> {
+        self.number(&mut self.actors.lock(), actor, told)
     }
 
-    fn number(&self, actors: &mut Actors, actor: &Actor) -> Result<ActorId, CommitError> {
+    fn number(
+        &self,
+        actors: &mut Actors,
+        actor: &Actor,
+        told: Actor,
+    ) -> Result<ActorId, CommitError> {
         let log = self.writable()?;
-        let id = log.append_actor(|id| Note::Actor { id, actor: actor.clone() })?;
-        actors.remember(id, actor.clone());
+        let id = log.append_actor(|id| Note::Actor { id, actor: told.clone() })?;
+        if told != *actor {
+            actors.remember(id, actor.clone());
+        }
+        actors.remember(id, told);
         Ok(id)
     }
 

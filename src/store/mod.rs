@@ -544,13 +544,23 @@ impl Store {
 
     /// The number the log has for `actor`, given now if it is new.
     pub fn actor(&self, actor: &Actor) -> Result<ActorId, CommitError> {
-        self.core.journal.actor(actor)
+        self.core.journal.actor_told(actor, actor.clone())
+    }
+
+    /// The number the log has for `actor`; `None` where it is new, or was not seen for long.
+    pub fn number_of(&self, actor: &Actor) -> Option<ActorId> {
+        self.core.journal.number_of(actor)
+    }
+
+    /// The number the log has for `actor`, given now if it is new: then the log says all that `told` does of it.
+    pub fn actor_told(&self, actor: &Actor, told: Actor) -> Result<ActorId, CommitError> {
+        self.core.journal.actor_told(actor, told)
     }
 
     /// Another number for `actor`, by which it is known from now on: what is told of the one before was of another program
     /// that looked the same.
-    pub fn actor_anew(&self, actor: &Actor) -> Result<ActorId, CommitError> {
-        self.core.journal.actor_anew(actor)
+    pub fn actor_anew(&self, actor: &Actor, told: Actor) -> Result<ActorId, CommitError> {
+        self.core.journal.actor_anew(actor, told)
     }
 
     /// Notes down what became known of an actor after it got its number.
