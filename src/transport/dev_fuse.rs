@@ -131,7 +131,7 @@ impl DevFuse {
             match self.read(bytes)? {
                 Read::Message(length) => {
                     let caller = bytes.get(..length).map_or(0, caller);
-                    self.turns.serves(reader, look.found(caller));
+                    self.turns.serves(reader, look.found(caller), caller);
                     return Ok(Read::Message(length));
                 }
                 Read::Nothing if look.missed() && !self.sleep()? => return Ok(Read::End),
@@ -148,7 +148,10 @@ impl DevFuse {
             let read = self.read(bytes)?;
             match read {
                 Read::Nothing if !help.missed() => continue,
-                Read::Message(_) => self.turns.serves(reader, help.found()),
+                Read::Message(length) => {
+                    let caller = bytes.get(..length).map_or(0, caller);
+                    self.turns.serves(reader, help.found(), caller);
+                }
                 Read::Nothing | Read::End => (),
             }
             return Ok(read);

@@ -19,7 +19,9 @@
 //!
 //! Where requests come faster than the holder takes them, which its deputy sees at a tick, that one becomes a helper:
 //! it receives as well, until it finds nothing, and another becomes the deputy. Nobody is woken for that. There are fewer
-//! helpers than CPUs, since the callers need one too; and there is none while something is changed each few milliseconds.
+//! helpers than CPUs, since the callers need one too; and there is none while something is changed each few milliseconds. Nor is
+//! there one on two CPUs while more callers than that ask: then these keep both busy, and one reader that takes
+//! what has gathered has fewer of them woken and put aside again.
 //!
 //! Invariants: where nobody serves, somebody has the turn or the deputy is about to take it, or a helper is about to
 //! find nothing and to wait for it; that two hold the turn at one time is harmless, and happens only where it is taken away
@@ -163,6 +165,8 @@ impl Demand {
 struct Crowd {
     /// How many more in a row have to be there already when it comes for them.
     left: AtomicU32,
+    /// Who asked lately, the last one first: thread numbers, of as many as may ask while another helps. None where any number may.
+    callers: Box<[AtomicU32]>,
 }
 
 impl Crowd {
@@ -171,6 +175,30 @@ impl Crowd {
     /// So many without one that excludes others, some 10 ms: whoever changes something each few milliseconds, and syncs it,
     /// needs a CPU soon once the disk is done, and where a helper and its callers had them waited for 1.6 times as long.
     const CALM: u32 = 1024;
+
+    /// `few`: with how many callers at once there may be helpers; 0: with any number.
+    fn new(few: usize) -> Self {
+        let callers = (0..few).map(|_| AtomicU32::new(0)).collect();
+        Self { left: AtomicU32::new(Self::MANY), callers }
+    }
+
+    /// A request of `caller` was received, 0 if nobody waits for its answer. Whether there are more callers than may be.
+    fn is_beyond_few(&self, caller: u32) -> bool {
+        let is_the_last = |last: &AtomicU32| last.load(Ordering::Relaxed) == caller;
+        if caller == 0 || self.callers.first().is_none_or(is_the_last) {
+            return false;
+        }
+        // Of those that two readers note down at the same time one may be missed.
+        let mut before = caller;
+        for known in &self.callers {
+            before = known.swap(before, Ordering::Relaxed);
+            if before == caller {
+                return false;
+            }
+        }
+        self.left.fetch_max(Self::MANY, Ordering::Relaxed);
+        true
+    }
 
     /// A request was received, which was there already or was waited for.
     fn received(&self, at_once: bool) {
@@ -191,12 +219,6 @@ impl Crowd {
     /// Something is served that excludes others.
     fn is_disturbed(&self) {
         self.left.store(Self::CALM, Ordering::Relaxed);
-    }
-}
-
-impl Default for Crowd {
-    fn default() -> Self {
-        Self { left: AtomicU32::new(Self::MANY) }
     }
 }
 
@@ -260,13 +282,13 @@ fn step(last: Option<(Seen, Duration)>, seen: Seen) -> Step {
 }
 
 impl Turns {
-    /// With up to so many helpers.
-    pub(super) fn new(helpers: usize) -> Self {
+    /// With up to so many helpers, and those only with `few` callers at once, or with any number if that is 0.
+    pub(super) fn new(helpers: usize, few: usize) -> Self {
         Self {
             holder: AtomicU64::new(NOBODY),
             beat: AtomicU64::new(0),
             demand: Demand::default(),
-            crowd: Crowd::default(),
+            crowd: Crowd::new(few),
             helpers: (0..helpers).map(|_| AtomicU64::new(NOBODY)).collect(),
             ended: AtomicBool::new(false),
             deputy: Mutex::default(),
@@ -278,7 +300,8 @@ impl Turns {
     /// With as many helpers as have a CPU beside a holder or a caller.
     pub(super) fn of_this_machine() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self::new(cpus.saturating_sub(1))
+        // On more CPUs it was not measured.
+        Self::new(cpus.saturating_sub(1), if cpus == 2 { 2 } else { 0 })
     }
 
     /// Waits until `reader` has the turn, or helps, if it does not so already. `None` once nothing more is to be received.
@@ -313,9 +336,12 @@ impl Turns {
         self.demand.answers(reader, self.beat.load(Ordering::Relaxed), is_ready);
     }
 
-    /// `reader` received something, which was there already or was waited for, and serves it now.
-    pub(super) fn serves(&self, reader: ReaderId, at_once: bool) {
+    /// `reader` received something of `caller`, which was there already or was waited for, and serves it now.
+    pub(super) fn serves(&self, reader: ReaderId, at_once: bool, caller: u32) {
         self.demand.receives(reader);
+        if self.crowd.is_beyond_few(caller) {
+            self.stops_helping(reader);
+        }
         // One from whom the turn was taken while it received says nothing of its new holder, who waits.
         if self.holder.load(Ordering::Relaxed) == reader.0 {
             self.crowd.received(at_once);
@@ -459,10 +485,10 @@ mod tests {
 
     #[test]
     fn whoever_has_the_turn_keeps_it_until_it_is_passed_on() {
-        let (turns, first) = (Turns::new(1), ReaderId::new());
+        let (turns, first) = (Turns::new(1, 0), ReaderId::new());
         for _ in 0..3 {
             assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-            turns.serves(first, false);
+            turns.serves(first, false, 7);
         }
         thread::scope(|scope| {
             turns.pass(first);
@@ -476,9 +502,9 @@ mod tests {
 
     #[test]
     fn a_holder_that_serves_for_long_loses_the_turn_and_gets_it_back_in_time() {
-        let (turns, first) = (Turns::new(1), ReaderId::new());
+        let (turns, first) = (Turns::new(1, 0), ReaderId::new());
         assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-        turns.serves(first, false);
+        turns.serves(first, false, 7);
         thread::scope(|scope| {
             let (second, said) = taken(scope, &turns, || Ok(true));
             assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Some(Role::Holder));
@@ -489,10 +515,10 @@ mod tests {
 
     #[test]
     fn the_turn_is_passed_on_before_waiting_while_others_come_meanwhile() {
-        let (turns, first, second) = (Turns::new(1), ReaderId::new(), ReaderId::new());
+        let (turns, first, second) = (Turns::new(1, 0), ReaderId::new(), ReaderId::new());
         let wait_and_answer = |something_came| {
             assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-            turns.serves(first, false);
+            turns.serves(first, false, 7);
             turns.waits(first);
             let passed = turns.holder.load(Ordering::Relaxed) == NOBODY;
             turns.answers(first, || something_came);
@@ -509,10 +535,10 @@ mod tests {
         assert!(!wait_and_answer(true));
         for _ in 0..100 {
             assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-            turns.serves(first, false);
+            turns.serves(first, false, 7);
             turns.waits(first);
             assert_eq!(turns.take(second, never).unwrap(), Some(Role::Holder));
-            turns.serves(second, false);
+            turns.serves(second, false, 7);
             turns.answers(first, || panic!("it is known already"));
             turns.pass(second);
         }
@@ -520,32 +546,32 @@ mod tests {
 
     #[test]
     fn who_receives_without_the_turn_says_nothing_of_its_holder() {
-        let (turns, first, second) = (Turns::new(1), ReaderId::new(), ReaderId::new());
+        let (turns, first, second) = (Turns::new(1, 0), ReaderId::new(), ReaderId::new());
         assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-        turns.serves(first, false);
+        turns.serves(first, false, 7);
         turns.pass(first);
         assert_eq!(turns.take(second, never).unwrap(), Some(Role::Holder));
         let beat = turns.beat.load(Ordering::Relaxed);
         assert_eq!(beat & 1, 0, "it waits for requests");
-        turns.serves(first, false);
+        turns.serves(first, false, 7);
         assert_eq!(turns.beat.load(Ordering::Relaxed), beat);
     }
 
     #[test]
     fn who_finds_a_crowd_helps_until_it_finds_nothing() {
-        let (turns, first) = (Turns::new(1), ReaderId::new());
+        let (turns, first) = (Turns::new(1, 0), ReaderId::new());
         // What is there already each time, and so no crowd as long as something else comes between.
         for at_once in [[true; 7].as_slice(), &[false], &[true; 7]].concat() {
             assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-            turns.serves(first, at_once);
+            turns.serves(first, at_once, 7);
         }
         assert!(!turns.crowd.is_there());
-        turns.serves(first, true);
+        turns.serves(first, true, 7);
         thread::scope(|scope| {
             let (second, said) = taken(scope, &turns, never);
             assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Some(Role::Helper));
             // It goes on without waiting, and says nothing of the holder's crowd.
-            turns.serves(second, false);
+            turns.serves(second, false, 7);
             assert_eq!(turns.take(second, never).unwrap(), Some(Role::Helper));
             assert!(turns.crowd.is_there());
             // There is room for one, so this one waits, until the second waits for a disk.
@@ -561,10 +587,38 @@ mod tests {
     }
 
     #[test]
-    fn beside_changes_nobody_helps() {
-        let (turns, first) = (Turns::new(1), ReaderId::new());
+    fn where_few_may_ask_while_another_helps_nobody_does_with_one_more() {
+        let (turns, first) = (Turns::new(1, 2), ReaderId::new());
         assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-        let asks = |times: u32| (0..times).for_each(|_| turns.serves(first, true));
+        let ask = |callers: &[u32]| {
+            for caller in callers.repeat(100) {
+                turns.serves(first, true, caller);
+            }
+            turns.crowd.is_there()
+        };
+        // What nobody waits for is nobody's.
+        assert!(ask(&[8]) && ask(&[8, 9]) && ask(&[8, 0, 9, 0]) && ask(&[8, 8, 8, 9]));
+        assert!(
+            !ask(&[8, 9, 10]) && !ask(&[8, 8, 9, 9, 10, 10]) && !ask(&[1, 2, 3, 4, 5, 6, 7, 8])
+        );
+        turns.excludes(first);
+        assert!(!ask(&[8, 9, 10]) && !ask(&[8, 9]), "it is not forgotten that there were changes");
+        assert!((0..20).any(|_| ask(&[8, 9])));
+
+        // Who helps already leaves it to the holder.
+        let second = ReaderId::new();
+        assert!(turns.joins(second));
+        turns.serves(second, true, 8);
+        assert!(turns.place(second).is_some());
+        turns.serves(second, true, 10);
+        assert!(turns.place(second).is_none() && !turns.crowd.is_there());
+    }
+
+    #[test]
+    fn beside_changes_nobody_helps() {
+        let (turns, first) = (Turns::new(1, 0), ReaderId::new());
+        assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
+        let asks = |times: u32| (0..times).for_each(|_| turns.serves(first, true, 7));
         for _ in 0..3 {
             turns.excludes(first);
             asks(Crowd::CALM - 1);
@@ -572,7 +626,7 @@ mod tests {
         }
         // However long ago the last change was, a pause is not what it takes.
         turns.excludes(first);
-        turns.serves(first, false);
+        turns.serves(first, false, 7);
         asks(Crowd::CALM - 1);
         assert!(!turns.crowd.is_there());
         asks(1);
@@ -581,20 +635,20 @@ mod tests {
 
     #[test]
     fn on_one_cpu_nobody_helps() {
-        let (turns, first) = (Turns::new(0), ReaderId::new());
+        let (turns, first) = (Turns::new(0, 0), ReaderId::new());
         assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-        (0..100).for_each(|_| turns.serves(first, true));
+        (0..100).for_each(|_| turns.serves(first, true, 7));
         assert!(!turns.joins(ReaderId::new()));
     }
 
     #[test]
     fn what_no_answer_is_due_for_teaches_nothing() {
-        let (turns, first) = (Turns::new(1), ReaderId::new());
+        let (turns, first) = (Turns::new(1, 0), ReaderId::new());
         assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-        turns.serves(first, false);
+        turns.serves(first, false, 7);
         turns.pass(first);
         assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
-        turns.serves(first, false);
+        turns.serves(first, false, 7);
         turns.answers(first, || panic!("it did not wait"));
         assert!(!turns.demand.is_there());
     }
@@ -621,7 +675,7 @@ mod tests {
 
     #[test]
     fn the_deputy_of_a_holder_that_waits_sleeps_until_there_is_something() {
-        let (turns, first) = (Turns::new(1), ReaderId::new());
+        let (turns, first) = (Turns::new(1, 0), ReaderId::new());
         assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
         let (sleeps, slept) = channel();
         let (wakes, woken) = channel();
@@ -633,7 +687,7 @@ mod tests {
             });
             slept.recv_timeout(PATIENCE).unwrap();
             // It came, and the holder serves it: for long.
-            turns.serves(first, false);
+            turns.serves(first, false, 7);
             wakes.send(true).unwrap();
             assert_eq!(said.recv_timeout(PATIENCE).unwrap(), Some(Role::Holder));
         });
@@ -641,7 +695,7 @@ mod tests {
 
     #[test]
     fn at_the_end_everybody_comes_back() {
-        let (turns, first) = (Turns::new(1), ReaderId::new());
+        let (turns, first) = (Turns::new(1, 0), ReaderId::new());
         assert_eq!(turns.take(first, never).unwrap(), Some(Role::Holder));
         thread::scope(|scope| {
             let others: Vec<_> = (0..4).map(|_| taken(scope, &turns, || Ok(false)).1).collect();
