@@ -47,10 +47,13 @@ impl Row {
         self.cells.iter().filter(is_other).min_by(|a, b| a.median.total_cmp(&b.median))
     }
 
-    /// How often as long as `other`, as text.
+    /// How often as long as `other`, as text: never rounded in our favour.
     fn against(&self, cell: &Cell, other: &str) -> Option<String> {
         let other = self.of(other)?;
-        (other.server != cell.server).then(|| format!("{:.2}", cell.median / other.median))
+        let hundredths = cell.median / other.median * 100.0;
+        let is_ours = cell.server.starts_with("ours");
+        let rounded = if is_ours { hundredths.ceil() } else { hundredths.floor() };
+        (other.server != cell.server).then(|| format!("{:.2}", rounded / 100.0))
     }
 
     fn answer(&self, cell: &Cell) -> String {
@@ -237,9 +240,8 @@ fn in_short(rows: &[Row]) -> String {
         for (ours, bare) in OURS {
             let other = row.fastest_other().map(|cell| cell.server.as_str());
             for held in [Some(DISK), Some(bare), other] {
-                let both = row.of(ours).zip(held.and_then(|held| row.of(held)));
-                let times = both.map(|(ours, held)| ours.median / held.median);
-                let times = times.map(|times| format!("{:.2}", (times * 100.0).ceil() / 100.0));
+                let both = row.of(ours).zip(held);
+                let times = both.and_then(|(ours, held)| row.against(ours, held));
                 let _ = write!(text, " {} |", times.unwrap_or_else(|| "-".into()));
             }
         }

@@ -31,14 +31,20 @@ impl Late {
         Self { store: Arc::downgrade(store) }
     }
 
-    /// Asks for the rest of what there is to know of process `pid`, of which its `stat` told this; never waits.
-    pub(super) fn begin(&self, pid: u32, (stat, process): (StatFile, Incarnation)) -> Asked {
+    /// Asks for the rest of what there is to know of process `pid`, of which its `stat` told this; never waits. `None` where
+    /// nothing can be noted down of it.
+    pub(super) fn begin(
+        &self,
+        pid: u32,
+        (stat, process): (StatFile, Incarnation),
+    ) -> Option<Asked> {
+        self.store.upgrade().filter(|store| store.refusal().is_none())?;
         let store = Weak::clone(&self.store);
         let asked =
             Asked(Arc::new(Exchange { store, state: Mutex::default(), read: Condvar::new() }));
         let reading = Reading(Arc::clone(&asked.0));
         READERS.ask(move |proc| reading.found(Read::of(proc, pid, (&stat, &process))));
-        asked
+        Some(asked)
     }
 }
 

@@ -372,7 +372,8 @@ impl Agents {
         };
         // At once, so that it is read while the rest is: a command may be over as soon as it has its answer.
         let begun = (is_process == Some(true))
-            .then(|| self.late.begin(caller.tid, (stat.clone(), now.clone())));
+            .then(|| self.late.begin(caller.tid, (stat.clone(), now.clone())))
+            .flatten();
         let (places, actor) = (now.places(), &mut found.actor);
         let (described, seen) = proc.describe(caller.tid, is_process, (stat, now), actor);
         let registered = self.register.find(actor.pid, actor.start_time);
@@ -381,7 +382,7 @@ impl Agents {
         if let Some(registered) = &found.registered {
             (actor.agent, actor.session) = registered.recorded();
         }
-        let begin = || Some(self.late.begin(actor.pid, seen.of_process(caller.tid)?.clone()));
+        let begin = || self.late.begin(actor.pid, seen.of_process(caller.tid)?.clone());
         found.program = Some((places, begun.or_else(begin)));
         found.evidence = Some(proc.evidence(caller.tid, memory, seen));
         found

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::learnt::Disturbance;
+
 /// How a reader waits for the next request.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Way {
@@ -65,8 +67,8 @@ pub(super) struct Habit {
     looking: Option<Duration>,
     /// How long one took with a CPU shared.
     sharing: Option<Duration>,
-    /// [`Habit::WAITED`] for each request that took long with a CPU shared, less one for each that did not.
-    waited: u32,
+    /// Whether somebody is in the way of a shared CPU.
+    disturbance: Disturbance,
     /// How many more requests until sharing is tried where it was not better.
     waits: u32,
     /// How many they were the last time.
@@ -154,10 +156,6 @@ impl Habit {
     const STAY: u32 = 4096;
     /// For so many a CPU is shared where that was found to be better, for leaving it and coming back takes a try.
     const STAY_SHARING: u32 = 8 * Self::STAY;
-    /// One request that takes long in so many is usual; who shares a CPU with somebody that computes waits for that one's slice each
-    /// time.
-    const WAITED: u32 = 32;
-    const WAITED_MOST: u32 = 2 * Self::WAITED;
 
     /// `can_share`: whether there are two CPUs to share one of.
     pub(super) fn new(can_share: bool) -> Self {
@@ -175,8 +173,8 @@ impl Habit {
     pub(super) fn received(&mut self, now: Instant, asked: Asked) -> Place {
         let last = self.last.replace(now);
         let took = last.map_or(Self::PAUSE, |last| now.saturating_duration_since(last));
-        if took >= Self::LONG && self.way() == Way::Shares {
-            self.has_waited();
+        if took >= Self::LONG && self.way() == Way::Shares && self.disturbance.waited() {
+            self.is_disturbed();
         }
         if took >= Self::PAUSE {
             self.pauses(took);
@@ -226,7 +224,7 @@ impl Habit {
             if caller == 0 { self.caller } else { std::mem::replace(&mut self.caller, caller) };
         self.round.add(took.min(Self::MOST), caller != 0 && caller != last, beside);
         self.left = self.left.saturating_sub(1);
-        self.waited = self.waited.saturating_sub(1);
+        self.disturbance.went_on();
         self.waits = self.waits.saturating_sub(1);
         match self.round.requests {
             Self::ROUND => self.judge(),
@@ -238,16 +236,8 @@ impl Habit {
     /// Somebody else needs one of both CPUs, or the caller does: nobody is to be in the way.
     pub(super) fn is_disturbed(&mut self) {
         if self.way() == Way::Shares {
-            self.waited = 0;
+            self.disturbance = Disturbance::default();
             self.gives_up();
-        }
-    }
-
-    /// A request took long that was waited for on a shared CPU.
-    fn has_waited(&mut self) {
-        self.waited += Self::WAITED;
-        if self.waited > Self::WAITED_MOST {
-            self.is_disturbed();
         }
     }
 

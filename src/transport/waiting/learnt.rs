@@ -130,9 +130,43 @@ impl Courtesy {
     }
 }
 
+/// Whether requests take long that are waited for on a shared CPU.
+///
+/// One in many is usual; but who shares a CPU with somebody that computes waits for that one's slice each time.
+#[derive(Debug, Default)]
+pub(super) struct Disturbance(u32);
+
+impl Disturbance {
+    /// For each request that took long, less one for each that did not.
+    const WAITED: u32 = 32;
+    const MOST: u32 = 2 * Self::WAITED;
+
+    /// A request took long. Whether too many did.
+    pub(super) fn waited(&mut self) -> bool {
+        self.0 += Self::WAITED;
+        self.0 > Self::MOST
+    }
+
+    /// One did not.
+    pub(super) fn went_on(&mut self) {
+        self.0 = self.0.saturating_sub(1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_request_in_many_may_take_long_and_a_few_in_a_row_may_not() {
+        let mut usual = Disturbance::default();
+        for _ in 0..100 {
+            assert!(!usual.waited());
+            (0..32).for_each(|_| usual.went_on());
+        }
+        let mut disturbed = Disturbance::default();
+        assert!(!disturbed.waited() && !disturbed.waited() && disturbed.waited());
+    }
 
     /// In how many of so many receives something was done, which is whenever it `is_due`.
     fn times_done(receives: u32, is_due: impl Fn() -> bool, act: impl Fn()) -> usize {
