@@ -77,10 +77,19 @@ struct Told {
 
 impl Exchange {
     fn record(&self, read: Read, Told { id, mut actor, program }: Told) {
-        if read.fill_in(&mut actor, program)
-            && let Some(store) = self.store.upgrade()
-            && let Err(err) = store.describe_actor(id, &actor)
-        {
+        let Some(store) = self.store.upgrade().filter(|_| read.fill_in(&mut actor, program)) else {
+            return;
+        };
+        // It may be known since it was looked at before, and have taken another program in this moment.
+        if let Some(known) = store.actor_of(id) {
+            if actor.cmdline.is_empty() {
+                actor.cmdline = known.cmdline;
+            }
+            if actor.agent.is_empty() && actor.session.is_empty() {
+                (actor.agent, actor.session) = (known.agent, known.session);
+            }
+        }
+        if let Err(err) = store.describe_actor(id, &actor) {
             tracing::debug!("an actor's command line was not recorded: {err}");
         }
     }
@@ -250,8 +259,8 @@ mod tests {
     }
 
     /// Something that is being read, of whom that is, and both ends of it.
-    fn exchange(dir: &tempfile::TempDir) -> (Arc<Store>, Told, Asked, Reading) {
-        let path = dir.path().join("store");
+    fn exchange(dir: &std::path::Path) -> (Arc<Store>, Told, Asked, Reading) {
+        let path = dir.join("store");
         let store =
             Store::create(&path, &CreateOptions::default(), &OpenOptions::default()).unwrap();
         let actor = Actor { pid: 7, ..Actor::default() };
@@ -273,7 +282,7 @@ mod tests {
     #[test]
     fn what_is_read_in_time_is_told_to_who_asked_and_what_is_not_is_recorded_once_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let (_store, Told { mut actor, program, .. }, asked, reading) = exchange(&dir);
+        let (_store, Told { mut actor, program, .. }, asked, reading) = exchange(dir.path());
         let waits = std::thread::spawn(move || {
             std::thread::sleep(PATIENCE / 4);
             reading.found(read());
@@ -288,7 +297,7 @@ mod tests {
         // Read before who asked leaves, or afterwards.
         for is_read_first in [true, false] {
             let dir = tempfile::tempdir().unwrap();
-            let (store, Told { id, mut actor, program }, asked, reading) = exchange(&dir);
+            let (store, Told { id, mut actor, program }, asked, reading) = exchange(dir.path());
             let started = Instant::now();
             asked.fill_in(&mut actor, program);
             assert!(started.elapsed() >= PATIENCE && actor.cmdline.is_empty());
@@ -309,9 +318,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_recorded_is_not_lost_to_what_could_not_be_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        for (program, expected) in [([1, 2, 3], &b"a\0b\0"[..]), ([4, 5, 6], b"before\0")] {
+            let dir = dir.path().join(program[0].to_string());
+            std::fs::create_dir(&dir).unwrap();
+            let (store, Told { id, actor, .. }, asked, reading) = exchange(&dir);
+            let before =
+                Actor { cmdline: b"before\0".to_vec(), agent: b"one".to_vec(), ..actor.clone() };
+            store.describe_actor(id, &before).unwrap();
+            reading.found(read());
+            asked.leave(id, actor, program);
+            let after = store.actor_of(id).unwrap();
+            assert_eq!((&after.cmdline[..], &after.agent[..]), (expected, &b"one"[..]));
+        }
+    }
+
+    #[test]
     fn who_waits_for_what_cannot_be_read_goes_on_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (store, Told { id, mut actor, program }, asked, reading) = exchange(&dir);
+        let (store, Told { id, mut actor, program }, asked, reading) = exchange(dir.path());
         let dropped = std::thread::spawn(move || drop(reading));
         while matches!(*asked.0.state.lock(), State::Reading) {
             std::thread::yield_now();
