@@ -36,17 +36,17 @@ pub(super) fn named(
     (stat, before): (&StatFile, &Incarnation),
 ) -> Option<(Named, Incarnation)> {
     let own = said_by(proc, pid)?;
+    // The file stands for one process: what was read of its number before was that one's, if it is there still.
+    if own != Named::default() {
+        return Some((own, stat.read()?));
+    }
     let mut parent = before.parent();
     loop {
-        let named = match own == Named::default() {
-            true => KNOWN.named(proc, parent)?,
-            false => own.clone(),
-        };
-        // The file stands for one process: what was read of its number before was that one's, if it is there still. So is
-        // its parent then, if it has the same.
+        let above = KNOWN.named(proc, parent)?;
         let now = stat.read()?;
-        if own != Named::default() || now.parent() == parent {
-            return Some((named, now));
+        // So its parent is there still, if it has the same.
+        if now.parent() == parent {
+            return Some((above, now));
         }
         parent = now.parent();
     }

@@ -130,7 +130,7 @@ impl DevFuse {
         loop {
             match self.read(bytes)? {
                 Read::Message(length) => {
-                    let caller = bytes.get(..length).map_or(0, caller);
+                    let caller = caller(bytes, length);
                     self.turns.serves(reader, look.found(caller), caller);
                     return Ok(Read::Message(length));
                 }
@@ -149,7 +149,7 @@ impl DevFuse {
             match read {
                 Read::Nothing if !help.missed() => continue,
                 Read::Message(length) => {
-                    let caller = bytes.get(..length).map_or(0, caller);
+                    let caller = caller(bytes, length);
                     self.turns.serves(reader, help.found(), caller);
                 }
                 Read::Nothing | Read::End => (),
@@ -240,8 +240,9 @@ impl Transport for DevFuse {
     }
 }
 
-/// The thread that asks, or 0.
-fn caller(message: &[u8]) -> u32 {
+/// The thread that asks in the message of so many `bytes`, or 0.
+fn caller(bytes: &[u8], length: usize) -> u32 {
+    let message = bytes.get(..length).unwrap_or_default();
     fuse_in_header::read_from_prefix(message).map_or(0, |(header, _)| header.pid)
 }
 
