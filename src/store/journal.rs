@@ -131,8 +131,7 @@ pub struct Journal {
     /// Where reading ends, if nothing can be appended.
     end: Mark,
     actors: Mutex<Actors>,
-    /// Why changes are refused.
-    refused: Mutex<Option<String>>,
+    refused: Mutex<Option<Refusal>>,
     syncing: Mutex<Syncing>,
     synced: Condvar,
     answered: Mutex<FxHashMap<u64, Seq>>,
@@ -147,7 +146,24 @@ pub struct Journal {
 /// Why a store that was opened so takes no changes.
 pub(super) const READ_ONLY: &str = "it was opened for reading alone";
 /// Why one takes no change any more that is being ended.
-pub(super) const CLOSED: &str = "it was closed";
+const CLOSED: &str = "it was closed";
+
+/// Why changes are refused.
+enum Refusal {
+    /// The store is being closed; until it is, history may give space back for what is still to be written.
+    Closing,
+    /// So it is said to whoever wants to change something.
+    Because(String),
+}
+
+impl Refusal {
+    fn why(&self) -> &str {
+        match self {
+            Self::Closing => CLOSED,
+            Self::Because(why) => why,
+        }
+    }
+}
 
 /// Whether somebody waits for the disk after each few writes.
 #[derive(Debug)]
@@ -354,9 +370,9 @@ impl Journal {
             }
         }
         if let Some(damage) = &recovered.damage {
-            *journal.refused.lock() = Some(format!("damaged: {damage}"));
+            journal.refuse(format!("damaged: {damage}"));
         } else if read_only {
-            *journal.refused.lock() = Some(READ_ONLY.to_owned());
+            journal.refuse(READ_ONLY.to_owned());
         }
         Ok((journal, recovered))
     }
@@ -477,17 +493,35 @@ impl Journal {
 
     /// Why changes are refused, if they are.
     pub fn refusal(&self) -> Option<String> {
-        self.refused.lock().clone()
+        self.refused.lock().as_ref().map(|refusal| refusal.why().to_owned())
     }
 
-    /// Refuses all changes from now on.
+    /// Refuses all changes from now on, and that history gives space back.
     pub fn refuse(&self, why: String) {
-        self.refused.lock().get_or_insert(why);
+        let mut refused = self.refused.lock();
+        if !matches!(*refused, Some(Refusal::Because(_))) {
+            *refused = Some(Refusal::Because(why));
+        }
     }
 
+    /// Refuses all changes from now on, as the store is about to be [closed](Self::close).
+    pub(super) fn begin_closing(&self) {
+        self.refused.lock().get_or_insert(Refusal::Closing);
+    }
+
+    /// The log, for changes.
     fn writable(&self) -> Result<&Log, CommitError> {
-        if let Some(why) = &*self.refused.lock() {
-            return Err(CommitError::ReadOnly(why.clone()));
+        self.log_unless(|_| true)
+    }
+
+    /// The log, for what gives space back.
+    fn writable_for_history(&self) -> Result<&Log, CommitError> {
+        self.log_unless(|refusal| matches!(refusal, Refusal::Because(_)))
+    }
+
+    fn log_unless(&self, refuses: impl Fn(&Refusal) -> bool) -> Result<&Log, CommitError> {
+        if let Some(refusal) = self.refused.lock().as_ref().filter(|refusal| refuses(refusal)) {
+            return Err(CommitError::ReadOnly(refusal.why().to_owned()));
         }
         self.log.as_ref().ok_or_else(|| CommitError::ReadOnly("its log is damaged".to_owned()))
     }
@@ -665,10 +699,7 @@ impl Journal {
     /// What must be done now and then, outside of every lock that a change needs: sync what is
     /// new, set the next segment aside, note down where recovery may begin.
     pub fn tick(&self) -> Result<(), CommitError> {
-        let Some(log) = &self.log else { return Ok(()) };
-        if self.refused.lock().is_some() {
-            return Ok(());
-        }
+        let Ok(log) = self.writable_for_history() else { return Ok(()) };
         let prepared = match log.prepare() {
             // Said to whoever wants to grow.
             Err(err) if is_full(&err) => Ok(()),
@@ -830,7 +861,7 @@ impl Journal {
     /// Notes down that trees before `horizon` are gone, makes that durable, and only then gives
     /// back what was theirs alone. What fails is said once, and tried again the next time.
     pub fn give_back(&self, horizon: Seq, freed: Vec<Freed>) -> Result<(), CommitError> {
-        let log = self.writable()?;
+        let log = self.writable_for_history()?;
         let note = Note::Horizon { horizon, freed };
         // A seal that says so must be on the disk as well, or after a power cut content that is missing, of an event
         // that seems not to be synced, ends the log there. A seal may lack the room, and the next note then makes some.

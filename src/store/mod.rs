@@ -387,7 +387,8 @@ impl Store {
     }
 
     /// Ends a store cleanly: everything is on the disk, and the next start reads nothing back, unless the index turns out to
-    /// be damaged: then that start rebuilds it. What is being changed meanwhile is finished before, or refused.
+    /// be damaged: then that start rebuilds it. Nor where the disk is full and history has nothing to give: then that start
+    /// folds the last events in. What is being changed meanwhile is finished before, or refused.
     pub fn close(&self) -> Result<(), CommitError> {
         self.stop();
         if self.opening.damage.is_some() {
@@ -395,15 +396,22 @@ impl Store {
             return Ok(());
         }
         // Whoever serves it may still be at it: what was begun is finished, and nothing begins any more.
-        self.core.journal.refuse(journal::CLOSED.to_owned());
+        self.core.journal.begin_closing();
         drop(self.core.index.decide());
+        self.core.journal.sync_now()?;
+        // Before the log ends: on a full disk history gives way for the index, and the log says so.
+        let committed = self.core.commit_index();
         self.core.journal.close()?;
-        // Without it the next start reads back a little more, and that is all.
-        let mark = index_mark(&self.core.journal.mark());
-        match self.core.index.flush(mark) {
+        match committed {
             Err(IndexError::Damaged(what)) => {
                 let removed = remove_index(&**self.core.journal.disk(), &what);
                 removed.map_err(|err| CommitError::Index(IndexError::Io(err)))
+            }
+            Err(err) if err.is_full() => {
+                tracing::warn!(
+                    "the disk is full; the next start reads back what the index lacks, and nothing is lost"
+                );
+                Ok(())
             }
             other => other.map_err(CommitError::Index),
         }
@@ -486,7 +494,7 @@ impl Store {
         if core.journal.content().lacks_room(bytes.len() as u64) {
             // Nor because history failed to give way. What is refused in the end is refused where the bytes go.
             match core.retainer.make_room(&core.journal, &core.index) {
-                Ok(()) | Err(CommitError::NoSpace | CommitError::ReadOnly(_)) => (),
+                Ok(_) | Err(CommitError::NoSpace | CommitError::ReadOnly(_)) => (),
                 Err(err) => tracing::warn!("history gives no space: {err}"),
             }
         }
@@ -806,6 +814,26 @@ impl Core {
         noted.map_err(|err| torn(&self.journal, &self.index, err))?;
         drop(tables);
         self.journal.settle()
+    }
+
+    /// Commits all that was folded into the index and is durable in the log; where there is no space for it, history gives way.
+    /// Nothing may be folded in meanwhile.
+    fn commit_index(&self) -> Result<(), IndexError> {
+        let mark = index_mark(&self.journal.mark());
+        loop {
+            let full = match self.index.flush(mark.clone()) {
+                Err(err) if err.is_full() => err,
+                other => return other,
+            };
+            match self.retainer.make_room(&self.journal, &self.index) {
+                Ok(1..) => (),
+                Ok(0) => return Err(full),
+                Err(err) => {
+                    tracing::warn!(%err, "history could not give way for the index");
+                    return Err(full);
+                }
+            }
+        }
     }
 
     /// Says whether history should go on giving way at once.

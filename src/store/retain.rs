@@ -266,19 +266,21 @@ impl Retainer {
         Ok(moves && left > ROOM.max(budget / 4))
     }
 
-    /// Frees what it can, up to a good deal, for a write that found the disk full. The caller holds
-    /// neither a pin nor the tables.
-    pub(super) fn make_room(&self, journal: &Journal, index: &Index) -> Result<(), CommitError> {
+    /// Frees what it can, up to a good deal, for a write that found the disk full; returns how many bytes. The caller
+    /// holds neither a pin nor the tables.
+    pub(super) fn make_room(&self, journal: &Journal, index: &Index) -> Result<u64, CommitError> {
         let mut past = self.past.lock();
         let freed = self.free(&mut past, journal, index, ROOM, None)?;
         let wanted = ROOM.saturating_sub(freed);
         if wanted == 0 {
-            return Ok(());
+            return Ok(freed);
         }
         // So that recovery will not have to look at more segments than it must.
         journal.tick()?;
         let until = Some(Instant::now() + PATIENCE);
-        self.squeeze(&mut past, journal, index, Effort { wanted, until, full: true }).map(drop)
+        let effort = Effort { wanted, until, full: true };
+        let (gained, _) = self.squeeze(&mut past, journal, index, effort)?;
+        Ok(freed + gained)
     }
 
     /// Takes what is dead out of the log; returns how many bytes, and whether all that can be done was.

@@ -32,7 +32,7 @@ use parking_lot::{
     Condvar, Mutex, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard,
 };
 
-use super::super::disk::{Disk, File, is_full};
+use super::super::disk::{Disk, File};
 use super::super::event::Seq;
 use super::cache::Cache;
 use super::codec::{Reader, Writer};
@@ -294,10 +294,10 @@ impl Index {
             }
         }
         match shared.commit_here(tables) {
-            Err(IndexError::Io(error)) if is_full(&error) => {
+            Err(error) if error.is_full() => {
                 tracing::warn!(%error, "a batch of the index was not committed; it will be tried again");
-                shared.failed(&IndexError::Io(error), false);
-                shared.reopen(tables)
+                shared.failed(&error, false);
+                Ok(())
             }
             other => other,
         }
@@ -387,10 +387,11 @@ impl Index {
     }
 
     /// Commits everything folded in so far, which ends in the log at `mark`, unless it is [torn](Self::tear); for a clean
-    /// stop. The caller has made the log durable, and folds in nothing meanwhile.
+    /// stop. The caller has made the log durable, and folds in nothing meanwhile. A batch that waits for space is tried again,
+    /// and fails if there is still none; the next flush tries it once more.
     pub fn flush(&self, mark: Mark) -> Result<(), IndexError> {
         let shared = &self.shared;
-        let threaded = shared.progress.state.lock().threaded;
+        let threaded = shared.try_again();
         shared.finish(threaded)?;
         {
             let mut tables = shared.tables.write();
@@ -484,10 +485,16 @@ impl Shared {
         self.progress.work.notify_one();
     }
 
-    /// Commits the frozen layer while the caller has the tables to itself.
+    /// Commits the frozen layer while the caller has the tables to itself. It may be tried again on a full disk.
     fn commit_here(&self, tables: &mut Tables) -> Result<(), IndexError> {
         let Some(layer) = tables.frozen.clone() else { return Ok(()) };
-        let snapshot = self.commit(&layer)?;
+        let snapshot = match self.commit(&layer) {
+            Err(error) if error.is_full() => {
+                self.reopen(tables)?;
+                return Err(error);
+            }
+            other => other?,
+        };
         drop(tables.install(snapshot, layer.last));
         self.committed();
         Ok(())
@@ -522,6 +529,16 @@ impl Shared {
         }
         state.failure = None;
         self.progress.room.notify_all();
+    }
+
+    /// A batch that could not be committed is tried now, by the thread if there is one: which it returns.
+    fn try_again(&self) -> bool {
+        let mut state = self.progress.state.lock();
+        if !state.dead {
+            state.failure = None;
+            self.progress.work.notify_all();
+        }
+        state.threaded
     }
 
     /// Waits until nothing is frozen, or commits it.
@@ -587,7 +604,10 @@ impl Shared {
                 true
             }
             IndexError::Io(_) => {
-                tracing::warn!(%error, "a batch of the index was not committed; it will be tried again");
+                // Not at the end: whoever closes the store says what becomes of it.
+                if !self.progress.state.lock().stop {
+                    tracing::warn!(%error, "a batch of the index was not committed; it will be tried again");
+                }
                 false
             }
         };
