@@ -7,6 +7,8 @@
 //! Each inode an event touches is a new version of it: `changed` is the event, and `role` says which of
 //! the inodes it touched this one is, in the order named at each change below.
 
+mod naming;
+
 use std::ops::ControlFlow;
 
 use super::super::event::{
@@ -19,7 +21,7 @@ use super::extents::{
 use super::key::{self, Key};
 use super::pages::{self, PAGED, Page, UNPAGED};
 use super::small::Small;
-use super::{CAPABILITY, Entry, IndexError, Inode, Rare, Tables, Totals, names};
+use super::{CAPABILITY, Entry, IndexError, Inode, Rare, Tables, Totals};
 
 const S_IFMT: u32 = 0o170_000;
 const S_IFDIR: u32 = 0o040_000;
@@ -445,19 +447,34 @@ impl<'t> Fold<'t> {
         Ok(existed)
     }
 
+    /// Ends a key's value, which is known to be `live`.
+    fn end_known(&mut self, key: &Key, live: &[u8]) -> Result<(), IndexError> {
+        self.bury_known(key, live)?;
+        self.remove(key);
+        Ok(())
+    }
+
     /// Copies the live value to the dead table.
     fn bury(&mut self, key: &Key) -> Result<bool, IndexError> {
         let tables = self.tables;
         let Some(live) = tables.row(key)? else { return Ok(false) };
         Reader::born(&live)?;
+        self.bury_known(key, &live)?;
+        Ok(true)
+    }
+
+    /// The same for a value that is known without having been looked up.
+    fn bury_known(&mut self, key: &Key, live: &[u8]) -> Result<(), IndexError> {
+        // Not in all builds that are not for speed: a damaged row is no reason to panic.
+        #[cfg(test)]
+        assert_eq!(self.tables.row(key)?.as_deref(), Some(live), "event {}", self.seq);
         let dead = Small::from(&*key.dead(self.seq.0));
         // Two names that change places each lose what they had before they get the other's.
         if self.batch.rows.iter().any(|(known, ..)| *known == dead) {
-            return Ok(true);
+            return Ok(());
         }
-        self.batch.rows.push((dead, Some(Small::from(&*live)), false));
-        self.member_changed(key, Some(&live))?;
-        Ok(true)
+        self.batch.rows.push((dead, Some(Small::from(live)), false));
+        self.member_changed(key, Some(live))
     }
 
     /// Notes in the pages of the set `key` is of, if it is of one, that its live value `died`, or that it has a new one.
@@ -500,155 +517,6 @@ impl<'t> Fold<'t> {
                 Err(IndexError::Damaged(format!("no page of inode {owner} fits an element")))
             }
         }
-    }
-
-    // Names.
-
-    #[expect(clippy::too_many_arguments, reason = "they are the fields of the change")]
-    fn create(
-        &mut self,
-        parent: Ino,
-        name: &[u8],
-        mode: u32,
-        owner: (u32, u32),
-        rdev: u64,
-        target: &[u8],
-        xattrs: &Xattrs<'_>,
-    ) -> Result<(), IndexError> {
-        // Roles: the new inode, its directory.
-        let ino = Ino(self.seq.0);
-        let dir = mode & S_IFMT == S_IFDIR;
-        self.make(ino, mode, owner, rdev, if dir { 2 } else { 1 });
-        if !target.is_empty() {
-            self.touch(ino)?.inode.size = target.len() as u64;
-            self.put_new(&key::target(ino), target);
-        }
-        self.name_added(parent, dir)?;
-        self.set_name(parent, name, ino, mode & S_IFMT, false)?;
-        // Not counted as a change, so that one who keeps its name has nothing to count.
-        self.put_new(&key::name_of(ino, parent, name), &Writer::born(self.seq).0);
-        // Before what it is made with. Should this event come to nothing, there will be no such inode.
-        self.tables.remember_lacking(ino, Rare::Capability);
-        self.set_xattrs(ino, xattrs)
-    }
-
-    fn name_added(&mut self, parent: Ino, dir: bool) -> Result<(), IndexError> {
-        let time = self.time;
-        let parent = &mut self.touch(parent)?.inode;
-        parent.entries += 1;
-        parent.nlink = parent.nlink.saturating_add(u32::from(dir));
-        (parent.mtime, parent.ctime) = (time, time);
-        Ok(())
-    }
-
-    fn name_removed(&mut self, parent: Ino, dir: bool) -> Result<(), IndexError> {
-        let time = self.time;
-        let parent = &mut self.touch(parent)?.inode;
-        parent.entries = parent.entries.saturating_sub(1);
-        parent.nlink = parent.nlink.saturating_sub(u32::from(dir));
-        (parent.mtime, parent.ctime) = (time, time);
-        Ok(())
-    }
-
-    /// Takes one name from the inode's count; true for a directory.
-    fn lose_name(&mut self, ino: Ino) -> Result<bool, IndexError> {
-        let time = self.time;
-        let inode = &mut self.touch(ino)?.inode;
-        let dir = inode.mode & S_IFMT == S_IFDIR;
-        inode.nlink = if dir { 0 } else { inode.nlink.saturating_sub(1) };
-        inode.ctime = time;
-        if inode.nlink == 0 {
-            self.put_new(&key::orphan(ino), &[]);
-        }
-        Ok(dir)
-    }
-
-    /// Lets a name stand for `ino`. `replaces`: it stands for something until this event.
-    fn set_name(
-        &mut self,
-        parent: Ino,
-        name: &[u8],
-        ino: Ino,
-        kind: u32,
-        replaces: bool,
-    ) -> Result<(), IndexError> {
-        key::check_name(name, self.seq)?;
-        let entry = Entry { ino, kind, since: self.seq };
-        let hash = self.tables.name_hash.of(name);
-        let key = key::name(parent, hash, name);
-        debug_assert!(
-            replaces || self.tables.row(&key)?.is_none(),
-            "event {} takes a name that is not free",
-            self.seq
-        );
-        let existed = replaces && self.bury(&key)?;
-        let value = Small::from(&names::encode_entry(entry)[..]);
-        self.batch.rows.push((Small::from(&*key), Some(value), existed));
-        self.batch.names.push((parent, hash, Small::from(name), Some(entry)));
-        self.member_changed(&key, None)
-    }
-
-    /// Removes a name of `ino`.
-    fn drop_name(&mut self, parent: Ino, name: &[u8], ino: Ino) -> Result<(), IndexError> {
-        key::check_name(name, self.seq)?;
-        let hash = self.tables.name_hash.of(name);
-        let key = key::name(parent, hash, name);
-        if !self.end_live(&key)? || !self.end_live(&key::name_of(ino, parent, name))? {
-            return Err(self.damaged("removes a name that is not there"));
-        }
-        self.batch.names.push((parent, hash, Small::from(name), None));
-        Ok(())
-    }
-
-    fn rename(
-        &mut self,
-        (parent, name): (Ino, &[u8]),
-        (new_parent, new_name): (Ino, &[u8]),
-        ino: Ino,
-        replaced: Option<Ino>,
-    ) -> Result<(), IndexError> {
-        // Roles: what moved, the old directory, the new one, what was replaced.
-        let time = self.time;
-        let moved = &mut self.touch(ino)?.inode;
-        moved.ctime = time;
-        let kind = moved.mode & S_IFMT;
-        self.name_removed(parent, kind == S_IFDIR)?;
-        self.name_added(new_parent, kind == S_IFDIR)?;
-        self.drop_name(parent, name, ino)?;
-        if let Some(replaced) = replaced {
-            let dir = self.lose_name(replaced)?;
-            self.name_removed(new_parent, dir)?;
-            self.end_live(&key::name_of(replaced, new_parent, new_name))?;
-        }
-        self.set_name(new_parent, new_name, ino, kind, replaced.is_some())?;
-        self.begin_live(&key::name_of(ino, new_parent, new_name), &[])
-    }
-
-    fn exchange(
-        &mut self,
-        (parent, name): (Ino, &[u8]),
-        (new_parent, new_name): (Ino, &[u8]),
-        ino: Ino,
-        other: Ino,
-    ) -> Result<(), IndexError> {
-        // Roles: what the first name named, what the second did, the first directory, the second.
-        let time = self.time;
-        let mut kind_of = |ino| {
-            let inode = &mut self.touch(ino)?.inode;
-            inode.ctime = time;
-            Ok::<_, IndexError>(inode.mode & S_IFMT)
-        };
-        let (kind, other_kind) = (kind_of(ino)?, kind_of(other)?);
-        self.name_removed(parent, kind == S_IFDIR)?;
-        self.name_removed(new_parent, other_kind == S_IFDIR)?;
-        self.name_added(parent, other_kind == S_IFDIR)?;
-        self.name_added(new_parent, kind == S_IFDIR)?;
-        self.drop_name(parent, name, ino)?;
-        self.drop_name(new_parent, new_name, other)?;
-        self.set_name(parent, name, other, other_kind, true)?;
-        self.set_name(new_parent, new_name, ino, kind, true)?;
-        self.set_live(&key::name_of(other, parent, name), &[])?;
-        self.set_live(&key::name_of(ino, new_parent, new_name), &[])
     }
 
     // Attributes.

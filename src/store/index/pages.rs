@@ -370,6 +370,16 @@ impl Tables {
     fn open_page(&self, set: Set, owner: Ino, hash: u64) -> Result<Option<Page>, IndexError> {
         let (from, to) =
             (key::page(owner, set.number(), hash), key::pages_end(owner, set.number()));
+        // What the youngest layer says of a page is so, and no other holds the hash. Most changes find their page there, and
+        // need no descent in the engine for it.
+        if let Some((key, slot)) = self.young.range(&from, &to).next()
+            && let Some(value) = &slot.value
+        {
+            let page = Page::decode(set, owner, key.as_slice(), value.as_slice())?;
+            if page.holds(set, owner, hash) {
+                return Ok(Some(page));
+            }
+        }
         let mut rows = self.cursor(Some(owner), &from, &to)?;
         if !rows.next()? {
             return Ok(None);
