@@ -465,7 +465,7 @@ impl<'t> Fold<'t> {
 
     /// The same for a value that is known without having been looked up.
     fn bury_known(&mut self, key: &Key, live: &[u8]) -> Result<(), IndexError> {
-        // Not in all builds that are not for speed: a damaged row is no reason to panic.
+        // In unit tests alone: elsewhere a row may be damaged, and that is no reason to panic.
         #[cfg(test)]
         assert_eq!(self.tables.row(key)?.as_deref(), Some(live), "event {}", self.seq);
         let dead = Small::from(&*key.dead(self.seq.0));
